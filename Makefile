@@ -1,0 +1,41 @@
+# The few commands people use. Each makes what it needs in .venv from nothing but python3.
+# A machine that has torch and triton already can use its own interpreter: make test PYTHON=python3 VENV=
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
+INSTALLED = $(if $(VENV),$(VENV)/.installed)
+# Two workers where pytest-xdist is there.
+WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
+
+.PHONY: compare test check bench gpu clean
+
+compare: $(INSTALLED)
+	$(RUN) -m sdn_triton compare
+
+# First everything that runs (kernels interpreted where there is no GPU), then what is compiled ahead of time: Triton
+# decides at its import whether it interprets, so these are two processes.
+test: $(INSTALLED)
+	$(RUN) -m pytest tests README.md --ignore=tests/aot $(WORKERS)
+	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot $(WORKERS)
+
+check: $(INSTALLED)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+bench: $(INSTALLED)
+	$(RUN) -m bench.eager_forward
+
+# The whole of it on a machine with a GPU, in eight minutes, without network: see bench/gpu.py.
+gpu:
+	$(PYTHON) -m bench.gpu
+
+clean:
+	rm -rf .venv build dist *.egg-info sdn_triton.egg-info
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[interpreter,test,bench,dev]"
+	touch $@

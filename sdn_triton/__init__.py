@@ -1,0 +1,24 @@
+"""Semantic Diffusion Network layers for PyTorch: Triton kernels where there is a GPU, plain PyTorch everywhere."""
+
+from sdn_triton._version import __version__
+from sdn_triton.backend import BackendUnavailableError
+from sdn_triton.explanation import Explanation, explain
+from sdn_triton.functional import feature_fusion, semantic_difference_conv2d
+from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
+from sdn_triton.solver import anisotropic_diffusion
+
+
+
+__all__ = [
+    "SDN",
+    "BackendUnavailableError",
+    "Explanation",
+    "FeatureFusion",
+    "SDNNeck",
+    "SemanticDifferenceConv2d",
+    "anisotropic_diffusion",
+    "__version__",
+    "explain",
+    "feature_fusion",
+    "semantic_difference_conv2d",
+]

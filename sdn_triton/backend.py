@@ -1,0 +1,101 @@
+"""Which path runs, and why: the Triton kernels or eager PyTorch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+
+from torch import Tensor
+
+INTERPRETED = "TRITON_INTERPRET"
+
+
+class BackendUnavailableError(RuntimeError):
+    """``backend="triton"`` was forced where the kernels cannot run."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The path one operator call takes.
+
+    ``configs`` holds a line per kernel of the Triton path, with where its configuration comes from.
+    """
+
+    operator: str
+    path: str
+    reason: str
+    configs: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        return "\n    ".join((f"{self.operator}: {self.path} ({self.reason})", *self.configs))
+
+
+_record: ContextVar[list[Decision] | None] = ContextVar("sdn_triton_decisions", default=None)
+
+
+@contextmanager
+def recorded_decisions() -> Iterator[list[Decision]]:
+    """Collect the decisions of the calls made inside."""
+    decisions: list[Decision] = []
+    token = _record.set(decisions)
+    try:
+        yield decisions
+    finally:
+        _record.reset(token)
+
+
+def is_recording() -> bool:
+    """Whether :func:`recorded_decisions` is active, so that configurations are worth looking up."""
+    return _record.get() is not None
+
+
+def note(decision: Decision) -> None:
+    """Hand a decision to whoever records."""
+    decisions = _record.get()
+    if decisions is not None:
+        decisions.append(decision)
+
+
+def is_interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on CPU tensors."""
+    return os.environ.get(INTERPRETED, "0").lower() in ("1", "true", "on")
+
+
+def why_no_device(input: Tensor) -> str | None:
+    """Why the kernels cannot run on the device of ``input``; None if they can."""
+    if input.device.type == "cuda" or (input.device.type == "cpu" and is_interpreted()):
+        return None
+    if input.device.type == "cpu":
+        return f"the tensors are on the CPU, where Triton kernels run only under {INTERPRETED}=1"
+    return f"the tensors are on {input.device}, and the Triton kernels run on CUDA devices"
+
+
+def choose(backend: str, input: Tensor, why_not: str | None) -> tuple[str, str]:
+    """Path and reason for tensors like ``input``; ``why_not`` says what the kernels cannot do with this call.
+
+    ``"auto"`` takes Triton on CUDA where it can and says once per reason where it cannot. A forced backend that
+    cannot run raises :class:`BackendUnavailableError`.
+    """
+    if backend == "eager":
+        return "eager", "backend='eager'"
+    obstacle = why_no_device(input) or why_not
+    if backend == "triton":
+        if obstacle is not None:
+            raise BackendUnavailableError(f"backend='triton' cannot run: {obstacle}")
+        return "triton", "backend='triton'"
+    if input.device.type != "cuda":
+        return "eager", f"the tensors are on {input.device}"
+    if obstacle is not None:
+        _warn_once(obstacle)
+        return "eager", obstacle
+    return "triton", "CUDA tensors that the kernels can read"
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"sdn_triton runs eagerly on this GPU: {reason}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,121 @@
+"""The feature fusion as a layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sdn_triton.checks import check_name
+from sdn_triton.functional import feature_fusion
+from sdn_triton.options import ACTIVATIONS, BACKENDS
+
+
+class FeatureFusion(nn.Module):
+    r"""Normalise and activate a response, and fuse it with the features by a 1x1 convolution.
+
+    .. math:: z = K\,[\,u,\ \mathrm{relu}(\mathrm{BatchNorm}(y))\,] + b
+
+    ``weight`` ``[O, C + R, 1, 1]`` and ``bias`` are a 1x1 convolution's, initialised as ``nn.Conv2d``'s; ``norm`` is a
+    real ``nn.BatchNorm2d`` over the ``R`` response channels, which ``SyncBatchNorm.convert_sync_batchnorm`` converts.
+    In evaluation the normalisation is applied while the response is read.
+
+    Args:
+        in_channels: ``C``.
+        response_channels: ``R``.
+        out_channels: ``O``; None is ``C``.
+        bias: whether the convolution has a bias.
+        activation: ``"relu"`` or ``"identity"``.
+        eps, momentum: of the batch normalisation.
+        backend: ``"auto"``, ``"triton"`` or ``"eager"``.
+
+    Shape:
+        input ``[N, C, H, W]``, response ``[N, R, H, W]``, output ``[N, O, H, W]``.
+
+    Example:
+        >>> import torch
+        >>> fusion = FeatureFusion(8, 4)
+        >>> fusion(torch.randn(2, 8, 16, 16), torch.randn(2, 4, 16, 16)).shape
+        torch.Size([2, 8, 16, 16])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        response_channels: int,
+        out_channels: int | None = None,
+        *,
+        bias: bool = True,
+        activation: str = "relu",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_name("activation", activation, ACTIVATIONS)
+        check_name("backend", backend, BACKENDS)
+        super().__init__()
+        self.in_channels = in_channels
+        self.response_channels = response_channels
+        self.out_channels = in_channels if out_channels is None else out_channels
+        self.activation = activation
+        self.backend = backend
+        self.norm: nn.Module = nn.BatchNorm2d(response_channels, eps=eps, momentum=momentum, device=device, dtype=dtype)
+        channels = in_channels + response_channels
+        self.weight = nn.Parameter(torch.empty(self.out_channels, channels, 1, 1, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    # The initialisation of a convolution, from where it is defined.
+    reset_parameters = nn.Conv2d.reset_parameters  # type: ignore[assignment]
+
+    def reset_to_identity(self) -> None:
+        """Make the output equal the input, whatever the response; training leaves from there."""
+        if self.out_channels != self.in_channels:
+            raise ValueError(
+                f"an output that equals the input needs as many channels: out_channels={self.out_channels}, "
+                f"in_channels={self.in_channels}"
+            )
+        nn.init.zeros_(self.weight)
+        with torch.no_grad():
+            self.weight[:, : self.in_channels, 0, 0].fill_diagonal_(1.0)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor, response: Tensor) -> Tensor:
+        """Fuse ``input`` with the normalised, activated ``response``."""
+        scale, shift = None, None
+        norm = self.norm
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training and norm.running_var is not None:
+            scale, shift = _batch_norm_in_closed_form(norm)
+        else:
+            response = norm(response)
+        return feature_fusion(
+            input,
+            response,
+            self.weight,
+            self.bias,
+            scale=scale,
+            shift=shift,
+            activation=self.activation,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.response_channels}, out_channels={self.out_channels}, "
+            f"bias={self.bias is not None}, activation={self.activation}, backend={self.backend}"
+        )
+
+
+def _batch_norm_in_closed_form(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch normalisation with frozen statistics, in float32 or wider."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    wide = torch.promote_types(norm.running_var.dtype, torch.float32)
+    scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.to(wide)
+    shift = -norm.running_mean.to(wide) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.to(wide)
+    return scale, shift

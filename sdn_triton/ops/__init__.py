@@ -1,0 +1,1 @@
+"""The operators: for each, its paths, its derivatives and the choice between the paths."""

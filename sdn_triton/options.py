@@ -1,0 +1,120 @@
+"""What one call computes: names, sizes and taps, once checked, in a form every path understands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+DIFFUSIVITIES = ("charbonnier", "exponential", "rational", "constant")
+SIMILARITIES = ("channel", "vector")
+PADDING_MODES = ("zeros", "replicate", "reflect", "circular", "zero_flux")
+ACTIVATIONS = ("relu", "identity")
+BACKENDS = ("auto", "triton", "eager")
+
+Contrast = float | Tensor
+"""The contrast parameter k: a float, a 0-d tensor, or one value per channel ``[C]``."""
+
+
+class Tap(NamedTuple):
+    """One kernel position other than the centre, and the input pixel it reaches from the centre."""
+
+    row: int
+    column: int
+    dy: int
+    dx: int
+
+
+@dataclass(frozen=True)
+class DifferenceOptions:
+    """The options of one semantic difference convolution, normalised to pairs.
+
+    ``border`` is what happens at taps outside the image: ``"zeros"`` or ``"zero_flux"``. The other padding modes
+    never get here: they pad the tensors first and leave nothing outside.
+    """
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    border: str = "zeros"
+    diffusivity: str = "charbonnier"
+    similarity: str = "channel"
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns from the centre to the outermost tap."""
+        return (
+            self.dilation[0] * (self.kernel_size[0] // 2),
+            self.dilation[1] * (self.kernel_size[1] // 2),
+        )
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Row and column of the centre of output position (0, 0); negative where the centre lies in the padding."""
+        return self.reach[0] - self.padding[0], self.reach[1] - self.padding[1]
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """All taps but the centre, row by row; tap ``i`` and tap ``-1 - i`` are opposite."""
+        rows, columns = self.kernel_size
+        return tuple(
+            Tap(row, column, self.dilation[0] * (row - rows // 2), self.dilation[1] * (column - columns // 2))
+            for row in range(rows)
+            for column in range(columns)
+            if (row, column) != (rows // 2, columns // 2)
+        )
+
+    def without_padding(self) -> DifferenceOptions:
+        """The same options for tensors that were padded already."""
+        return replace(self, padding=(0, 0))
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the output, as for ``torch.nn.functional.conv2d``."""
+        rows = (height + 2 * self.padding[0] - 2 * self.reach[0] - 1) // self.stride[0] + 1
+        columns = (width + 2 * self.padding[1] - 2 * self.reach[1] - 1) // self.stride[1] + 1
+        return rows, columns
+
+
+class DifferenceGradients(NamedTuple):
+    """The gradients of a difference convolution; None where not asked for."""
+
+    input: Tensor | None
+    guidance: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    contrast: Tensor | None
+
+
+class DifferenceNeeds(NamedTuple):
+    """Which gradients of a difference convolution are asked for."""
+
+    input: bool
+    guidance: bool
+    weight: bool
+    bias: bool
+    contrast: bool
+
+
+class FusionGradients(NamedTuple):
+    """The gradients of a feature fusion; None where not asked for."""
+
+    input: Tensor | None
+    response: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class FusionNeeds(NamedTuple):
+    """Which gradients of a feature fusion are asked for."""
+
+    input: bool
+    response: bool
+    weight: bool
+    bias: bool
+    scale: bool
+    shift: bool

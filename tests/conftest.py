@@ -1,0 +1,40 @@
+"""Where the tests run: on the GPU if there is one, else on the CPU with Triton's interpreter.
+
+Triton reads TRITON_INTERPRET when it is first imported, so it is set here, before anything else. The ahead-of-time
+compile tests need it off and therefore a process of their own: ``TRITON_INTERPRET=0 pytest tests/aot``.
+"""
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+try:
+    from hypothesis import settings
+except ImportError:
+    pass  # The property tests say themselves that they need it.
+else:
+    settings.register_profile("sdn_triton", deadline=None, derandomize=True, max_examples=40)
+    settings.load_profile("sdn_triton")
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return DEVICE
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
