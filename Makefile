@@ -16,7 +16,7 @@ compare: $(INSTALLED)
 # First everything that runs (kernels interpreted where there is no GPU), then what is compiled ahead of time: Triton
 # decides at its import whether it interprets, so these are two processes.
 test: $(INSTALLED)
-	$(RUN) -m pytest tests README.md --ignore=tests/aot $(WORKERS)
+	$(RUN) -m pytest tests --ignore=tests/aot $(WORKERS)
 	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot $(WORKERS)
 
 check: $(INSTALLED)

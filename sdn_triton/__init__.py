@@ -8,7 +8,6 @@ from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceCo
 from sdn_triton.solver import anisotropic_diffusion
 
 
-
 __all__ = [
     "SDN",
     "BackendUnavailableError",

@@ -12,6 +12,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+torch.set_num_threads(1)  # several workers share the processor, and the tensors are small
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 try:

@@ -8,7 +8,13 @@ G = {
     "rational": lambda a: 1 / (1 + a),
     "constant": lambda a: np.ones_like(a),
 }
-NUMPY_PAD = {"zeros": "constant", "zero_flux": "constant", "replicate": "edge", "reflect": "reflect", "circular": "wrap"}
+NUMPY_PAD = {
+    "zeros": "constant",
+    "zero_flux": "constant",
+    "replicate": "edge",
+    "reflect": "reflect",
+    "circular": "wrap",
+}
 
 
 def sdc(u, v, K, b=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, mode="zeros", g="charbonnier", k=1.0,

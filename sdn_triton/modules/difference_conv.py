@@ -42,6 +42,7 @@ class SemanticDifferenceConv2d(nn.Conv2d):
     """
 
     contrast: float | Tensor
+    padding_mode: str  # type: ignore[assignment]  # one more than nn.Conv2d's
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class SemanticDifferenceConv2d(nn.Conv2d):
         """The contrast that the next call uses; a differentiable tensor if it is learned."""
         return self.log_contrast.exp() if self.learn_contrast else self.contrast
 
-    def forward(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Convolve the differences of ``input``, damped where ``guidance`` (None: ``input`` itself) differs."""
         return semantic_difference_conv2d(
             input,

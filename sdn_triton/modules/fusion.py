@@ -66,8 +66,9 @@ class FeatureFusion(nn.Module):
         self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
-    # The initialisation of a convolution, from where it is defined.
-    reset_parameters = nn.Conv2d.reset_parameters  # type: ignore[assignment]
+    def reset_parameters(self) -> None:
+        """Initialise weight and bias as ``nn.Conv2d`` does."""
+        nn.Conv2d.reset_parameters(self)  # type: ignore[arg-type]
 
     def reset_to_identity(self) -> None:
         """Make the output equal the input, whatever the response; training leaves from there."""

@@ -113,7 +113,7 @@ class SDN(nn.Module):
             guidance = self.project(guidance)
         if guidance.shape[-2:] != input.shape[-2:]:
             guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
-        return self.fusion(input, self.sdc(input, guidance))  # type: ignore[no-any-return]
+        return self.fusion(input, self.sdc(input, guidance))
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
         """Load a checkpoint of the public rewrite that computes this block by unfolding.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sdn_triton.eager.composite import feature_fusion
 from sdn_triton.launch.support import why_not_fusion
-from sdn_triton.ops.operator import Operator
+from sdn_triton.ops.operator import Operator, register
 from sdn_triton.options import FusionNeeds
 
 
@@ -14,11 +14,18 @@ def _output_shape(input: Tensor, response: Tensor, weight: Tensor, *others: obje
     return input.shape[0], weight.shape[0], *input.shape[2:]
 
 
-fusion = Operator(
-    name="feature_fusion",
-    module="fusion",
-    needs=FusionNeeds,
-    plain=feature_fusion,
-    output_shape=_output_shape,
-    why_not=why_not_fusion,
+fusion = register(
+    Operator(
+        name="feature_fusion",
+        module="fusion",
+        needs=FusionNeeds,
+        plain=feature_fusion,
+        output_shape=_output_shape,
+        why_not=why_not_fusion,
+        schema=(
+            "Tensor input, Tensor response, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, str activation"
+        ),
+        flatten=lambda arguments, activation: (*arguments, activation),
+        unflatten=lambda *flat: (flat[:-1], flat[-1]),
+    )
 )

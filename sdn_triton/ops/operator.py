@@ -2,11 +2,14 @@
 
 The first derivative is the path's own explicit backward. The second goes through the operator's plain form in
 differentiable PyTorch operations, so that it is right for every path without kernels of its own.
+
+In eager mode a call goes straight to the path. Where PyTorch traces or intercepts calls (torch.compile, torch.export,
+fake tensors, dispatch modes) it goes through an operator registered with ``torch.library``, which does the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -14,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from sdn_triton.backend import Decision, choose, is_recording, note
 
-Arguments = tuple[Any, ...]
+Arguments = Sequence[Any]
+NAMESPACE = "sdn_triton"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,9 @@ class Operator:
     ``backward(grad, *arguments without bias, static, needs)`` and, in ``launch/``, ``describe_configs`` for the
     configurations it would run with. ``plain`` is its differentiable form, ``output_shape`` its size, and ``why_not``
     says what the Triton kernels cannot do with a call; all three take ``(*arguments, static)``.
+
+    ``schema`` is the registered operator's arguments; ``flatten(arguments, static)`` makes them of a call, and
+    ``unflatten(*flat)`` takes them apart again.
     """
 
     name: str
@@ -37,70 +43,167 @@ class Operator:
     plain: Callable[..., Tensor]
     output_shape: Callable[..., tuple[int, ...]]
     why_not: Callable[..., str | None]
-
-    def run(self, path: str) -> ModuleType:
-        """The module of a path; that of ``launch/`` imports triton, so only when it is taken."""
-        return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{self.module}")
+    schema: str
+    flatten: Callable[[Arguments, Any], tuple[Any, ...]]
+    unflatten: Callable[..., tuple[Arguments, Any]]
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to."""
-        input: Tensor = arguments[0]
-        path, reason = choose(backend, input, self.why_not(*arguments, static) if _may_use_triton(input, backend) else None)
-        if is_recording():
-            configs = self.run(path).describe_configs(*arguments, static) if path == "triton" else ()
-            note(Decision(self.name, path, reason, configs))
+        device = arguments[0].device.type
+        if not torch.compiler.is_compiling() and is_recording():
+            note(self._decision(arguments, static, backend))
         # The paths choose their own precisions; autocast, if on, was applied to the arguments already.
-        device = input.device.type
         if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                return _Forward.apply(self, path, static, *arguments)  # type: ignore[no-any-return]
-        return _Forward.apply(self, path, static, *arguments)  # type: ignore[no-any-return]
+                return self._apply(arguments, static, backend)
+        return self._apply(arguments, static, backend)
+
+    def _apply(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+        # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient.
+        if torch.compiler.is_compiling() and not _needs_gradient(arguments):
+            return self.forward(arguments, static, backend)
+        return _Forward.apply(self.name, backend, static, *arguments)
+
+    def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+        """Compute the output, without its derivatives."""
+        if _is_plain(arguments[0]):
+            return self.run_forward(arguments, static, backend)
+        registered = getattr(torch.ops.sdn_triton, self.name)
+        return registered(*self.flatten(arguments, static), backend)
+
+    def backward(
+        self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """Compute the gradients that are needed, without their derivatives."""
+        if _is_plain(grad) and _is_plain(arguments[0]):
+            return self.run_backward(grad, arguments, static, backend, needs)
+        registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
+        gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
+        return tuple(g if need else None for g, need in zip(gradients, needs))
+
+    def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+        """Run the forward of the path that the arguments lead to."""
+        return self._path(arguments, static, backend).forward(*arguments, static)
+
+    def run_backward(
+        self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        """Run the backward of the path that the arguments lead to."""
+        input, other, weight, _, *rest = arguments
+        path = self._path(arguments, static, backend)
+        return tuple(path.backward(grad, input, other, weight, *rest, static, self.needs(*needs)))
+
+    def _choose(self, arguments: Arguments, static: Any, backend: str) -> tuple[str, str]:
+        input: Tensor = arguments[0]
+        if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
+            return choose(backend, input, None)
+        return choose(backend, input, self.why_not(*arguments, static))
+
+    def _path(self, arguments: Arguments, static: Any, backend: str) -> ModuleType:
+        return self._module(self._choose(arguments, static, backend)[0])
+
+    def _module(self, path: str) -> ModuleType:
+        # That of launch/ imports triton, so only when it is taken.
+        return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{self.module}")
+
+    def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
+        path, reason = self._choose(arguments, static, backend)
+        configs = self._module(path).describe_configs(*arguments, static) if path == "triton" else ()
+        return Decision(self.name, path, reason, configs)
 
 
-def _may_use_triton(input: Tensor, backend: str) -> bool:
-    return backend == "triton" or (backend == "auto" and input.device.type == "cuda")
+OPERATORS: dict[str, Operator] = {}
+
+
+def register(operator: Operator) -> Operator:
+    """Make ``operator`` and its backward known to ``torch.library`` as ``torch.ops.sdn_triton.<name>[_backward]``."""
+    OPERATORS[operator.name] = operator
+    name, backward_name = f"{NAMESPACE}::{operator.name}", f"{NAMESPACE}::{operator.name}_backward"
+    count = len(operator.needs(*[False] * len(operator.needs.__annotations__)))
+    torch.library.define(name, f"({operator.schema}, str backend) -> Tensor")
+    torch.library.define(
+        backward_name,
+        f"(Tensor grad, {operator.schema}, str backend, bool[] needs) -> ({', '.join(['Tensor'] * count)})",
+    )
+
+    def forward(*given: Any) -> Tensor:
+        *flat, backend = given
+        return operator.run_forward(*operator.unflatten(*flat), backend)
+
+    def backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        *flat, backend, needs = given
+        gradients = operator.run_backward(grad, *operator.unflatten(*flat), backend, needs)
+        return tuple(grad.new_empty(0) if g is None else g for g in gradients)
+
+    def fake_forward(*given: Any) -> Tensor:
+        *flat, _ = given
+        arguments, static = operator.unflatten(*flat)
+        input: Tensor = arguments[0]
+        return torch.empty(
+            operator.output_shape(*arguments, static),
+            dtype=input.dtype,
+            device=input.device,
+            memory_format=memory_format(input),
+        )
+
+    def fake_backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
+        *flat, _, needs = given
+        arguments, _ = operator.unflatten(*flat)
+        return tuple(torch.empty_like(a) if need else grad.new_empty(0) for a, need in zip(arguments, needs))
+
+    for key in ("CPU", "CUDA"):
+        torch.library.impl(name, key, forward)
+        torch.library.impl(backward_name, key, backward)
+    torch.library.register_fake(name, fake_forward)
+    torch.library.register_fake(backward_name, fake_backward)
+    return operator
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """The memory format that an output made from ``tensor`` gets: channels_last only where ``tensor`` is nothing else."""
+    """The memory format of an output made from ``tensor``: channels_last only where ``tensor`` is nothing else."""
     if tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether nobody traces or intercepts what is done to ``tensor``."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_meta
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
 class _Forward(torch.autograd.Function):
     @staticmethod
-    def forward(operator: Operator, path: str, static: Any, *arguments: Any) -> Tensor:
-        input: Tensor = arguments[0]
-        if isinstance(input, FakeTensor) or input.is_meta:
-            shape = operator.output_shape(*arguments, static)
-            return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
-        return operator.run(path).forward(*arguments, static)
+    def forward(name: str, backend: str, static: Any, *arguments: Any) -> Tensor:
+        return OPERATORS[name].forward(arguments, static, backend)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Arguments, output: Tensor) -> None:
-        ctx.operator, ctx.path, ctx.static, *arguments = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name, ctx.backend, ctx.static, *arguments = inputs
         _save(ctx, arguments)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         needs = ctx.needs_input_grad[3:]
-        return None, None, None, *_Backward.apply(ctx.operator, ctx.path, ctx.static, needs, grad, *_saved(ctx))
+        if torch.compiler.is_compiling():  # compiled graphs have no second derivative
+            operator = OPERATORS[ctx.name]
+            return None, None, None, *operator.backward(grad, _saved(ctx), ctx.static, ctx.backend, needs)
+        return None, None, None, *_Backward.apply(ctx.name, ctx.backend, ctx.static, needs, grad, *_saved(ctx))
 
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(operator: Operator, path: str, static: Any, needs: tuple[bool, ...], grad: Tensor, *arguments: Any) -> Any:
-        input: Tensor = arguments[0]
-        if isinstance(input, FakeTensor) or input.is_meta:
-            return tuple(torch.empty_like(a) if n else None for a, n in zip(arguments, needs))
-        input, other, weight, _, *rest = arguments
-        return tuple(operator.run(path).backward(grad, input, other, weight, *rest, static, operator.needs(*needs)))
+    def forward(name: str, backend: str, static: Any, needs: tuple[bool, ...], grad: Tensor, *arguments: Any) -> Any:
+        return OPERATORS[name].backward(grad, arguments, static, backend, needs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Arguments, output: Any) -> None:
-        ctx.operator, ctx.path, ctx.static, ctx.needs, *arguments = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name, ctx.backend, ctx.static, ctx.needs, *arguments = inputs
         ctx.set_materialize_grads(False)
         _save(ctx, arguments)
 
@@ -111,7 +214,7 @@ class _Backward(torch.autograd.Function):
         with torch.enable_grad():
             grad, *arguments = variables = [_variable(a) for a in _saved(ctx)]
             first = [a for a, needed in zip(arguments, ctx.needs) if needed]
-            output = ctx.operator.plain(*arguments, ctx.static)
+            output = OPERATORS[ctx.name].plain(*arguments, ctx.static)
             gradients = torch.autograd.grad(output, first, grad, create_graph=True, materialize_grads=True)
             given = iter(gradients)
             pairs = [(next(given), g) for g, needed in zip(grads, ctx.needs) if needed]
@@ -131,9 +234,12 @@ class _Backward(torch.autograd.Function):
         return None, None, None, None, *(next(found) if want else None for want in wanted)
 
 
+def _needs_gradient(arguments: Arguments) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+
+
 def _save(ctx: Any, arguments: list[Any]) -> None:
-    tensors = [a if isinstance(a, Tensor) else None for a in arguments]
-    ctx.save_for_backward(*tensors)
+    ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in arguments])
     ctx.others = [None if isinstance(a, Tensor) else a for a in arguments]
 
 

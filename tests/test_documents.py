@@ -1,0 +1,68 @@
+"""What is written runs: every code block of the README, every example in a docstring."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sdn_triton
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall((ROOT / "README.md").read_text())
+# What needs triton is imported by the kernel tests.
+MODULES = [
+    m.name
+    for m in pkgutil.walk_packages(sdn_triton.__path__, "sdn_triton.")
+    if not m.name.startswith(("sdn_triton.bench", "sdn_triton.kernels", "sdn_triton.launch", "sdn_triton.__main__"))
+]
+
+
+def of_language(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
+
+
+def test_every_block_says_its_language():
+    assert {name for name, _ in BLOCKS} <= {"python", "console", "text"}
+    assert of_language("python")
+    assert of_language("console")
+
+
+@pytest.mark.parametrize("code", of_language("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_python_block(code):
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("command", [c for text in of_language("console") for c in text.strip().splitlines()])
+def test_console_block(command):
+    """Each command is known to what runs it: make's targets, the command line's options, pip's extras."""
+    words = shlex.split(command, comments=True)
+    if words[0] == "make":
+        done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    elif words[0] == "sdn-triton":
+        parse = f"from sdn_triton.cli import parser; parser().parse_args({words[1:]!r})"
+        done = subprocess.run([sys.executable, "-c", parse], capture_output=True, text=True, cwd=ROOT, env=os.environ)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert words[:2] in (["git", "clone"], ["pip", "install"]), f"no check is known for {command!r}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in sdn_triton.__all__ if n not in ("Explanation", "BackendUnavailableError", "__version__")]
+)
+def test_every_public_name_has_an_example(name):
+    assert ">>> " in (getattr(sdn_triton, name).__doc__ or ""), f"{name} has no example"
