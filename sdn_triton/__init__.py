@@ -7,7 +7,6 @@ from sdn_triton.functional import feature_fusion, semantic_difference_conv2d
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
 from sdn_triton.solver import anisotropic_diffusion
 
-
 __all__ = [
     "SDN",
     "BackendUnavailableError",
@@ -15,8 +14,8 @@ __all__ = [
     "FeatureFusion",
     "SDNNeck",
     "SemanticDifferenceConv2d",
-    "anisotropic_diffusion",
     "__version__",
+    "anisotropic_diffusion",
     "explain",
     "feature_fusion",
     "semantic_difference_conv2d",

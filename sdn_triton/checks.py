@@ -120,9 +120,9 @@ def check_contrast(contrast: Contrast, channels: int | None, input: Tensor | Non
         raise ValueError(f"contrast must have the shape {layout}, one value per channel, got {shape(contrast)}")
     if input is not None:
         check_like("contrast", contrast, input, same_dtype=False)
-    if type(contrast) in (Tensor, torch.nn.Parameter) and contrast.device.type == "cpu" and not _is_traced():
-        if not bool((contrast > 0).all()):
-            raise ValueError(f"contrast must be positive, got {contrast.detach().min().item()}")
+    is_readable = type(contrast) in (Tensor, torch.nn.Parameter) and contrast.device.type == "cpu"
+    if is_readable and not _is_traced() and not bool((contrast > 0).all()):
+        raise ValueError(f"contrast must be positive, got {contrast.detach().min().item()}")
 
 
 def _is_traced() -> bool:

@@ -111,7 +111,8 @@ class FeatureFusion(nn.Module):
 
 def _batch_norm_in_closed_form(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch normalisation with frozen statistics, in float32 or wider."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     wide = torch.promote_types(norm.running_var.dtype, torch.float32)
     scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
     if norm.weight is not None:
