@@ -74,17 +74,22 @@ def test_providers_are_right(workload, dtype, device):
     assert {"conv2d", "eager", "unfold"} <= set(checked)
 
 
-@pytest.mark.parametrize("difference", [wrong_value, wrong_pixel, wrong_gradient, wrong_shape, not_a_number])
+@pytest.mark.parametrize("difference", [wrong_value, wrong_pixel, wrong_gradient, not_a_number])
 @pytest.mark.parametrize("workload", [LAYER, NECK], ids=lambda workload: workload.kind)
 def test_a_wrong_provider_is_refused(workload, difference):
     session = session_of(plain("wrong", "", difference))
     floor, result = session.run(workload)
     assert floor.status == "ok"
-    assert result.status == ("failed" if workload is NECK and difference is wrong_shape else "wrong")
+    assert result.status == "wrong"
     assert result.forward is result.forward_backward is result.forward_bytes is None
     assert session.went_wrong
     shown = tables.workload_table(workload, [floor, result]).plain()
-    assert f"wrong {result.status.upper()}, not timed" in shown
+    assert "wrong WRONG, not timed" in shown
+
+
+def test_a_wrong_shape_is_refused():
+    _, result = session_of(plain("wrong", "", wrong_shape), backward=False).run(LAYER)
+    assert (result.status, result.reason) == ("wrong", "output: error inf, allowed 1.5e-05")
 
 
 def test_a_provider_that_raises_is_reported_with_its_first_line():
@@ -173,7 +178,7 @@ def test_peak_memory_counts_what_is_freed_again(device):
         wide = torch.cat((source, source))
         return wide[:size] + 1
 
-    assert measure.peak_memory(call, device) == 3 * 4 * size
+    assert 0 <= measure.peak_memory(call, device) - 3 * 4 * size < 512
 
 
 def test_the_error_stream_survives_the_profiler(capfd):
