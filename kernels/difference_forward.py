@@ -1,0 +1,147 @@
+"""The semantic difference convolution, dense or grouped: an implicit GEMM over the weighted differences."""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
+from sdn_triton.kernels.pixels import (
+    channel_offsets,
+    inside,
+    pixel_offsets,
+    skip_centre,
+    tap_position,
+    tile_origin,
+    tile_pixels,
+)
+
+
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+def difference_forward_kernel(
+    y_ptr,
+    u_ptr,
+    v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
+    weight_ptr,  # [groups * O, TAPS, C], contiguous
+    bias_ptr,
+    contrast_ptr,
+    inverse_contrast,
+    C,  # channels of one group
+    O,  # outputs of one group
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_yn,
+    stride_yc,
+    stride_yh,
+    stride_yw,
+    stride_un,
+    stride_uc,
+    stride_uh,
+    stride_uw,
+    stride_vn,
+    stride_vc,
+    stride_vh,
+    stride_vw,
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    VECTOR: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INT64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``y[n,o,p] = b[o] + sum_{c, tap} K[o,c,tap] s(n,c,p,q) (u[n,c,q] - u[n,c,p])``.
+
+    One program: a tile of BLOCK_H x BLOCK_W output pixels by BLOCK_O outputs of one group. The centre of a pixel
+    stays in registers while the taps go by.
+    Grid: (tiles * cdiv(O, BLOCK_O), groups).
+    """
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    o_blocks = tl.cdiv(O, BLOCK_O)
+    group = tl.program_id(1).to(tl.int64)
+    n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
+    outputs = tl.program_id(0) % o_blocks * BLOCK_O + tl.arange(0, BLOCK_O)
+    o_mask = outputs < O
+
+    rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
+    centre_rows = rows * step_h + origin_h
+    centre_columns = columns * step_w + origin_w
+    p_inside = inside(centre_rows, centre_columns, H, W)
+
+    u_ptr += n * stride_un + group * C * stride_uc
+    u_pixels = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)
+    if VECTOR:
+        v_ptr += n * stride_vn
+        v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
+        v_mask = (rows < HO) & (columns < WO)
+    else:
+        v_ptr += n * stride_vn + group * C * stride_vc
+        v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+    if LOAD_CONTRAST:
+        contrast_ptr += group * C * stride_contrast
+    weight_ptr += group * O * TAPS * C
+
+    accumulator = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
+    for c in range(0, C, BLOCK_C):
+        channels = c + tl.arange(0, BLOCK_C)
+        c_mask = channels < C
+        u_offsets = u_pixels[:, None] + channel_offsets(channels, stride_uc, INT64)[None, :]  # [BLOCK_P, BLOCK_C]
+        p_mask = p_inside[:, None] & c_mask[None, :]
+        u_p = tl.load(u_ptr + u_offsets, mask=p_mask, other=0.0)
+        if VECTOR:
+            v_p = u_p
+        else:
+            v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
+            v_p = tl.load(v_ptr + v_offsets, mask=p_mask, other=0.0)
+        inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
+        weight_offsets = channels[:, None] + (outputs * (TAPS * C))[None, :]  # [BLOCK_C, BLOCK_O]
+        weight_mask = c_mask[:, None] & o_mask[None, :]
+
+        for tap in range(TAPS - 1):
+            position = skip_centre(tap, KERNEL_H, KERNEL_W)
+            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            q_inside = inside(centre_rows + dy, centre_columns + dx, H, W)
+            q_mask = q_inside[:, None] & c_mask[None, :]
+            u_tap = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+            u_q = tl.load(u_tap + u_offsets, mask=q_mask, other=0.0)
+            if VECTOR:
+                v_tap = v_ptr + channel_offsets(tap, stride_vc, INT64)
+                v_q = tl.load(v_tap + v_pixels, mask=v_mask, other=0.0)[:, None]  # [BLOCK_P, 1]
+            else:
+                v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+                v_q = tl.load(v_tap + v_offsets, mask=q_mask, other=0.0)
+            flow = weighted_difference(
+                u_p,
+                u_q,
+                v_p,
+                v_q,
+                both_inside=(p_inside & q_inside)[:, None],
+                inverse_contrast=inverse,
+                DIFFUSIVITY=DIFFUSIVITY,
+                VECTOR=VECTOR,
+                ZERO_FLUX=ZERO_FLUX,
+            )
+            weight = tl.load(weight_ptr + position * C + weight_offsets, mask=weight_mask, other=0.0)
+            accumulator = tl.dot(flow.to(weight.dtype), weight, accumulator, input_precision=PRECISION)
+
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + group * O + outputs, mask=o_mask, other=0.0)
+        accumulator += bias.to(tl.float32)[None, :]
+    y_ptr += n * stride_yn + group * O * stride_yc
+    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)
+    y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, INT64)[None, :]
+    y_mask = ((rows < HO) & (columns < WO))[:, None] & o_mask[None, :]
+    tl.store(y_ptr + y_offsets, accumulator.to(y_ptr.dtype.element_ty), mask=y_mask)

@@ -1,0 +1,173 @@
+"""The gradients of a difference convolution with respect to weight and bias, dense or grouped."""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
+from sdn_triton.kernels.pixels import (
+    channel_offsets,
+    inside,
+    pixel_offsets,
+    tap_position,
+    tile_origin,
+    tile_pixels,
+)
+from sdn_triton.kernels.reduction import sum_over_pixels
+
+
+@triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
+def difference_weight_gradient_kernel(
+    dweight_ptr,  # [splits, groups * O, TAPS, C] in float32
+    dbias_ptr,  # [splits, groups * O] in float32
+    gradient_ptr,
+    u_ptr,
+    v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
+    contrast_ptr,
+    inverse_contrast,
+    tiles,  # of all images
+    C,  # channels of one group
+    O,  # outputs of one group
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_gn,
+    stride_gc,
+    stride_gh,
+    stride_gw,
+    stride_un,
+    stride_uc,
+    stride_uh,
+    stride_uw,
+    stride_vn,
+    stride_vc,
+    stride_vh,
+    stride_vw,
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    NEEDS_WEIGHT: tl.constexpr,
+    NEEDS_BIAS: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    VECTOR: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INT64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``dL/dK[o,c,tap] = sum_p G[o,p] s (u[c,q] - u[c,p])`` and ``dL/db[o] = sum_p G[o,p]``, over every splits-th tile.
+
+    One program: BLOCK_O outputs by BLOCK_C channels of one kernel position and one split. The weight at the centre has
+    no part in the convolution: its programs write zeros, and those of the first channels sum the bias gradient.
+    Grid: (cdiv(O, BLOCK_O) * cdiv(C, BLOCK_C) * groups, TAPS, splits).
+    """
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    o_blocks = tl.cdiv(O, BLOCK_O)
+    c_blocks = tl.cdiv(C, BLOCK_C)
+    o_block = tl.program_id(0) % o_blocks
+    c_block = tl.program_id(0) // o_blocks % c_blocks
+    group = (tl.program_id(0) // (o_blocks * c_blocks)).to(tl.int64)
+    position = tl.program_id(1)
+    split = tl.program_id(2)
+    splits = tl.num_programs(2)
+    outputs = o_block * BLOCK_O + tl.arange(0, BLOCK_O)
+    o_mask = outputs < O
+    channels = c_block * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_mask = channels < C
+    gradient_ptr += group * O * stride_gc
+    groups = tl.num_programs(0) // (o_blocks * c_blocks)
+    first_output = (split.to(tl.int64) * groups + group) * O  # of this split and group
+
+    accumulator = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
+    if position == TAPS // 2:
+        if NEEDS_BIAS and c_block == 0:
+            dbias = sum_over_pixels(
+                gradient_ptr,
+                outputs,
+                o_mask,
+                split,
+                splits,
+                tiles,
+                HO,
+                WO,
+                stride_gn,
+                stride_gc,
+                stride_gh,
+                stride_gw,
+                INT64=INT64,
+                BLOCK_H=BLOCK_H,
+                BLOCK_W=BLOCK_W,
+            )
+            tl.store(dbias_ptr + first_output + outputs[None, :], dbias, mask=o_mask[None, :])
+    elif NEEDS_WEIGHT:
+        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        u_ptr += group * C * stride_uc
+        u_tap = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+        if VECTOR:
+            tap = position - (position > TAPS // 2).to(tl.int32)
+            v_tap = v_ptr + channel_offsets(tap, stride_vc, INT64)
+        else:
+            v_ptr += group * C * stride_vc
+            v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+        if LOAD_CONTRAST:
+            contrast_ptr += group * C * stride_contrast
+        inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
+        u_channels = channel_offsets(channels, stride_uc, INT64)[None, :]
+        g_channels = channel_offsets(outputs, stride_gc, INT64)[None, :]
+
+        for tile in range(split, tiles, splits):
+            n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
+            rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
+            valid = (rows < HO) & (columns < WO)
+            centre_rows = rows * step_h + origin_h
+            centre_columns = columns * step_w + origin_w
+            # Positions past the output read nothing: what they would read may be NaN, and NaN times a zero gradient is NaN.
+            p_inside = inside(centre_rows, centre_columns, H, W) & valid
+            q_inside = inside(centre_rows + dy, centre_columns + dx, H, W) & valid
+            p_mask = p_inside[:, None] & c_mask[None, :]
+            q_mask = q_inside[:, None] & c_mask[None, :]
+            u_offsets = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
+            u_p = tl.load(u_ptr + n * stride_un + u_offsets, mask=p_mask, other=0.0)  # [BLOCK_P, BLOCK_C]
+            u_q = tl.load(u_tap + n * stride_un + u_offsets, mask=q_mask, other=0.0)
+            if VECTOR:
+                v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
+                v_p = u_p
+                v_q = tl.load(v_tap + n * stride_vn + v_pixels, mask=valid, other=0.0)[:, None]  # [BLOCK_P, 1]
+            else:
+                v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+                v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
+                v_p = tl.load(v_ptr + n * stride_vn + v_offsets, mask=p_mask, other=0.0)
+                v_q = tl.load(v_tap + n * stride_vn + v_offsets, mask=q_mask, other=0.0)
+            flow = weighted_difference(
+                u_p,
+                u_q,
+                v_p,
+                v_q,
+                both_inside=(p_inside & q_inside)[:, None],
+                inverse_contrast=inverse,
+                DIFFUSIVITY=DIFFUSIVITY,
+                VECTOR=VECTOR,
+                ZERO_FLUX=ZERO_FLUX,
+            )
+            g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
+            gradient = tl.load(
+                gradient_ptr + n * stride_gn + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0
+            )  # [BLOCK_P, BLOCK_O]
+            accumulator = tl.dot(
+                tl.trans(gradient), flow.to(gradient.dtype), accumulator, input_precision=PRECISION
+            )  # [BLOCK_O, BLOCK_C]
+
+    if NEEDS_WEIGHT:
+        dweight_ptr += (first_output * TAPS + position) * C
+        dweight_offsets = (outputs * (TAPS * C))[:, None] + channels[None, :]
+        tl.store(dweight_ptr + dweight_offsets, accumulator, mask=o_mask[:, None] & c_mask[None, :])

@@ -1,0 +1,83 @@
+"""The feature fusion: one matrix product over a concatenation that is never made."""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.fusion import activate, load_affine
+from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+
+
+@triton.jit(do_not_specialize=["H"])
+def fusion_forward_kernel(
+    z_ptr,
+    u_ptr,
+    y_ptr,
+    weight_ptr,  # [O, C + R], contiguous
+    bias_ptr,
+    scale_ptr,
+    shift_ptr,
+    C,
+    R,
+    O,
+    H,
+    W,
+    stride_zn,
+    stride_zc,
+    stride_zh,
+    stride_zw,
+    stride_un,
+    stride_uc,
+    stride_uh,
+    stride_uw,
+    stride_yn,
+    stride_yc,
+    stride_yh,
+    stride_yw,
+    HAS_BIAS: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_SHIFT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INT64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``z[n,o,p] = sum_c K[o,c] u[n,c,p] + sum_r K[o,C+r] act(scale[r] y[n,r,p] + shift[r]) + b[o]``.
+
+    One program: a tile of BLOCK_H x BLOCK_W pixels by BLOCK_O outputs. Grid: (tiles * cdiv(O, BLOCK_O),).
+    """
+    o_blocks = tl.cdiv(O, BLOCK_O)
+    n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, H, W, BLOCK_H, BLOCK_W)
+    outputs = tl.program_id(0) % o_blocks * BLOCK_O + tl.arange(0, BLOCK_O)
+    o_mask = outputs < O
+    rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
+    p_mask = ((rows < H) & (columns < W))[:, None]
+    u_pixels = pixel_offsets(rows, columns, stride_uh, stride_uw, INT64)[:, None]
+    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
+    weight_rows = weight_ptr + (outputs * (C + R))[None, :]
+
+    accumulator = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
+    for c in range(0, C, BLOCK_C):
+        channels = c + tl.arange(0, BLOCK_C)
+        c_mask = channels < C
+        u_offsets = n * stride_un + u_pixels + channel_offsets(channels, stride_uc, INT64)[None, :]
+        u = tl.load(u_ptr + u_offsets, mask=p_mask & c_mask[None, :], other=0.0)  # [BLOCK_P, BLOCK_C]
+        weight = tl.load(weight_rows + channels[:, None], mask=c_mask[:, None] & o_mask[None, :], other=0.0)
+        accumulator = tl.dot(u, weight, accumulator, input_precision=PRECISION)
+    for r in range(0, R, BLOCK_C):
+        channels = r + tl.arange(0, BLOCK_C)
+        r_mask = channels < R
+        y_offsets = n * stride_yn + y_pixels + channel_offsets(channels, stride_yc, INT64)[None, :]
+        y = tl.load(y_ptr + y_offsets, mask=p_mask & r_mask[None, :], other=0.0)
+        scale, shift = load_affine(scale_ptr, shift_ptr, channels, r_mask, HAS_SCALE, HAS_SHIFT)
+        weight = tl.load(weight_rows + (C + channels)[:, None], mask=r_mask[:, None] & o_mask[None, :], other=0.0)
+        a = activate(y, scale, shift, ACTIVATION)
+        accumulator = tl.dot(a.to(weight.dtype), weight, accumulator, input_precision=PRECISION)
+
+    if HAS_BIAS:
+        accumulator += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
+    z_pixels = pixel_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
+    z_offsets = n * stride_zn + z_pixels + channel_offsets(outputs, stride_zc, INT64)[None, :]
+    tl.store(z_ptr + z_offsets, accumulator.to(z_ptr.dtype.element_ty), mask=p_mask & o_mask[None, :])

@@ -1,0 +1,97 @@
+"""The gradients of a feature fusion with respect to bias and one part of its weight."""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.fusion import activate, load_affine
+from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.reduction import sum_over_pixels
+
+
+@triton.jit(do_not_specialize=["tiles", "H"])
+def fusion_weight_gradient_kernel(
+    dweight_ptr,  # [splits, O, weight_columns] in float32, from the first column of this part
+    dbias_ptr,  # [splits, O] in float32
+    gradient_ptr,
+    x_ptr,  # the input, or the response
+    scale_ptr,
+    shift_ptr,
+    tiles,  # of all images
+    C,  # channels of x
+    O,
+    H,
+    W,
+    weight_columns,
+    stride_gn,
+    stride_gc,
+    stride_gh,
+    stride_gw,
+    stride_xn,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    NEEDS_WEIGHT: tl.constexpr,
+    NEEDS_BIAS: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_SHIFT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INT64: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``dL/dK[o,c] = sum_p G[o,p] act(scale[c] x[c,p] + shift[c])`` and ``dL/db[o] = sum_p G[o,p]``.
+
+    One program: BLOCK_O outputs by BLOCK_C channels, over every splits-th tile; with ``NEEDS_BIAS`` there is one block
+    of channels more, whose programs sum the bias gradient.
+    Grid: (cdiv(O, BLOCK_O), blocks of channels, splits).
+    """
+    block = tl.program_id(1)
+    split = tl.program_id(2)
+    splits = tl.num_programs(2)
+    outputs = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    o_mask = outputs < O
+
+    if NEEDS_BIAS and block == tl.num_programs(1) - 1:
+        dbias = sum_over_pixels(
+            gradient_ptr,
+            outputs,
+            o_mask,
+            split,
+            splits,
+            tiles,
+            H,
+            W,
+            stride_gn,
+            stride_gc,
+            stride_gh,
+            stride_gw,
+            INT64=INT64,
+            BLOCK_H=BLOCK_H,
+            BLOCK_W=BLOCK_W,
+        )
+        tl.store(dbias_ptr + split.to(tl.int64) * O + outputs[None, :], dbias, mask=o_mask[None, :])
+    elif NEEDS_WEIGHT:
+        channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
+        c_mask = channels < C
+        scale, shift = load_affine(scale_ptr, shift_ptr, channels, c_mask, HAS_SCALE, HAS_SHIFT)
+        g_channels = channel_offsets(outputs, stride_gc, INT64)[None, :]
+        x_channels = channel_offsets(channels, stride_xc, INT64)[None, :]
+        accumulator = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
+        for tile in range(split, tiles, splits):
+            n, first_row, first_column = tile_origin(tile, H, W, BLOCK_H, BLOCK_W)
+            rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
+            p_mask = ((rows < H) & (columns < W))[:, None]
+            g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
+            x_offsets = pixel_offsets(rows, columns, stride_xh, stride_xw, INT64)[:, None] + x_channels
+            g_mask = p_mask & o_mask[None, :]
+            gradient = tl.load(gradient_ptr + n * stride_gn + g_offsets, mask=g_mask, other=0.0)  # [BLOCK_P, BLOCK_O]
+            x = tl.load(x_ptr + n * stride_xn + x_offsets, mask=p_mask & c_mask[None, :], other=0.0)
+            # Pixels past the image have a zero gradient, and a finite activation of zero.
+            a = activate(x, scale, shift, ACTIVATION).to(gradient.dtype)  # [BLOCK_P, BLOCK_C]
+            accumulator = tl.dot(tl.trans(gradient), a, accumulator, input_precision=PRECISION)
+        dweight_ptr += split.to(tl.int64) * O * weight_columns
+        dweight_offsets = (outputs * weight_columns)[:, None] + channels[None, :]
+        tl.store(dweight_ptr + dweight_offsets, accumulator, mask=o_mask[:, None] & c_mask[None, :])

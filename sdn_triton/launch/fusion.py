@@ -1,0 +1,316 @@
+"""The feature fusion on the Triton path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdn_triton.kernels.fusion_data_gradient import fusion_data_gradient_kernel
+from sdn_triton.kernels.fusion_forward import fusion_forward_kernel
+from sdn_triton.kernels.fusion_weight_gradient import fusion_weight_gradient_kernel
+from sdn_triton.launch.run import (
+    Launch,
+    arithmetic_of,
+    cdiv,
+    count_tiles,
+    empty_output,
+    image_strides,
+    needs_64_bits,
+    precision_of,
+    refuse_wrong_interpretation,
+    target_of,
+)
+from sdn_triton.options import FusionGradients, FusionNeeds
+from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.defaults import Work, default_config
+
+Configs = Mapping[str, KernelConfig]
+
+
+def forward(
+    input: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+    configs: Configs | None = None,
+) -> Tensor:
+    """``z = W [u, act(scale * y + shift)] + b`` at every pixel; nothing is concatenated.
+
+    ``configs`` overrides the default configuration of a kernel by its name.
+    """
+    refuse_wrong_interpretation(input)
+    output = empty_output((input.shape[0], weight.shape[0], *input.shape[2:]), like=input)
+    if output.numel() == 0:
+        return output
+    input_rows, response_rows, output_rows = _rows(input, response, output)
+    config = _config("fusion_forward", input_rows, response, weight, configs)
+    images, channels, rows, columns = input_rows.shape
+    outputs = weight.shape[0]
+    Launch(
+        kernel=fusion_forward_kernel,
+        grid=(count_tiles(images, rows, columns, config) * cdiv(outputs, config.block_o),),
+        arguments=dict(
+            z_ptr=output_rows,
+            u_ptr=input_rows,
+            y_ptr=response_rows,
+            weight_ptr=weight.contiguous(),
+            bias_ptr=None if bias is None else bias.contiguous(),
+            **_affine(scale, shift),
+            C=channels,
+            R=response.shape[1],
+            O=outputs,
+            H=rows,
+            W=columns,
+            **image_strides("z", output_rows),
+            **image_strides("u", input_rows),
+            **image_strides("y", response_rows),
+            HAS_BIAS=bias is not None,
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(input.dtype)),
+            INT64=needs_64_bits(input_rows, response_rows, output_rows),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+        ),
+        config=config,
+    )(input.device)
+    return output
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+    needs: FusionNeeds,
+    configs: Configs | None = None,
+) -> FusionGradients:
+    """The gradients that ``needs`` asks for, each of its argument's shape, dtype and strides; see the kernels."""
+    refuse_wrong_interpretation(input)
+    if grad.numel() == 0:
+        return FusionGradients(
+            input=torch.zeros_like(input) if needs.input else None,
+            response=torch.zeros_like(response) if needs.response else None,
+            weight=torch.zeros_like(weight) if needs.weight else None,
+            bias=grad.new_zeros(grad.shape[1]) if needs.bias else None,
+            scale=torch.zeros_like(scale) if needs.scale and scale is not None else None,
+            shift=torch.zeros_like(shift) if needs.shift and shift is not None else None,
+        )
+    grad = grad.to(input.dtype)
+    dinput, dresponse, dscale, dshift = _data_gradients(
+        grad, input, response, weight, scale, shift, activation, needs, configs
+    )
+    dweight, dbias = _weight_gradients(grad, input, response, weight, scale, shift, activation, needs, configs)
+    return FusionGradients(dinput, dresponse, dweight, dbias, dscale, dshift)
+
+
+def describe_configs(
+    input: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+) -> tuple[str, ...]:
+    """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
+    (input_rows,) = _rows(input)
+    kernels = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
+    return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, None)}" for kernel in kernels)
+
+
+def _data_gradients(
+    grad: Tensor,
+    input: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+    needs: FusionNeeds,
+    configs: Configs | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of input, response, scale and shift, from one launch."""
+    needs_scale = needs.scale and scale is not None
+    needs_shift = needs.shift and shift is not None
+    needs_response_blocks = needs.response or needs_scale or needs_shift
+    if not (needs.input or needs_response_blocks):
+        return None, None, None, None
+    dinput = torch.empty_like(input) if needs.input else None
+    dresponse = torch.empty_like(response) if needs.response else None
+    present = [tensor for tensor in (dinput, dresponse) if tensor is not None]
+    grad_rows, response_rows, *present_rows = _rows(grad, response, *present)
+    dinput_rows = present_rows[0] if dinput is not None else None
+    dresponse_rows = present_rows[-1] if dresponse is not None else None
+    config = _config("fusion_data_gradient", grad_rows, response, weight, configs, channels=input.shape[1])
+    images, outputs, rows, columns = grad_rows.shape
+    tiles = count_tiles(images, rows, columns, config)
+    input_blocks = cdiv(input.shape[1], config.block_c)
+    response_blocks = cdiv(response.shape[1], config.block_c)
+    blocks = input_blocks * needs.input + response_blocks * needs_response_blocks
+    sums_shape = (tiles, response.shape[1])
+    scale_sums = input.new_empty(sums_shape, dtype=torch.float32) if needs_scale else None
+    shift_sums = input.new_empty(sums_shape, dtype=torch.float32) if needs_shift else None
+    Launch(
+        kernel=fusion_data_gradient_kernel,
+        grid=(tiles * blocks,),
+        arguments=dict(
+            du_ptr=dinput_rows,
+            dy_ptr=dresponse_rows,
+            scale_sums_ptr=scale_sums,
+            shift_sums_ptr=shift_sums,
+            gradient_ptr=grad_rows,
+            y_ptr=response_rows,
+            weight_ptr=weight.contiguous(),
+            **_affine(scale, shift),
+            C=input.shape[1],
+            R=response.shape[1],
+            O=outputs,
+            H=rows,
+            W=columns,
+            first_block=0 if needs.input else input_blocks,
+            blocks=blocks,
+            **image_strides("du", dinput_rows),
+            **image_strides("dy", dresponse_rows),
+            **image_strides("g", grad_rows),
+            **image_strides("y", response_rows),
+            NEEDS_U=needs.input,
+            NEEDS_Y=needs.response,
+            NEEDS_SCALE=needs_scale,
+            NEEDS_SHIFT=needs_shift,
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(input.dtype)),
+            INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+        ),
+        config=config,
+    )(input.device)
+    dscale = None if scale_sums is None or scale is None else scale_sums.sum(0).to(scale.dtype)
+    dshift = None if shift_sums is None or shift is None else shift_sums.sum(0).to(shift.dtype)
+    return dinput, dresponse, dscale, dshift
+
+
+def _weight_gradients(
+    grad: Tensor,
+    input: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+    needs: FusionNeeds,
+    configs: Configs | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of weight and bias, from one launch for each part of the concatenation.
+
+    They are float32 sums over parts of the pixels, then over the parts in fixed order.
+    """
+    if not (needs.weight or needs.bias):
+        return None, None
+    outputs, weight_columns = weight.shape[:2]
+    channels = input.shape[1]
+    grad_rows, input_rows, response_rows = _rows(grad, input, response)
+    config = _config("fusion_weight_gradient", input_rows, response, weight, configs)
+    splits = config.splits
+    weight_sums = bias_sums = None
+    if needs.weight:
+        weight_sums = weight.new_empty((splits, outputs, weight_columns), dtype=torch.float32)
+    if needs.bias:
+        bias_sums = weight.new_empty((splits, outputs), dtype=torch.float32)
+    parts: list[tuple[Tensor, int, Tensor | None, dict[str, Any], str]] = [
+        (input_rows, 0, bias_sums, _affine(None, None), "identity")
+    ]
+    if needs.weight:
+        parts.append((response_rows, channels, None, _affine(scale, shift), activation))
+    for x, first_column, sums, affine, part_activation in parts:
+        images, part_channels, rows, columns = x.shape
+        blocks = cdiv(part_channels, config.block_c) * needs.weight + (sums is not None)
+        Launch(
+            kernel=fusion_weight_gradient_kernel,
+            grid=(cdiv(outputs, config.block_o), blocks, splits),
+            arguments=dict(
+                dweight_ptr=None if weight_sums is None else weight_sums[:, :, first_column:],
+                dbias_ptr=sums,
+                gradient_ptr=grad_rows,
+                x_ptr=x,
+                **affine,
+                tiles=count_tiles(images, rows, columns, config),
+                C=part_channels,
+                O=outputs,
+                H=rows,
+                W=columns,
+                weight_columns=weight_columns,
+                **image_strides("g", grad_rows),
+                **image_strides("x", x),
+                NEEDS_WEIGHT=needs.weight,
+                NEEDS_BIAS=sums is not None,
+                ACTIVATION=part_activation,
+                PRECISION=precision_of(arithmetic_of(input.dtype)),
+                INT64=needs_64_bits(grad_rows, x),
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_C=config.block_c,
+                BLOCK_O=config.block_o,
+            ),
+            config=config,
+        )(input.device)
+    dweight = None
+    if weight_sums is not None:
+        dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
+    return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """The same tensors as images of one long row, or of one image, where the strides of all of them allow it.
+
+    A product that treats every pixel alike then has no tiles that overhang the end of a row.
+    """
+    if all(t.stride(2) == t.shape[3] * t.stride(3) or t.shape[2] == 1 for t in tensors):
+        tensors = tuple(t.as_strided((*t.shape[:2], 1, t.shape[2] * t.shape[3]), (*t.stride()[:2], 0, t.stride(3))) for t in tensors)
+    if all(t.shape[2] == 1 and (t.stride(0) == t.shape[3] * t.stride(3) or t.shape[0] == 1) for t in tensors):
+        tensors = tuple(t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors)
+    return list(tensors)
+
+
+def _affine(scale: Tensor | None, shift: Tensor | None) -> dict[str, Any]:
+    return {
+        "scale_ptr": None if scale is None else scale.contiguous(),
+        "shift_ptr": None if shift is None else shift.contiguous(),
+        "HAS_SCALE": scale is not None,
+        "HAS_SHIFT": shift is not None,
+    }
+
+
+def _config(
+    kernel: str,
+    image: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    configs: Configs | None,
+    channels: int | None = None,
+) -> KernelConfig:
+    """The configuration of a kernel: the caller's, or the default for this size."""
+    if configs is not None and kernel in configs:
+        return configs[kernel]
+    work = Work(
+        arithmetic=arithmetic_of(weight.dtype),
+        images=image.shape[0],
+        rows=image.shape[2],
+        columns=image.shape[3],
+        channels=max(image.shape[1] if channels is None else channels, response.shape[1]),
+        outputs=weight.shape[0],
+    )
+    return default_config(kernel, work, target_of(image.device))

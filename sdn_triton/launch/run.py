@@ -1,0 +1,144 @@
+"""A launch as a value: it can be run on its tensors' device, or recorded and compiled for another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
+
+_record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One kernel launch: the kernel, its grid, its arguments by name and its configuration."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    config: KernelConfig
+
+    @property
+    def name(self) -> str:
+        """Name of the kernel."""
+        return self.kernel.__name__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Compiler options; triton 3.10 no longer fuses multiplications and additions unless told to."""
+        return {
+            "num_warps": self.config.num_warps,
+            "num_stages": self.config.num_stages,
+            "enable_fp_fusion": True,
+        }
+
+    def __call__(self, device: torch.device) -> None:
+        """Run on ``device``, or only take note of the launch inside :func:`recorded_launches`."""
+        launches = _record.get()
+        if launches is not None:
+            launches.append(self)
+            return
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self.kernel[self.grid](**self.arguments, **self.options)
+
+
+@contextmanager
+def recorded_launches() -> Iterator[list[Launch]]:
+    """Collect the launches made inside instead of running them; meta tensors will do as arguments."""
+    launches: list[Launch] = []
+    token = _record.set(launches)
+    try:
+        yield launches
+    finally:
+        _record.reset(token)
+
+
+@cache
+def _cuda_target(index: int) -> Target:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip:
+        architecture = properties.gcnArchName.split(":")[0]
+        return Target("hip", architecture, properties.multi_processor_count)
+    return Target("cuda", 10 * properties.major + properties.minor, properties.multi_processor_count)
+
+
+def target_of(device: torch.device) -> Target:
+    """What configurations for ``device`` are chosen by."""
+    if device.type != "cuda":
+        return INTERPRETER
+    return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def arithmetic_of(dtype: torch.dtype) -> str:
+    """How matrix products of this dtype are formed: float32 as PyTorch's setting for convolutions says."""
+    if dtype == torch.float32:
+        return "tf32" if _convolutions_may_use_tf32() else "ieee"
+    return {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+
+
+def _convolutions_may_use_tf32() -> bool:
+    if torch.version.hip:
+        return False
+    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
+    if convolution is not None:
+        return convolution.fp32_precision == "tf32"
+    return torch.backends.cudnn.allow_tf32
+
+
+def precision_of(arithmetic: str) -> str:
+    """The ``input_precision`` of ``tl.dot``; it matters for float32 only."""
+    return "tf32" if arithmetic == "tf32" else "ieee"
+
+
+def needs_64_bits(*tensors: Tensor, margin: int = 0) -> bool:
+    """Whether offsets inside one image pass 32 bits, or up to ``margin`` pixels outside it.
+
+    Images themselves are always told apart in 64 bits.
+    """
+    return any(
+        sum((size + margin) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:])) >= 2**31
+        for tensor in tensors
+    )
+
+
+def empty_output(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A new tensor of the dtype and memory format of ``like``."""
+    channels_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def cdiv(numerator: int, denominator: int) -> int:
+    """The quotient, rounded up."""
+    return triton.cdiv(numerator, denominator)
+
+
+def count_tiles(images: int, rows: int, columns: int, config: KernelConfig) -> int:
+    """Spatial tiles of a batch of images."""
+    return images * cdiv(rows, config.block_h) * cdiv(columns, config.block_w)
+
+
+def next_power(number: int) -> int:
+    """The smallest power of two that is not below ``number``."""
+    return triton.next_power_of_2(number)
+
+
+def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
+    """The strides of an image tensor as kernels name them; zeros where there is no tensor."""
+    strides = (0, 0, 0, 0) if tensor is None else tensor.stride()
+    return {f"stride_{name}{axis}": stride for axis, stride in zip("nchw", strides)}
+
+
+def refuse_wrong_interpretation(input: Tensor) -> None:
+    """Raise where Triton's interpreter would compute wrong results without a word."""
+    if input.device.type == "cpu" and input.dtype == torch.bfloat16:
+        raise RuntimeError("Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")

@@ -1,0 +1,109 @@
+"""The maps of vector similarity and the gradients that pass through them, on the Triton path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdn_triton.kernels.similarity import similarity_gradient_kernel, similarity_kernel
+from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, needs_64_bits
+from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.tuning.configs import KernelConfig
+
+
+def forward(
+    guidance: Tensor, contrast: Contrast, options: DifferenceOptions, output_size: tuple[int, int], config: KernelConfig
+) -> Tensor:
+    """``s[n,tap,p] = g(||v[n,:,q] - v[n,:,p]||_2)`` as [N, taps, Ho, Wo] in float32."""
+    images, channels, rows, columns = guidance.shape
+    maps = guidance.new_empty((images, len(options.taps), *output_size), dtype=torch.float32)
+    if maps.numel() == 0:
+        return maps
+    Launch(
+        kernel=similarity_kernel,
+        grid=(count_tiles(images, *output_size, config), len(options.taps)),
+        arguments=dict(
+            s_ptr=maps,
+            v_ptr=guidance,
+            CG=channels,
+            H=rows,
+            W=columns,
+            HO=output_size[0],
+            WO=output_size[1],
+            origin_h=options.origin[0],
+            origin_w=options.origin[1],
+            step_h=options.stride[0],
+            step_w=options.stride[1],
+            dilation_h=options.dilation[0],
+            dilation_w=options.dilation[1],
+            **image_strides("s", maps),
+            **image_strides("v", guidance),
+            **_contrast_arguments(contrast),
+            KERNEL_H=options.kernel_size[0],
+            KERNEL_W=options.kernel_size[1],
+            DIFFUSIVITY=options.diffusivity,
+            INT64=needs_64_bits(guidance, maps, margin=sum(options.reach) + sum(options.padding)),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+        ),
+        config=config,
+    )(guidance.device)
+    return maps
+
+
+def backward(
+    edges: Tensor,
+    guidance: Tensor,
+    contrast: Contrast,
+    options: DifferenceOptions,
+    config: KernelConfig,
+    *,
+    needs_guidance: bool,
+    needs_contrast: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of the guidance, and the sums that make up the gradient of the contrast."""
+    images, channels, rows, columns = guidance.shape
+    blocks = count_tiles(images, rows, columns, config) * cdiv(channels, config.block_c)
+    dguidance = torch.empty_like(guidance) if needs_guidance else None
+    sums = guidance.new_empty((blocks,), dtype=torch.float32) if needs_contrast else None
+    Launch(
+        kernel=similarity_gradient_kernel,
+        grid=(blocks,),
+        arguments=dict(
+            dv_ptr=dguidance,
+            contrast_sums_ptr=sums,
+            edge_ptr=edges,
+            v_ptr=guidance,
+            CG=channels,
+            H=rows,
+            W=columns,
+            dilation_h=options.dilation[0],
+            dilation_w=options.dilation[1],
+            **image_strides("dv", dguidance),
+            **image_strides("edge_", edges),
+            **image_strides("v", guidance),
+            **_contrast_arguments(contrast),
+            KERNEL_H=options.kernel_size[0],
+            KERNEL_W=options.kernel_size[1],
+            NEEDS_V=needs_guidance,
+            NEEDS_CONTRAST=needs_contrast,
+            INT64=needs_64_bits(guidance, edges, margin=sum(options.reach)),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+        ),
+        config=config,
+    )(guidance.device)
+    return dguidance, sums
+
+
+def _contrast_arguments(contrast: Contrast) -> dict[str, Any]:
+    is_tensor = isinstance(contrast, Tensor)
+    return {
+        "contrast_ptr": contrast if is_tensor else None,
+        "inverse_contrast": 1.0 if is_tensor else 1.0 / contrast,
+        "LOAD_CONTRAST": is_tensor,
+    }

@@ -1,0 +1,76 @@
+"""What the Triton kernels can run, in one place; imports without triton."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from sdn_triton.options import Contrast, DifferenceOptions
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LARGEST_GRID_AXIS = 65_535
+LARGEST_WEIGHT = 2**31 - 1
+OLDEST_CAPABILITY = (8, 0)
+
+
+def why_not_difference(
+    input: Tensor,
+    guidance: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    contrast: Contrast,
+    options: DifferenceOptions,
+) -> str | None:
+    """What the kernels cannot do with this difference convolution; None if they can run it."""
+    obstacle = _why_not_tensors(input, guidance, weight)
+    if obstacle is not None:
+        return obstacle
+    if options.groups > LARGEST_GRID_AXIS:
+        return f"the kernels take at most {LARGEST_GRID_AXIS} groups, got {options.groups}"
+    if options.similarity == "vector" and options.groups > 1:
+        return "the kernels have no grouped convolution with similarity='vector'"
+    return None
+
+
+def why_not_fusion(
+    input: Tensor,
+    response: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    activation: str,
+) -> str | None:
+    """What the kernels cannot do with this feature fusion; None if they can run it."""
+    return _why_not_tensors(input, response, weight)
+
+
+def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None:
+    if not _has_triton():
+        return "triton is not installed"
+    if input.dtype not in DTYPES:
+        return f"the kernels compute in float32, float16 and bfloat16, not in {_name(input.dtype)}"
+    for tensor in (other, weight):
+        if tensor.dtype != input.dtype:
+            return f"the kernels need one dtype for all tensors, got {_name(input.dtype)} and {_name(tensor.dtype)}"
+    if input.device.type == "cpu" and input.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    if weight.numel() > LARGEST_WEIGHT:
+        return f"the kernels take weights of at most {LARGEST_WEIGHT} elements, got {weight.numel()}"
+    if input.device.type == "cuda" and torch.cuda.is_available() and not torch.version.hip:
+        capability = torch.cuda.get_device_capability(input.device)
+        if capability < OLDEST_CAPABILITY:
+            return f"the kernels need compute capability 8.0 or newer, this GPU has {capability[0]}.{capability[1]}"
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -1,0 +1,1 @@
+"""Kernel configurations: what they are, where the defaults come from, and what a compiler makes of them."""

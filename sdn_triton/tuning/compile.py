@@ -1,0 +1,149 @@
+"""Ahead-of-time compilation: what a launch becomes on a device that need not be there.
+
+A launch recorded with meta tensors (see ``launch/run.py``) goes through Triton's own specialisation, so that what is
+compiled here is what such a launch would compile. Runs in a process without ``TRITON_INTERPRET``.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdn_triton.launch.run import Launch
+from sdn_triton.tuning.configs import Target
+
+TARGETS = {
+    name: Target(kind, architecture, multiprocessors)
+    for name, kind, architecture, multiprocessors in (
+        ("sm_80", "cuda", 80, 108),
+        ("sm_86", "cuda", 86, 84),
+        ("sm_89", "cuda", 89, 128),
+        ("sm_90", "cuda", 90, 132),
+        ("sm_100", "cuda", 100, 148),
+        ("sm_120", "cuda", 120, 170),
+        ("gfx942", "hip", "gfx942", 304),
+    )
+}
+"""The devices that every default configuration is compiled for."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one block of a compiled kernel takes: bytes of shared memory, registers a thread, bytes of local memory."""
+
+    shared_bytes: int
+    registers: int
+    local_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled launch; ``assembly`` holds what Triton's stages made ("ttgir", "ptx", "cubin", "amdgcn" ...)."""
+
+    name: str
+    target: Target
+    assembly: dict[str, Any]
+    shared_bytes: int
+    threads: int
+
+    def resources(self) -> Resources:
+        """Read the resource use out of the binary (NVIDIA) or the assembly's metadata (AMD)."""
+        if self.target.kind == "cuda":
+            report = _run_tool("cuobjdump", "-res-usage", self.assembly["cubin"])
+            registers, stack, local = (_number(rf"{key}:(\d+)", report) for key in ("REG", "STACK", "LOCAL"))
+            return Resources(self.shared_bytes, registers, stack + local, self.threads)
+        text = self.assembly["amdgcn"]
+        registers = _number(r"\.vgpr_count:\s+(\d+)", text)
+        return Resources(
+            self.shared_bytes, registers, _number(r"\.private_segment_fixed_size:\s+(\d+)", text), self.threads
+        )
+
+    def machine_code(self) -> str:
+        """The instructions: SASS on NVIDIA, where the bundled disassembler can read them, else AMD's assembly."""
+        if self.target.kind == "cuda":
+            return _run_tool("nvdisasm", "-c", self.assembly["cubin"])
+        return self.assembly["amdgcn"]
+
+    def tensor_instructions(self) -> int:
+        """How many matrix instructions the code holds."""
+        if self.target.kind == "cuda":
+            return len(re.findall(r"^\s*(?:@!?%p\d+ )?(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", self.assembly["ptx"], re.M))
+        return len(re.findall(r"^\s*v_mfma", self.assembly["amdgcn"], re.M))
+
+
+def compile_launch(launch: Launch, target: Target) -> Compiled:
+    """Compile a recorded launch for ``target`` exactly as launching it there would.
+
+    Raises:
+        RuntimeError: Triton interprets kernels in this process.
+        Exception: whatever the compiler raises for a kernel that it cannot compile.
+    """
+    if not hasattr(launch.kernel, "device_caches"):
+        raise RuntimeError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
+    with _offline_driver(target):
+        kernel = launch.kernel.warmup(**launch.arguments, **launch.options, grid=launch.grid)
+    if hasattr(kernel, "result"):  # compiled in the background
+        kernel = kernel.result()
+    return Compiled(
+        name=launch.name,
+        target=target,
+        assembly=kernel.asm,
+        shared_bytes=kernel.metadata.shared,
+        threads=launch.config.num_warps * (32 if target.kind == "cuda" else 64),
+    )
+
+
+class _OfflineDriver:
+    """Stands in for a driver: it knows which device there is, and gives each architecture an index of its own."""
+
+    def __init__(self, target: Target) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self._index = 1000 + int(re.sub(r"\D", "", str(target.architecture)))
+        self._target = GPUTarget(target.kind, target.architecture, 32 if target.kind == "cuda" else 64)
+
+    def get_current_target(self) -> Any:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._index
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def _offline_driver(target: Target) -> Iterator[None]:
+    from triton.runtime import driver
+
+    previous = getattr(driver, "_active", None)
+    driver.set_active(_OfflineDriver(target))
+    try:
+        yield
+    finally:
+        driver.set_active(previous)
+
+
+def _run_tool(tool: str, option: str, binary: bytes) -> str:
+    """Run one of the binary tools that come inside the triton package."""
+    import triton
+
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise RuntimeError(f"no {pattern!r} in the compiler's report")
+    return int(found.group(1))

@@ -1,0 +1,88 @@
+"""What a kernel configuration is, and what is known of the device it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ARITHMETICS = ("ieee", "tf32", "fp16", "bf16")
+"""How matrix products are formed: float32 exactly or as TF32, or in a half type; sums are float32 always."""
+
+SHARED_BYTES: dict[int | str, int] = {
+    80: 166_912,
+    86: 101_376,
+    87: 166_912,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    103: 232_448,
+    120: 101_376,
+    "gfx90a": 65_536,
+    "gfx942": 65_536,
+    "gfx950": 163_840,
+}
+"""Shared memory that one block may have, by architecture."""
+
+SMALLEST_SHARED_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Tile sizes and compiler options of one launch.
+
+    A tile has ``block_p`` pixels in rows of ``block_w``, ``block_c`` input channels and ``block_o`` outputs; ``splits``
+    is the number of parts into which a sum over all pixels is cut. ``source`` says where the configuration comes from.
+    """
+
+    block_p: int
+    block_w: int
+    block_c: int
+    block_o: int
+    num_warps: int
+    num_stages: int
+    splits: int = 1
+    source: str = "explicit"
+
+    def __post_init__(self) -> None:
+        blocks = (self.block_p, self.block_w, self.block_c, self.block_o, self.num_warps)
+        if any(block < 1 or block & (block - 1) for block in blocks):
+            raise ValueError(f"block sizes and num_warps must be powers of two, got {self}")
+        if self.block_w > self.block_p:
+            raise ValueError(f"block_w must not exceed block_p, got {self}")
+        if self.splits < 1 or self.num_stages < 1:
+            raise ValueError(f"splits and num_stages must be positive, got {self}")
+
+    @property
+    def block_h(self) -> int:
+        """Rows of a tile."""
+        return self.block_p // self.block_w
+
+    def __str__(self) -> str:
+        splits = f", {self.splits} splits" if self.splits > 1 else ""
+        return (
+            f"{self.block_h}x{self.block_w} pixels, {self.block_c} channels, {self.block_o} outputs, "
+            f"{self.num_warps} warps, {self.num_stages} stages{splits} ({self.source})"
+        )
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that a configuration is chosen for.
+
+    ``kind`` is "cuda", "hip" or "interpreter"; ``architecture`` is 90 for sm_90, or a name like "gfx942".
+    """
+
+    kind: str
+    architecture: int | str
+    multiprocessors: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that one block may have; for an unknown device what all known ones have."""
+        return SHARED_BYTES.get(self.architecture, SMALLEST_SHARED_BYTES)
+
+    def __str__(self) -> str:
+        return f"sm_{self.architecture}" if isinstance(self.architecture, int) else self.architecture
+
+
+INTERPRETER = Target("interpreter", "interpreter", 1)
+"""Triton's interpreter, whose cost is per operation: it wants one large tile."""

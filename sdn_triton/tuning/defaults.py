@@ -1,0 +1,150 @@
+"""The default configuration of every kernel: one heuristic, in one place, by magnitudes only.
+
+Nothing here was timed on a device yet. What is known, from compiling ahead of time: everything returned here fits into
+shared memory and keeps to its registers on the architectures it is returned for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sdn_triton.tuning.configs import KernelConfig, Target
+
+KERNELS = (
+    "difference_forward",
+    "difference_data_gradient",
+    "difference_weight_gradient",
+    "depthwise_forward",
+    "depthwise_data_gradient",
+    "depthwise_weight_gradient",
+    "similarity",
+    "similarity_gradient",
+    "fusion_forward",
+    "fusion_data_gradient",
+    "fusion_weight_gradient",
+)
+
+TILE_WIDTH = 16
+SPLIT_KERNELS = ("difference_weight_gradient", "depthwise_weight_gradient", "fusion_weight_gradient")
+BLOCKS_PER_MULTIPROCESSOR = 4
+NARROWEST_BLOCK = 32
+
+# Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and so through the first
+# cache, where the taps of a tile find what their neighbours read; the products of the fusion share nothing and prefetch.
+_TILES = {
+    "difference_forward": {
+        "half": (64, 32, 128, 4, 1),
+        "tf32": (64, 32, 64, 4, 1),
+        "ieee": (64, 16, 32, 4, 1),
+    },
+    "difference_data_gradient": {
+        "half": (128, 64, 64, 8, 1),
+        "tf32": (64, 32, 32, 4, 1),
+        "ieee": (64, 32, 32, 8, 1),
+    },
+    "difference_weight_gradient": {
+        "half": (64, 64, 128, 8, 1),
+        "tf32": (32, 64, 64, 4, 1),
+        "ieee": (64, 32, 32, 4, 1),
+    },
+    "depthwise_forward": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
+    "depthwise_data_gradient": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
+    "depthwise_weight_gradient": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
+    "similarity": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
+    "similarity_gradient": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
+    "fusion_forward": {
+        "half": (128, 64, 128, 8, 3),
+        "tf32": (64, 32, 64, 4, 3),
+        "ieee": (64, 32, 32, 4, 1),
+    },
+    "fusion_data_gradient": {
+        "half": (128, 64, 128, 8, 3),
+        "tf32": (64, 32, 64, 4, 3),
+        "ieee": (64, 32, 32, 4, 1),
+    },
+    "fusion_weight_gradient": {
+        "half": (64, 64, 128, 8, 3),
+        "tf32": (32, 64, 64, 4, 3),
+        "ieee": (64, 32, 32, 4, 1),
+    },
+}
+_HIP_FUSION_TILE = (64, 32, 64, 4, 2)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The size of one launch: channels and outputs of one group, and the pixels that its tiles cover."""
+
+    arithmetic: str
+    images: int
+    rows: int
+    columns: int
+    channels: int
+    outputs: int
+    groups: int = 1
+    taps: int = 1
+
+
+def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
+    """The configuration that ``kernel`` runs ``work`` with on ``target`` where nobody says otherwise."""
+    if target.kind == "interpreter":
+        config = _interpreted(kernel, work)
+    else:
+        config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
+        config = replace(config, block_w=_tile_width(config.block_p, work.rows, work.columns))
+    if kernel in SPLIT_KERNELS:
+        config = replace(config, splits=_splits(kernel, work, config, target))
+    return config
+
+
+def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
+    """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
+    sizes = (1, 32, 64, 128)
+    configs = (_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes)
+    return tuple(dict.fromkeys(configs))
+
+
+def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target: Target) -> KernelConfig:
+    """Tiles as wide as channels and outputs make use of; how wide is bounded by registers, see the compile tests."""
+    family = "half" if arithmetic in ("fp16", "bf16") else arithmetic
+    block_p, block_c, block_o, num_warps, num_stages = _TILES[kernel][family]
+    if kernel.startswith("fusion") and target.kind == "hip":
+        block_p, block_c, block_o, num_warps, num_stages = _HIP_FUSION_TILE
+    narrow_c = min(block_c, max(_next_power(channels), NARROWEST_BLOCK))
+    narrow_o = min(block_o, max(_next_power(outputs), NARROWEST_BLOCK))
+    if narrow_c * narrow_o < block_c * block_o and num_warps > 4:
+        # Half the work: half the warps, and half the pixels where a warp's share of them is the same.
+        block_p, num_warps = max(block_p // 2, 64), 4
+    return KernelConfig(block_p, TILE_WIDTH, narrow_c, narrow_o, num_warps, num_stages, source="heuristic")
+
+
+def _interpreted(kernel: str, work: Work) -> KernelConfig:
+    """One tile for everything where it stays below some megabytes: the interpreter's cost is per operation."""
+    block_w = min(_next_power(work.columns), 64)
+    block_p = block_w * min(_next_power(work.rows), 1024 // block_w)
+    block_c = min(max(_next_power(work.channels), 16), 128)
+    block_o = min(max(_next_power(work.outputs), 16), 128)
+    return KernelConfig(max(block_p, 16), block_w, block_c, block_o, 4, 1, source="interpreter")
+
+
+def _tile_width(block_p: int, rows: int, columns: int) -> int:
+    """Columns of a tile: a compact tile where the image allows it, a run of pixels where it has few rows."""
+    width = min(TILE_WIDTH, block_p, _next_power(columns))
+    while width < min(block_p, _next_power(columns)) and block_p // width > _next_power(rows):
+        width *= 2
+    return width
+
+
+def _splits(kernel: str, work: Work, config: KernelConfig, target: Target) -> int:
+    """Parts of the sum over pixels: as many as keep the device busy, but no part without a tile."""
+    across = -(-work.columns // config.block_w)
+    tiles = work.images * across * -(-work.rows // config.block_h)
+    blocks = -(-work.outputs // config.block_o) * work.groups
+    if not kernel.startswith("depthwise"):
+        blocks *= -(-work.channels // config.block_c) * work.taps
+    wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
+    return max(1, min(wanted, tiles, 1024))
+
+
+def _next_power(number: int) -> int:
+    return 1 << max(number - 1, 0).bit_length()
