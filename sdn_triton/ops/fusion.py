@@ -14,6 +14,10 @@ def _output_shape(input: Tensor, response: Tensor, weight: Tensor, *others: obje
     return input.shape[0], weight.shape[0], *input.shape[2:]
 
 
+def _products(input: Tensor, response: Tensor, weight: Tensor, *others: object) -> int:
+    return input.shape[0] * input.shape[2] * input.shape[3] * weight.numel()
+
+
 fusion = register(
     Operator(
         name="feature_fusion",
@@ -22,6 +26,7 @@ fusion = register(
         plain=feature_fusion,
         output_shape=_output_shape,
         why_not=why_not_fusion,
+        products=_products,
         schema=(
             "Tensor input, Tensor response, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, str activation"
         ),

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.ops.batching import map_backward, map_forward
 
 Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
@@ -33,6 +36,8 @@ class Operator:
     configurations it would run with. ``plain`` is its differentiable form, ``output_shape`` its size, and ``why_not``
     says what the Triton kernels cannot do with a call; all three take ``(*arguments, static)``.
 
+    ``products`` counts the multiplications of a call's forward, for FLOP formulas.
+
     ``schema`` is the registered operator's arguments; ``flatten(arguments, static)`` makes them of a call, and
     ``unflatten(*flat)`` takes them apart again.
     """
@@ -43,6 +48,7 @@ class Operator:
     plain: Callable[..., Tensor]
     output_shape: Callable[..., tuple[int, ...]]
     why_not: Callable[..., str | None]
+    products: Callable[..., int]
     schema: str
     flatten: Callable[[Arguments, Any], tuple[Any, ...]]
     unflatten: Callable[..., tuple[Arguments, Any]]
@@ -59,9 +65,13 @@ class Operator:
         return self._apply(arguments, static, backend)
 
     def _apply(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient.
-        if torch.compiler.is_compiling() and not _needs_gradient(arguments):
-            return self.forward(arguments, static, backend)
+        if torch.compiler.is_compiling():
+            # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient, nor
+            # one tensor in two roles.
+            if not _needs_gradient(arguments) or _is_exporting():
+                return self.forward(arguments, static, backend)
+            if arguments[1] is arguments[0]:
+                arguments = (arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:])
         return _Forward.apply(self.name, backend, static, *arguments)
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
@@ -156,6 +166,27 @@ def register(operator: Operator) -> Operator:
         torch.library.impl(backward_name, key, backward)
     torch.library.register_fake(name, fake_forward)
     torch.library.register_fake(backward_name, fake_backward)
+
+    # A multiplication and an addition are two operations, as everywhere in PyTorch's counter; what is done to every
+    # element, like the similarity, is not counted there for any operator.
+    def forward_flops(*given: Any, out_val: Any = None, **_: Any) -> int:
+        *flat, _ = given
+        arguments, static = operator.unflatten(*flat)
+        return 2 * operator.products(*arguments, static)
+
+    def backward_flops(grad: Tensor, *given: Any, out_val: Any = None, **_: Any) -> int:
+        *flat, _, needs = given
+        arguments, static = operator.unflatten(*flat)
+        # One set of products leads back to the data, whichever of them are asked for, and one to the weight.
+        sets = any(needs[:2] + needs[4:]) + needs[2]
+        return sets * 2 * operator.products(*arguments, static)
+
+    registered = (
+        getattr(torch.ops.sdn_triton, operator.name),
+        getattr(torch.ops.sdn_triton, f"{operator.name}_backward"),
+    )
+    register_flop_formula(registered[0], get_raw=True)(forward_flops)
+    register_flop_formula(registered[1], get_raw=True)(backward_flops)
     return operator
 
 
@@ -187,6 +218,10 @@ class _Forward(torch.autograd.Function):
         _save(ctx, arguments)
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return map_forward(partial(_Forward.apply, *inputs[:3]), info.batch_size, in_dims[3:], inputs[3:])
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         needs = ctx.needs_input_grad[3:]
@@ -208,30 +243,35 @@ class _Backward(torch.autograd.Function):
         _save(ctx, arguments)
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        return map_backward(partial(_Backward.apply, *inputs[:4]), info.batch_size, in_dims[4:], inputs[4:])
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        saved = _saved(ctx)
+        places = [i for i, a in enumerate(saved) if isinstance(a, Tensor)]
+
+        def first_derivatives(*tensors: Tensor) -> tuple[Tensor, ...]:
+            grad, *arguments = _replaced(saved, places, tensors)
+            needed = [i for i, need in enumerate(ctx.needs) if need]
+
+            def output(*first: Tensor) -> Tensor:
+                return OPERATORS[ctx.name].plain(*_replaced(arguments, needed, first), ctx.static)
+
+            _, pull = torch.func.vjp(output, *(arguments[i] for i in needed))
+            return pull(grad)
+
+        gradients, pull = torch.func.vjp(first_derivatives, *(saved[i] for i in places))
+        given = [g for g, need in zip(grads, ctx.needs) if need]
+        second = pull(tuple(torch.zeros_like(x) if g is None else g for x, g in zip(gradients, given)))
+        found = dict(zip(places, second))
         wanted = ctx.needs_input_grad[4:]
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            grad, *arguments = variables = [_variable(a) for a in _saved(ctx)]
-            first = [a for a, needed in zip(arguments, ctx.needs) if needed]
-            output = OPERATORS[ctx.name].plain(*arguments, ctx.static)
-            gradients = torch.autograd.grad(output, first, grad, create_graph=True, materialize_grads=True)
-            given = iter(gradients)
-            pairs = [(next(given), g) for g, needed in zip(grads, ctx.needs) if needed]
-            pairs = [(gradient, g) for gradient, g in pairs if g is not None and gradient.requires_grad]
-            second = [v for v, want in zip(variables, wanted) if want]
-            found = iter(
-                torch.autograd.grad(
-                    [gradient for gradient, _ in pairs],
-                    second,
-                    [g for _, g in pairs],
-                    create_graph=create_graph,
-                    allow_unused=True,
-                )
-                if pairs and second
-                else [None] * len(second)
-            )
-        return None, None, None, None, *(next(found) if want else None for want in wanted)
+        return None, None, None, None, *(found[i] if want else None for i, want in enumerate(wanted))
+
+
+def _is_exporting() -> bool:
+    """Whether ``torch.export`` traces, which has no derivatives of registered operators; torch 2.7 and newer tell."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _needs_gradient(arguments: Arguments) -> bool:
@@ -247,8 +287,7 @@ def _saved(ctx: Any) -> list[Any]:
     return [other if tensor is None else tensor for tensor, other in zip(ctx.saved_tensors, ctx.others)]
 
 
-def _variable(argument: Any) -> Any:
-    """A graph node of its own for each argument, so that one tensor in two roles gets two gradients."""
-    if not isinstance(argument, Tensor):
-        return argument
-    return argument.view_as(argument) if argument.requires_grad else argument.detach().requires_grad_()
+def _replaced(values: list[Any], places: list[int], new: Sequence[Tensor]) -> list[Any]:
+    """``values`` with the ``new`` ones in their places."""
+    by_place = dict(zip(places, new))
+    return [by_place.get(place, value) for place, value in enumerate(values)]
