@@ -1,4 +1,4 @@
-"""What is written runs: every code block of the README, every example in a docstring."""
+"""What is written runs: every code block of the README and of docs/, every example in a docstring."""
 
 import doctest
 import importlib
@@ -16,7 +16,8 @@ import sdn_triton
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = BLOCK.findall((ROOT / "README.md").read_text())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text())]
 # What needs triton is imported by the kernel tests.
 MODULES = [
     m.name
