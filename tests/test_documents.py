@@ -1,18 +1,18 @@
 """What is written runs: every code block of the README and of docs/, every example in a docstring."""
 
+import argparse
 import doctest
 import importlib
-import os
 import pkgutil
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import sdn_triton
+from sdn_triton.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -49,9 +49,9 @@ def test_console_block(command):
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     elif words[0] == "sdn-triton":
-        parse = f"from sdn_triton.cli import parser; parser().parse_args({words[1:]!r})"
-        done = subprocess.run([sys.executable, "-c", parse], capture_output=True, text=True, cwd=ROOT, env=os.environ)
-        assert done.returncode == 0, done.stderr
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(COMMANDS[words[1]][0]).configure(parser)
+        parser.parse_args(words[2:])
     else:
         assert words[:2] in (["git", "clone"], ["pip", "install"]), f"no check is known for {command!r}"
 
