@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.checks import Padding, Size, check_difference, check_fusion
+from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
 from sdn_triton.options import Contrast
@@ -167,10 +168,9 @@ def _add_batch(value: Tensor) -> Tensor:
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The tensors in the dtype of the active autocast, which like ``conv2d``'s leaves float64 alone."""
-    device = tensors[0].device.type if isinstance(tensors[0], Tensor) else "cpu"
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    dtype = autocast_dtype(tensors[0].device.type) if isinstance(tensors[0], Tensor) else None
+    if dtype is None:
         return tensors  # type: ignore[return-value]
-    dtype = torch.get_autocast_dtype(device)
     return tuple(  # type: ignore[return-value]
         t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
         for t in tensors

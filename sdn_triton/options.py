@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -69,7 +69,17 @@ class DifferenceOptions:
 
     def without_padding(self) -> DifferenceOptions:
         """The same options for tensors that were padded already."""
-        return replace(self, padding=(0, 0))
+        # Spelled out: torch.compile of torch 2.6 cannot trace dataclasses.replace.
+        return DifferenceOptions(
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=(0, 0),
+            dilation=self.dilation,
+            groups=self.groups,
+            border=self.border,
+            diffusivity=self.diffusivity,
+            similarity=self.similarity,
+        )
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the output, as for ``torch.nn.functional.conv2d``."""

@@ -71,8 +71,10 @@ LINES: dict[str, Callable[[Make], list[Callable[[], Tensor]]]] = {
         lambda: difference(m, contrast=m())(),
         lambda: difference(m, contrast=m(4))(),
     ],
-    "similarity vector |": lambda m: [difference(m, guides=5, similarity="vector")],
-    "similarity vector with": lambda m: [difference(m, weight=(4, 2, 3, 3), groups=2, similarity="vector")],
+    "similarity vector": lambda m: [
+        difference(m, guides=5, similarity="vector"),
+        difference(m, weight=(4, 2, 3, 3), groups=2, similarity="vector"),
+    ],
     "feature fusion": lambda m: [
         fusion(m),
         fusion(m, activation="identity"),

@@ -113,7 +113,7 @@ def _batch_norm_in_closed_form(norm: nn.modules.batchnorm._BatchNorm) -> tuple[T
     """Scale and shift of a batch normalisation with frozen statistics, in float32 or wider."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    wide = torch.promote_types(norm.running_var.dtype, torch.float32)
+    wide = torch.float64 if norm.running_var.dtype == torch.float64 else torch.float32
     scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.to(wide)

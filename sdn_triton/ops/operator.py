@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
 
 Arguments = Sequence[Any]
@@ -59,7 +60,7 @@ class Operator:
         if not torch.compiler.is_compiling() and is_recording():
             note(self._decision(arguments, static, backend))
         # The paths choose their own precisions; autocast, if on, was applied to the arguments already.
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if autocast_dtype(device) is not None:
             with torch.autocast(device, enabled=False):
                 return self._apply(arguments, static, backend)
         return self._apply(arguments, static, backend)
@@ -68,7 +69,7 @@ class Operator:
         if torch.compiler.is_compiling():
             # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient, nor
             # one tensor in two roles.
-            if not _needs_gradient(arguments) or _is_exporting():
+            if not _needs_gradient(arguments):
                 return self.forward(arguments, static, backend)
             if arguments[1] is arguments[0]:
                 arguments = (arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:])
@@ -267,11 +268,6 @@ class _Backward(torch.autograd.Function):
         found = dict(zip(places, second))
         wanted = ctx.needs_input_grad[4:]
         return None, None, None, None, *(found[i] if want else None for i, want in enumerate(wanted))
-
-
-def _is_exporting() -> bool:
-    """Whether ``torch.export`` traces, which has no derivatives of registered operators; torch 2.7 and newer tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _needs_gradient(arguments: Arguments) -> bool:
