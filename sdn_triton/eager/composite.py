@@ -23,7 +23,7 @@ def difference_conv2d(
     contrast: Contrast,
     options: DifferenceOptions,
 ) -> Tensor:
-    """``y[n,o,p] = b[o] + sum_{c, tap != centre} K[o,c,tap] g((v_q - v_p) / k) (u_q - u_p)``, differentiable to any order.
+    """``y[n,o,p] = b[o] + sum_{c, tap != centre} K[o,c,tap] g(v_q - v_p) (u_q - u_p)``, differentiable to any order.
 
     The similarity is a function of the squared distance, so that nothing is divided by a distance of 0.
     """
@@ -36,7 +36,9 @@ def difference_conv2d(
 
     def at(x: Tensor, dy: int = 0, dx: int = 0) -> Tensor:
         y0, x0 = reach_y + dy, reach_x + dx
-        return x[:, :, y0 : y0 + stride_y * (rows - 1) + 1 : stride_y, x0 : x0 + stride_x * (columns - 1) + 1 : stride_x]
+        return x[
+            :, :, y0 : y0 + stride_y * (rows - 1) + 1 : stride_y, x0 : x0 + stride_x * (columns - 1) + 1 : stride_x
+        ]
 
     if isinstance(contrast, Tensor):
         contrast = contrast.to(dtype).reshape(-1, 1, 1)

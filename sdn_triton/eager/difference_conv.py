@@ -1,10 +1,10 @@
 """The semantic difference convolution in plain PyTorch: forward and explicit backward, strip by strip.
 
-    y[n,o,p] = b[o] + sum_{c, tap != centre} K[o,c,tap] g((v_q - v_p) / k) (u_q - u_p)
+    y[n,o,p] = b[o] + sum_{c, tap != centre} K[o,c,tap] g(v_q - v_p) (u_q - u_p)
 
 At stride 1 every edge {p, q} of the pixel graph is computed once: ``f = g(d) e`` with ``d = v_q - v_p`` and
-``e = u_q - u_p`` serves tap and opposite tap, and with ``t = dL/df`` the gradients are ``g t`` for u and ``g'(d) e t``
-for v, at q, and minus that at p.
+``e = u_q - u_p`` serves a tap and its opposite, and with ``t = dL/df`` the gradients are ``g(d) t`` for u and
+``g'(d) e t`` for v at q, and minus that at p.
 """
 
 from __future__ import annotations
@@ -16,41 +16,42 @@ from torch import Tensor
 
 from sdn_triton.eager.diffusivity import diffusivity, steepness
 from sdn_triton.eager.layouts import compute_dtype, memory_format, read_image, write_image
-from sdn_triton.eager.products import products
+from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Field, Load, close, closed_pairs, cut
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 
 CACHE_BYTES = 8 * 2**20
 """What the buffers of a strip may take on a CPU, to stay in its last-level cache."""
 LEAST_BYTES = 2**19
-"""What they may take however small the output is."""
+"""What they may take on a CPU however small the output is."""
 LEAST_BYTES_ON_GPU = 2**28
 
 Ends = tuple[Tensor, Tensor]
+"""The values at the near and at the far ends of pairs of pixels."""
 
 
 class Difference(NamedTuple):
-    """The differences of one link's pairs."""
+    """The differences of pairs of pixels."""
 
     weighted: Tensor
-    """``f = g(d) e``, ``[..., C]``."""
+    """``f = g(d) e``, C channels."""
     similarity: Tensor
-    """``g(d)``, ``[..., C]`` or, of vectors, ``[..., 1]``."""
+    """``g(d)``, C channels or, of vectors, one."""
     step: Tensor
-    """``d / k``, ``[..., Cg]``."""
+    """``d / k``, Cg channels."""
 
 
-def weighted_difference(input: Ends, guidance: Ends, options: DifferenceOptions, keep_step: bool = False) -> Difference:
-    """``g(|v_q - v_p|) (u_q - u_p)`` for values at the near and far ends of pairs, the guidance in units of the contrast.
+def weighted_difference(u: Ends, v: Ends, options: DifferenceOptions, keep_step: bool = False) -> Difference:
+    """``f = g(v_far - v_near) (u_far - u_near)``, with v in units of the contrast.
 
-    Without ``keep_step`` the memory of the step is used again for the similarity.
+    Without ``keep_step`` the step's memory is used again.
     """
-    step = torch.sub(guidance[1], guidance[0])
+    step = torch.sub(v[1], v[0])
     a = torch.mul(step, step, out=None if keep_step else step)
     if options.similarity == "vector":
         a = a.sum(1, keepdim=True)
     similarity = diffusivity(options.diffusivity, a, out=a)
-    return Difference(torch.sub(input[1], input[0]).mul_(similarity), similarity, step)
+    return Difference(torch.sub(u[1], u[0]).mul_(similarity), similarity, step)
 
 
 @torch.no_grad()
@@ -74,23 +75,23 @@ def forward(
     if not options.taps:
         return output.zero_() if bias is None else output.copy_(bias.view(1, -1, 1, 1).expand(shape))
     dtype = compute_dtype(input)
+    k = _divisor(contrast, dtype)
     taps = products(weight, bias, options, dtype)
     C, Cg, O = input.shape[1], guidance.shape[1], weight.shape[0]
     load = Load(pixel=C + Cg, pair=C + max(Cg, O), output=O)
-    limit = _limit(input, output.nbytes - taps.bytes) // dtype.itemsize
+    limit = _limit(input, output.nbytes - taps.nbytes) // dtype.itemsize
     for strip, places in cut(options, size, input.shape[0], load, limit):
         u, v = Field(strip, input, dtype), Field(strip, guidance, dtype)
         for place in places:
             u.read(input, place)
-            v.read(guidance, place).div_(_divisor(contrast, dtype))
+            v.read(guidance, place).div_(k)
             closed = closed_pairs(strip, place, u.values)
             total = None
             for i, link in enumerate(strip.links):
                 f = weighted_difference(u.ends[i], v.ends[i], options).weighted
-                if closed is not None:
-                    close(f, closed[i])
+                close(f, closed, i)
                 total = taps.add(i, link.spacing, f, total)
-                del f
+                del f  # before the next one is made
             assert total is not None
             write_image(strip.part_of(output, place), strip.images_of(total))
             del total
@@ -109,84 +110,97 @@ def backward(
 ) -> DifferenceGradients:
     """The gradients that are needed, each in the shape, dtype and memory format of its argument."""
     dtype = compute_dtype(input)
-    size = input.shape[2], input.shape[3]
-    du = torch.zeros_like(input, dtype=dtype)
-    dv = torch.zeros_like(guidance, dtype=dtype)
-    slope = guidance.new_zeros(guidance.shape[1], dtype=torch.promote_types(dtype, torch.float64))
+    k = _divisor(contrast, dtype)
     taps = products(weight, None, options, dtype)
-    kernels = [torch.zeros_like(kernel) for kernel in taps.kernels] if needs.weight else []
-    needs_steps = needs.guidance or needs.contrast
-    wanted = needs.input or needs_steps, needs.weight
-    C, Cg, O = input.shape[1], guidance.shape[1], weight.shape[0]
-    load = Load(pixel=2 * (C + Cg), pair=3 * C + 2 * Cg, output=2 * O)
-    limit = max(CACHE_BYTES, _limit(input, 0)) // dtype.itemsize
-    if not any(wanted) or not options.taps or grad.numel() == 0:
-        strips = ()
-    else:
-        strips = cut(options, size, input.shape[0], load, limit)
-    for strip, places in strips:
-        u, v = Field(strip, input, dtype), Field(strip, guidance, dtype)
-        to_u, to_v = Field(strip, input, dtype), Field(strip, guidance, dtype)
+    sums = Sums(
+        input=torch.zeros_like(input, dtype=dtype) if needs.input else None,
+        guidance=torch.zeros_like(guidance, dtype=dtype) if needs.guidance else None,
+        kernels=[torch.zeros_like(kernel) for kernel in taps.kernels] if needs.weight else None,
+        contrast=input.new_zeros(guidance.shape[1], dtype=dtype) if needs.contrast else None,
+    )
+    if options.taps and grad.numel() > 0 and not grad.is_meta:
+        _accumulate(sums, grad, input, guidance, k, options, taps)
+    by_contrast = sums.contrast
+    if by_contrast is not None:
+        assert isinstance(contrast, Tensor)
+        by_contrast = (by_contrast / contrast if contrast.dim() else by_contrast.sum() / contrast).to(contrast.dtype)
+    return DifferenceGradients(
+        input=None if sums.input is None else sums.input.to(input.dtype),
+        guidance=None if sums.guidance is None else sums.guidance.div_(k).to(guidance.dtype),
+        weight=None if sums.kernels is None else taps.unpack(sums.kernels, weight),
+        bias=grad.sum((0, 2, 3), dtype=dtype).to(grad.dtype) if needs.bias else None,
+        contrast=by_contrast,
+    )
+
+
+class Sums(NamedTuple):
+    """What the strips add their gradients to, in the dtype that is computed in; None where not asked for."""
+
+    input: Tensor | None
+    guidance: Tensor | None
+    """With respect to the guidance in units of the contrast."""
+    kernels: list[Tensor] | None
+    contrast: Tensor | None
+    """``[Cg]``, with respect to the contrast's logarithm."""
+
+
+def _accumulate(
+    sums: Sums,
+    grad: Tensor,
+    input: Tensor,
+    guidance: Tensor,
+    k: Contrast,
+    options: DifferenceOptions,
+    taps: Products,
+) -> None:
+    """Add the gradients of all strips to ``sums``."""
+    size, dtype = (input.shape[2], input.shape[3]), compute_dtype(input)
+    C, Cg, O = input.shape[1], guidance.shape[1], grad.shape[1]
+    needs_t = sums.input is not None or sums.guidance is not None or sums.contrast is not None
+    load = Load(pixel=2 * (C + Cg), pair=3 * C + 2 * Cg, output=O)
+    for strip, places in cut(options, size, input.shape[0], load, _limit(input, CACHE_BYTES) // dtype.itemsize):
+        u, v, by_u, by_v = (Field(strip, x, dtype) for x in (input, guidance, input, guidance))
         G = strip.output_buffer(O, grad, dtype).zero_()
         for place in places:
             u.read(input, place)
-            v.read(guidance, place).div_(_divisor(contrast, dtype))
-            to_u.values.zero_()
-            to_v.values.zero_()
+            v.read(guidance, place).div_(k)
             read_image(strip.images_of(G), strip.part_of(grad, place))
             closed = closed_pairs(strip, place, u.values)
             for i, link in enumerate(strip.links):
                 difference = weighted_difference(u.ends[i], v.ends[i], options, keep_step=True)
-                f, similarity, step = difference
-                if closed is not None:
-                    close(f, closed[i])
-                t, by_kernel = taps.back(i, link.spacing, f, G, wanted)
-                if by_kernel is not None:
-                    kernels[i] += by_kernel
-                if t is None:
-                    continue
-                if closed is not None:
-                    close(t, closed[i])
-                if needs_steps:
-                    flow = step_gradient(difference, f.mul_(t), options)
-                    if needs.contrast:
-                        slope += (flow * step).sum((0, 2, 3))
-                    _flow(to_v.ends[i], flow)
-                if needs.input:
-                    _flow(to_u.ends[i], t.mul_(similarity))
-            to_u.add_to(du, place)
-            to_v.add_to(dv, place)
-    dv /= _divisor(contrast, dtype)
-    return DifferenceGradients(
-        input=du.to(input.dtype) if needs.input else None,
-        guidance=dv.to(guidance.dtype) if needs.guidance else None,
-        weight=taps.unpack(kernels, weight) if needs.weight else None,
-        bias=grad.sum((0, 2, 3), dtype=dtype).to(grad.dtype) if needs.bias else None,
-        contrast=_contrast_gradient(slope, contrast) if needs.contrast else None,
-    )
+                close(difference.weighted, closed, i)
+                t, by_kernel = taps.back(i, link.spacing, difference.weighted, G, (needs_t, sums.kernels is not None))
+                if sums.kernels is not None and by_kernel is not None:
+                    sums.kernels[i].add_(by_kernel)
+                if t is not None:
+                    close(t, closed, i)
+                    _push(t, difference, options, sums, by_u.ends[i], by_v.ends[i])
+            for total, field in ((sums.input, by_u), (sums.guidance, by_v)):
+                if total is not None:
+                    field.add_to(total, place)
+                    field.values.zero_()
 
 
-def step_gradient(difference: Difference, flow: Tensor, options: DifferenceOptions) -> Tensor:
-    """``dL/d(d / k)`` from ``flow = dL/df f``, whose memory is used again."""
-    g, step = difference.similarity, difference.step
+def _push(t: Tensor, difference: Difference, options: DifferenceOptions, sums: Sums, by_u: Ends, by_v: Ends) -> None:
+    """What pairs with ``t = dL/df`` add to the gradients at their ends; ``t`` and ``difference`` are used up."""
+    f, similarity, step = difference
+    flow = f.mul_(t)
+    if sums.input is not None:
+        t.mul_(similarity)
+        by_u[1].add_(t)
+        by_u[0].sub_(t)
+    if options.diffusivity == "constant" or (sums.guidance is None and sums.contrast is None):
+        return
     if options.similarity == "vector":
         flow = flow.sum(1, keepdim=True)
-    flow = flow.mul_(steepness(options.diffusivity, g, out=torch.empty_like(g))).neg_()
-    return flow * step
-
-
-def _flow(ends: Ends, values: Tensor) -> None:
-    """What leaves the near end of each pair arrives at the far end."""
-    near, far = ends
-    near.sub_(values)
-    far.add_(values)
-
-
-def _contrast_gradient(slope: Tensor, contrast: Contrast) -> Tensor:
-    """``dL/dk = - sum dL/d(d / k) (d / k) / k`` for one contrast or one for each channel."""
-    assert isinstance(contrast, Tensor)
-    total = slope if contrast.dim() else slope.sum()
-    return (-total / contrast.to(slope.dtype)).to(contrast.dtype)
+    # dL/d(step) = g'(d) k e t = -steepness step f t
+    flow.mul_(steepness(options.diffusivity, similarity, out=similarity))
+    flow = flow.mul_(step) if flow.shape == step.shape else flow * step
+    if sums.guidance is not None:
+        by_v[1].sub_(flow)
+        by_v[0].add_(flow)
+    if sums.contrast is not None:
+        sums.contrast.add_(flow.mul_(step).sum((0, 2, 3)))
 
 
 def _limit(tensor: Tensor, spare: int) -> int:

@@ -1,15 +1,11 @@
-"""The feature fusion in plain PyTorch: forward and explicit backward; the concatenation is never made.
-
-    z = K [u, a] + b,    a = act(scale * y + shift)
-"""
+"""The feature fusion in plain PyTorch: a 1x1 convolution over a concatenation that is never made."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sdn_triton.eager.layouts import compute_dtype, memory_format
+from sdn_triton.eager.layouts import compute_dtype, match, memory_format
 from sdn_triton.options import FusionGradients, FusionNeeds
 
 
@@ -23,12 +19,16 @@ def forward(
     shift: Tensor | None,
     activation: str,
 ) -> Tensor:
-    """``z [N, O, H, W]`` in the dtype and memory format of ``input [N, C, H, W]``."""
-    dtype, C = compute_dtype(input), input.shape[1]
-    weight = weight.to(dtype)
-    output = F.conv2d(input.to(dtype), weight[:, :C], None if bias is None else bias.to(dtype))
-    output += F.conv2d(_activated(response, scale, shift, activation), weight[:, C:])
-    return output.to(input.dtype, memory_format=memory_format(input))
+    """``z = A u + B act(scale y + shift) + bias`` with ``weight = [A, B]``, ``u [N, C, H, W]``, ``y [N, R, H, W]``."""
+    shape = input.shape[0], weight.shape[0], *input.shape[2:]
+    output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
+    if output.is_meta or output.numel() == 0:
+        return output
+    dtype = compute_dtype(input)
+    A, B = (part.to(dtype) for part in weight.split((input.shape[1], response.shape[1]), 1))
+    h = _activate(_normalise(response, scale, shift, dtype), activation)
+    z = torch.conv2d(input.to(dtype), A, None if bias is None else bias.to(dtype))
+    return output.copy_(z.add_(torch.conv2d(h, B)))
 
 
 @torch.no_grad()
@@ -44,57 +44,59 @@ def backward(
 ) -> FusionGradients:
     """The gradients that are needed, each in the shape, dtype and memory format of its argument.
 
-    With ``h = dL/da act'(scale y + shift)``: ``dL/dy = scale h``, ``dL/dscale = sum h y`` and ``dL/dshift = sum h``.
+    With ``x = scale y + shift``, ``h = act(x)`` and ``t = act'(x) B^T dz``: ``du = A^T dz``, ``dy = scale t``,
+    ``dscale = sum t y``, ``dshift = sum t``, ``dA = sum dz u``, ``dB = sum dz h`` and ``dbias = sum dz``.
     """
-    dtype, C = compute_dtype(input), input.shape[1]
-    grad, kernel = grad.to(dtype), weight.to(dtype)
-    needs_response = needs.response or needs.scale or needs.shift
-    a = _activated(response, scale, shift, activation)
-    du, dweight_u = _convolution_backward(grad, input.to(dtype), kernel[:, :C], needs.input, needs.weight)
-    h, dweight_a = _convolution_backward(grad, a, kernel[:, C:], needs_response, needs.weight)
-    dresponse = dscale = dshift = None
-    if h is not None:
+    dtype = compute_dtype(input)
+    channels = input.shape[1], response.shape[1]
+    A, B = (part.to(dtype) for part in weight.split(channels, 1))
+    dz, y = grad.to(dtype), response.to(dtype)
+    x = _normalise(y, scale, shift, dtype)
+    needs_t = needs.response or needs.scale or needs.shift
+    du, dA = _product_backward(dz, input.to(dtype), A, needs.input, needs.weight)
+    t, dB = _product_backward(dz, _activate(x, activation), B, needs_t, needs.weight)
+    gradients: dict[str, Tensor | None] = dict.fromkeys(FusionGradients._fields)
+    if du is not None:
+        gradients["input"] = match(du, input)
+    if dA is not None and dB is not None:
+        gradients["weight"] = match(torch.cat((dA, dB), 1), weight)
+    if t is not None:
         if activation == "relu":
-            h = h * (a > 0)
+            t = torch.where(x <= 0, 0, t)
         if needs.response:
-            dresponse = _like(h if scale is None else h * scale.to(dtype).view(-1, 1, 1), response)
-        if needs.scale and scale is not None:
-            dscale = (h * response).sum((0, 2, 3)).to(scale.dtype)
-        if needs.shift and shift is not None:
-            dshift = h.sum((0, 2, 3)).to(shift.dtype)
-    return FusionGradients(
-        input=None if du is None else _like(du, input),
-        response=dresponse,
-        weight=None if dweight_u is None or dweight_a is None else _like(torch.cat((dweight_u, dweight_a), 1), weight),
-        bias=grad.sum((0, 2, 3)).to(weight.dtype) if needs.bias else None,
-        scale=dscale,
-        shift=dshift,
-    )
+            gradients["response"] = match(t if scale is None else t * _per_channel(scale, dtype), response)
+        if scale is not None and needs.scale:
+            gradients["scale"] = (t * y).sum((0, 2, 3)).to(scale.dtype)
+        if shift is not None and needs.shift:
+            gradients["shift"] = t.sum((0, 2, 3)).to(shift.dtype)
+    if needs.bias:
+        gradients["bias"] = dz.sum((0, 2, 3)).to(weight.dtype)
+    return FusionGradients(**gradients)
 
 
-def _activated(response: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str) -> Tensor:
-    """``act(scale * response + shift)``."""
-    a = response.to(compute_dtype(response))
+def _per_channel(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype).view(-1, 1, 1)
+
+
+def _normalise(response: Tensor, scale: Tensor | None, shift: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """``x = scale y + shift``, the response itself without either."""
+    x = response.to(dtype)
     if scale is not None:
-        a = a * scale.to(a.dtype).view(-1, 1, 1)
-    if shift is not None:
-        a = a + shift.to(a.dtype).view(-1, 1, 1)
-    return F.relu(a) if activation == "relu" else a
+        x = x * _per_channel(scale, dtype)
+    return x if shift is None else x + _per_channel(shift, dtype)
 
 
-def _convolution_backward(
-    grad: Tensor, input: Tensor, weight: Tensor, needs_input: bool, needs_weight: bool
+def _activate(x: Tensor, activation: str) -> Tensor:
+    return torch.relu(x) if activation == "relu" else x
+
+
+def _product_backward(
+    grad: Tensor, values: Tensor, kernel: Tensor, needs_values: bool, needs_kernel: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a 1x1 convolution."""
-    if not (needs_input or needs_weight):
+    """The gradients of ``conv2d(values, kernel)``; None where not needed."""
+    if not needs_values and not needs_kernel:
         return None, None
-    by_input, by_weight, _ = torch.ops.aten.convolution_backward(
-        grad, input, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (needs_input, needs_weight, False)
+    by_values, by_kernel, _ = torch.ops.aten.convolution_backward(
+        grad, values, kernel, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (needs_values, needs_kernel, False)
     )
-    return by_input, by_weight
-
-
-def _like(gradient: Tensor, argument: Tensor) -> Tensor:
-    """``gradient`` in the dtype and with the strides that ``torch.empty_like(argument)`` has."""
-    like = torch.empty_like(argument)
-    return gradient if gradient.dtype == like.dtype and gradient.stride() == like.stride() else like.copy_(gradient)
+    return by_values, by_kernel

@@ -21,6 +21,13 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def match(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` in the dtype and layout of ``like``."""
+    if value.dtype == like.dtype and value.stride() == like.stride():
+        return value
+    return torch.empty_like(like).copy_(value)
+
+
 def channels_last(shape: tuple[int, int, int, int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An empty buffer of ``shape [N, C, H, W]`` whose channels lie together in memory, on the device of ``like``."""
     N, C, H, W = shape

@@ -41,14 +41,14 @@ class Products:
                 yield part, weight[:, :, tap.row, tap.column], 1 if tap is taps[-1] else -1
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """What the kernels take in memory, one of them twice: a convolution orders it anew."""
         return (len(self.kernels) + 1) * self.kernels[0].nbytes
 
     def add(self, link: int, spacing: int, f: Tensor, total: Tensor | None) -> Tensor:
         """``total`` and the products of one link; without a total yet the bias and these."""
         bias = self.bias if total is None else None
-        part = torch.conv2d(f, self.kernels[link], bias, dilation=(1, spacing), groups=self.groups)
+        part = torch.conv2d(_dense(f), self.kernels[link], bias, dilation=(1, spacing), groups=self.groups)
         return part if total is None else total.add_(part)
 
     def back(
@@ -56,7 +56,7 @@ class Products:
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of one link's differences and of its kernel, as ``needs`` says."""
         by_f, by_kernel, _ = torch.ops.aten.convolution_backward(
-            grad, f, self.kernels[link], None,
+            grad, _dense(f), self.kernels[link], None,
             (1, 1), (0, 0), (1, spacing), False, (0, 0), self.groups, (*needs, False),
         )  # fmt: skip
         return by_f, by_kernel
@@ -74,7 +74,7 @@ class DepthwiseProducts(Products):
 
     def add(self, link: int, spacing: int, f: Tensor, total: Tensor | None) -> Tensor:
         if total is None:
-            N, C, H, W = f.shape
+            N, _, H, W = f.shape
             total = channels_last((N, len(self.kernels[link]), H, W - spacing * (len(self.taps[link]) - 1)), f)
             total.zero_() if self.bias is None else total.copy_(self.bias.view(-1, 1, 1))
         for y, values, kernel in self._terms(spacing, total, f, self.kernels[link]):
@@ -103,3 +103,9 @@ class DepthwiseProducts(Products):
             values = f.narrow(3, end * spacing, y.shape[3])
             for multiple in range(outputs.shape[2]):
                 yield outputs[:, :, multiple], values, weights[:, multiple, :, end, None]
+
+
+def _dense(f: Tensor) -> Tensor:
+    """``f`` with the strides of its sizes: torch misreads others in float64, even those of a dimension of size 1."""
+    _, C, H, W = f.shape
+    return f.as_strided(f.shape, (C * H * W, 1, C * W, C))

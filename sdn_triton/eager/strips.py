@@ -36,7 +36,7 @@ class Link(NamedTuple):
 
     near: int
     far: int
-    count: int
+    length: int
     spacing: int
 
 
@@ -73,7 +73,7 @@ class Strip:
         else:
             self.outputs = images * rows * self.columns
         self.links = tuple(self._links())
-        self.pairs = max(link.count for link in self.links)
+        self.pairs = max(link.length for link in self.links)
 
     def _links(self) -> Iterator[Link]:
         for *_, tap in linked_taps(self.options):
@@ -84,7 +84,7 @@ class Strip:
     def ends(self, values: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The values at the near and at the far ends of each link's pairs."""
         if self.by_edges:
-            return [(values.narrow(3, at.near, at.count), values.narrow(3, at.far, at.count)) for at in self.links]
+            return [(values.narrow(3, at.near, at.length), values.narrow(3, at.far, at.length)) for at in self.links]
         C, (stride_y, stride_x) = values.shape[1], self.options.stride
         sizes = self.images, C, self.rows, self.columns
         strides = self.image_rows * self.pitch * C, 1, stride_y * self.pitch * C, stride_x * C
@@ -156,9 +156,10 @@ def closed_pairs(strip: Strip, place: Place, like: Tensor) -> list[Tensor] | Non
     return [torch.nonzero((near * far).flatten() == 0).squeeze(1) for near, far in inside.ends]
 
 
-def close(values: Tensor, pairs: Tensor) -> None:
-    """Set the values of closed pairs to zero."""
-    values.permute(0, 2, 3, 1).flatten(0, 2).index_fill_(0, pairs, 0)
+def close(values: Tensor, closed: list[Tensor] | None, link: int) -> None:
+    """Set the values of a link's closed pairs to zero."""
+    if closed is not None:
+        values.permute(0, 2, 3, 1).flatten(0, 2).index_fill_(0, closed[link], 0)
 
 
 class Load(NamedTuple):
