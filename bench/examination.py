@@ -1,0 +1,214 @@
+"""One kernel, compiled for one device and taken apart: every figure that ``machine_code`` reports of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from sdn_triton.launch.run import Launch
+from sdn_triton.tuning.compile import TARGETS, Compiled, compile_launch
+from sdn_triton.tuning.configs import KernelConfig, Target
+from sdn_triton.tuning.defaults import Work as LaunchWork
+from sdn_triton.tuning.defaults import default_config
+from sdn_triton.tuning.examples import DTYPES, example_launches
+
+from .amdgcn import read_amdgcn
+from .control_flow import Code, UnreadableCodeError
+from .kernel_cost import Block, Cost, Prediction, cost_of, predict
+from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, work_of
+from .sass import bulk_copy_bytes, read_sass
+from .throughput import MULTIPROCESSORS
+
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compiled; ``overrides`` are the fields of the configuration that differ from the heuristic's."""
+
+    kernel: str
+    arch: str
+    arithmetic: str
+    channels: int
+    outputs: int
+    memory_format: str = "channels_last"
+    overrides: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def target(self) -> Target:
+        """The device."""
+        return TARGETS[self.arch]
+
+    @property
+    def shape(self) -> Shape:
+        """The layer as the kernel's work counts it."""
+        return Shape(self.channels, self.outputs, torch.empty((), dtype=DTYPES[self.arithmetic]).element_size())
+
+    def config(self) -> KernelConfig:
+        """The heuristic's configuration with the overrides.
+
+        Raises:
+            ValueError: the overrides make an impossible configuration.
+        """
+        work = LaunchWork(
+            arithmetic=self.arithmetic,
+            images=IMAGES,
+            rows=ROWS,
+            columns=COLUMNS,
+            channels=self.channels,
+            outputs=self.outputs,
+            taps=TAPS + 1,
+        )
+        config = default_config(self.kernel, work, self.target)
+        return replace(config, **self._changes()) if self.overrides else config
+
+    def _changes(self) -> Mapping[str, Any]:
+        return {**dict(self.overrides), "source": "explicit"}
+
+    def identity(self) -> dict[str, Any]:
+        """The fields of a row that say what it is of."""
+        config = asdict(self.config())
+        return {
+            "kernel": self.kernel,
+            "arch": self.arch,
+            "dtype": self.arithmetic,
+            "channels": self.channels,
+            "outputs": self.outputs,
+            "memory_format": self.memory_format,
+            "config": config,
+        }
+
+    def launch(self) -> Launch:
+        """The launch of the kernel, recorded on tensors without memory."""
+        launches = example_launches(
+            self.kernel,
+            self.arithmetic,
+            self.config(),
+            channels=self.channels,
+            outputs=self.outputs,
+            size=(ROWS, COLUMNS),
+            images=IMAGES,
+            memory_format=MEMORY_FORMATS[self.memory_format],
+        )
+        names = {launch.name for launch in launches}
+        if len(names) != 1:
+            raise UnreadableCodeError(f"one kernel was expected to use this configuration, not {sorted(names)}")
+        # The weight gradient of the fusion is launched for the input and for the response, which has more to do.
+        return launches[-1]
+
+
+def examine(case: Case) -> dict[str, Any]:
+    """The row of one case; where something cannot be found, ``error`` says what and the figures behind it are None."""
+    row: dict[str, Any] = {**case.identity(), **dict.fromkeys(FIGURES), "error": None}
+    try:
+        compiled = compile_launch(case.launch(), case.target)
+        row |= _resources(case, compiled)
+        cost, prediction = _analyse(case, compiled)
+        row |= _figures(cost, prediction)
+    except UnreadableCodeError as error:
+        row["error"] = f"not understood: {error}"
+    except Exception as error:
+        # Whatever a compiler raises for a kernel that it cannot compile belongs into the report.
+        row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return row
+
+
+FIGURES = (
+    "registers",
+    "spill_bytes",
+    "shared_bytes",
+    "shared_limit",
+    "fits",
+    "blocks_per_sm",
+    "threads",
+    "tensor_instructions",
+    "load_bits",
+    "elements_per_trip",
+    "instructions_per_trip",
+    "issued_per_element",
+    "outside_per_element",
+    "arithmetic_per_element",
+    "integer_per_element",
+    "memory_per_element",
+    "special_per_element",
+    "tensor_per_element",
+    "other_per_element",
+    "l1_bytes_per_element",
+    "l2_bytes_per_element",
+    "shared_bytes_per_element",
+    "clocks_per_element",
+    "bound",
+    "predicted_ratio_to_conv",
+    "serial_ratio_to_conv",
+)
+"""What a row holds besides what it is of."""
+
+
+def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
+    """Registers, memory and the blocks that share a multiprocessor."""
+    resources = compiled.resources()
+    columns = re.search(r"tcgen05\.alloc\S*\s+\[[^\]]*\],\s*(\d+);", compiled.assembly.get("ptx", ""))
+    blocks = MULTIPROCESSORS[case.arch].blocks_resident(
+        resources.threads,
+        resources.registers,
+        resources.shared_bytes,
+        int(columns[1]) if columns else 0,
+    )
+    return {
+        "registers": resources.registers,
+        "spill_bytes": resources.local_bytes,
+        "shared_bytes": resources.shared_bytes,
+        "shared_limit": case.target.shared_bytes,
+        "fits": resources.shared_bytes <= case.target.shared_bytes and blocks > 0,
+        "blocks_per_sm": blocks,
+        "threads": resources.threads,
+    }
+
+
+def _analyse(case: Case, compiled: Compiled) -> tuple[Cost, Prediction]:
+    config = case.config()
+    work = work_of(case.kernel, case.shape, config)
+    block = Block(compiled.threads, config.block_p, work.block, config.block_o)
+    cost = cost_of(read_code(compiled, config.num_warps, case.arithmetic), work, block)
+    return cost, predict(cost, work, MULTIPROCESSORS[case.arch], case.arithmetic)
+
+
+def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
+    """The instructions of a compiled kernel."""
+    text = compiled.machine_code()
+    if compiled.target.kind != "cuda":
+        return read_amdgcn(text, warps)
+    ptx = compiled.assembly["ptx"]
+    threads = re.search(r"\.(?:max|req)ntid\s+(\d+)", ptx)
+    if threads is not None and int(threads[1]) != compiled.threads:
+        raise UnreadableCodeError("its warps run different programs")
+    return read_sass(text, warps, bulk_copy_bytes(ptx), products_in_fp32=arithmetic == "ieee")
+
+
+def _figures(cost: Cost, prediction: Prediction) -> dict[str, Any]:
+    counts = cost.counts
+    return {
+        "tensor_instructions": round(counts["tensor"] * cost.elements_per_trip),
+        "load_bits": {str(bits): count for bits, count in cost.loads.items()},
+        "elements_per_trip": cost.elements_per_trip,
+        "instructions_per_trip": cost.instructions_per_trip,
+        "issued_per_element": cost.issued,
+        "outside_per_element": sum(cost.outside.values()),
+        "arithmetic_per_element": counts["fp"] + counts["pair"] + counts["half"],
+        "integer_per_element": counts["integer"] + counts["multiply"],
+        "memory_per_element": counts["memory"],
+        "special_per_element": counts["special"],
+        "tensor_per_element": counts["tensor"],
+        "other_per_element": counts["other"],
+        "l1_bytes_per_element": cost.l1_bytes,
+        "l2_bytes_per_element": cost.l2_bytes,
+        "shared_bytes_per_element": cost.scratchpad_bytes,
+        "clocks_per_element": prediction.clocks,
+        "bound": prediction.bound,
+        "predicted_ratio_to_conv": prediction.ratio,
+        "serial_ratio_to_conv": prediction.serial_ratio,
+    }

@@ -1,0 +1,108 @@
+"""Every kernel with every default configuration compiles for every target, fits, and spills nothing. No GPU needed."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from sdn_triton.options import DifferenceOptions
+from sdn_triton.tuning.compile import TARGETS, compile_launch
+from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig, Target
+from sdn_triton.tuning.defaults import KERNELS, Work, all_defaults, default_config
+from sdn_triton.tuning.examples import example_launches
+
+CASES = [
+    pytest.param(kernel, target, arithmetic, id=f"{kernel}-{name}-{arithmetic}")
+    for kernel in KERNELS
+    for name, target in TARGETS.items()
+    for arithmetic in ARITHMETICS
+    if not (target.kind == "hip" and arithmetic == "tf32")
+]
+
+
+def uses_tensor_cores(kernel: str, arithmetic: str) -> bool:
+    return arithmetic != "ieee" and kernel.startswith(("difference", "fusion"))
+
+
+@pytest.mark.parametrize(("kernel", "target", "arithmetic"), CASES)
+def test_defaults_fit(kernel: str, target: Target, arithmetic: str) -> None:
+    configs = all_defaults(kernel, arithmetic, target)
+    assert configs
+    for config in configs:
+        launches = example_launches(kernel, arithmetic, config)
+        assert launches
+        for launch in launches:
+            compiled = compile_launch(launch, target)
+            resources = compiled.resources()
+            assert resources.shared_bytes <= target.shared_bytes, config
+            assert resources.local_bytes == 0, config
+            if uses_tensor_cores(kernel, arithmetic):
+                assert compiled.tensor_instructions() > 0, config
+            if target.kind == "cuda" and arithmetic == "bf16":
+                assert not re.findall(r"\b(?:LDL|STL)\b", compiled.machine_code()), config
+
+
+VARIANTS = {
+    "zero_flux": {"options": DifferenceOptions((3, 3), padding=(1, 1), border="zero_flux")},
+    "exponential-5x5-dilation2": {
+        "options": DifferenceOptions((5, 5), padding=(4, 4), dilation=(2, 2), diffusivity="exponential")
+    },
+    "rational-stride2": {"options": DifferenceOptions((3, 3), (2, 2), (1, 1), diffusivity="rational")},
+    "learned-contrast": {"contrast": torch.empty(256, device="meta", dtype=torch.float32)},
+    "vector": {"options": DifferenceOptions((3, 3), padding=(1, 1), similarity="vector")},
+    "groups4": {"options": DifferenceOptions((3, 3), padding=(1, 1), groups=4)},
+    "contiguous": {"memory_format": torch.contiguous_format},
+    "odd-channels": {"channels": 37, "outputs": 19},
+    "beyond-32-bits": {"size": (4096, 4096)},
+}
+LAYOUTS = ("contiguous", "odd-channels", "beyond-32-bits")
+SPILL_OF_AN_OPTION = 32
+"""Bytes a thread: a few registers, outside the innermost loop."""
+
+
+@pytest.mark.parametrize("name", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize(
+    ("kernel", "variant"),
+    [
+        (kernel, variant)
+        for kernel in KERNELS
+        for variant in VARIANTS
+        if variant in LAYOUTS or kernel.startswith("difference")
+    ],
+)
+def test_options_fit(kernel: str, variant: str, name: str) -> None:
+    """Every option compiles and fits, and spills next to nothing."""
+    target = TARGETS[name]
+    arguments: dict[str, Any] = VARIANTS[variant]
+    sizes = arguments.get("channels", 256), arguments.get("outputs", 256)
+    config = default_config(kernel, Work("bf16", 2, 64, 64, *sizes, taps=9), target)
+    launches = example_launches(kernel, "bf16", config, **arguments)
+    assert launches
+    for launch in launches:
+        resources = compile_launch(launch, target).resources()
+        assert resources.shared_bytes <= target.shared_bytes
+        assert resources.local_bytes <= SPILL_OF_AN_OPTION
+
+
+def test_the_report_sees_spills_and_shared_memory() -> None:
+    config = KernelConfig(128, 16, 64, 256, 4, 3)
+    (launch,) = example_launches("difference_forward", "bf16", config)
+    compiled = compile_launch(launch, TARGETS["sm_90"])
+    assert compiled.resources().local_bytes > 0
+    assert re.search(r"\b(?:LDL|STL)\b", compiled.machine_code())
+    assert compiled.shared_bytes > TARGETS["sm_86"].shared_bytes
+
+
+def test_launches_differ_by_magnitude_only() -> None:
+    """Two sizes of the same kind share one compilation: nothing in a kernel is specialised on H x W."""
+    config = all_defaults("difference_forward", "bf16", TARGETS["sm_90"])[-1]
+    codes = {
+        compile_launch(example_launches("difference_forward", "bf16", config, size=size)[0], TARGETS["sm_90"]).assembly[
+            "cubin"
+        ]
+        for size in [(48, 80), (33, 160), (64, 64)]
+    }
+    assert len(codes) == 1
