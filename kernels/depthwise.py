@@ -189,7 +189,7 @@ def depthwise_weight_gradient_kernel(
         valid = (rows < HO) & (columns < WO)
         centre_rows = rows * step_h + origin_h
         centre_columns = columns * step_w + origin_w
-        # Positions past the output read nothing: what they would read may be NaN, and NaN times a zero gradient is NaN.
+        # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
         p_inside = inside(centre_rows, centre_columns, H, W) & valid
         p_mask = p_inside[:, None] & o_mask[None, :]
         u_offsets = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels

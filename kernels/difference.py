@@ -16,18 +16,14 @@ def load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, chann
     if LOAD_CONTRAST:
         # Masked channels get k = 1: anything else than a finite 1 / k would make them NaN.
         contrast = tl.load(contrast_ptr + channels * stride_contrast, mask=mask, other=1.0)
-        return (inverse_contrast / contrast.to(tl.float32))[None, :]
-    else:
-        return inverse_contrast
+        inverse_contrast = (inverse_contrast / contrast.to(tl.float32))[None, :]
+    return inverse_contrast
 
 
 @triton.jit
 def relative_difference(x_p, x_q, inverse_contrast):
-    """``t = (x_q - x_p) / k``; the diffusivities are functions of ``a = t^2``.
-
-    The difference is formed in the precision of x, where two half values share an instruction; all else in float32.
-    """
-    return (x_q - x_p).to(tl.float32) * inverse_contrast
+    """``t = (x_q - x_p) / k`` in float32; the diffusivities are functions of ``a = t^2``."""
+    return (x_q.to(tl.float32) - x_p.to(tl.float32)) * inverse_contrast
 
 
 @triton.jit
@@ -51,17 +47,18 @@ def weighted_difference(
     if VECTOR:
         s = v_q
     else:
-        t = relative_difference(v_p, v_q, inverse_contrast)
+        # Half differences are formed two at a time, in their own precision; the rounded product hides that.
+        t = (v_q - v_p).to(tl.float32) * inverse_contrast
         s = diffusivity(t * t, DIFFUSIVITY)
+    flow = e * s
     if ZERO_FLUX:
-        return tl.where(both_inside, e * s, 0.0)
-    else:
-        return e * s
+        flow = tl.where(both_inside, flow, 0.0)
+    return flow
 
 
 @triton.jit
 def edge_fluxes(u_x, u_q, v_x, v_q, t, inverse_contrast, DIFFUSIVITY: tl.constexpr):
-    """What the edge from x to q adds to the gradients at x, for ``t = dL/d(s e)``: ``s t``, ``k g'(d) e t`` and ``d / k``."""
+    """``s t``, ``k g'(d) e t`` and ``d / k`` of the edge from x to q, where ``t = dL/d(s e)``, in float32."""
     e = u_q.to(tl.float32) - u_x.to(tl.float32)
     d = relative_difference(v_x, v_q, inverse_contrast)
     s = diffusivity(d * d, DIFFUSIVITY)

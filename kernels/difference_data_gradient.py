@@ -141,7 +141,7 @@ def difference_data_gradient_kernel(
 
     ``w`` is 1/2 where both ends lie inside the image, since such an edge is met from both, else 1.
     A depthwise convolution is one group in which ``T`` sums over the outputs of each channel alone.
-    With ``VECTOR``, ``dL/du`` as above and the edge coefficient ``(k^2 g'(r) / r) sum_c e_c T_c``, summed over one block
+    With ``VECTOR``, ``dL/du`` as above and the edge coefficient ``(k^2 g'(r) / r) sum_c e_c T_c``, a sum over one block
     of channels, from which ``kernels/similarity.py`` makes the gradients of guidance and contrast.
     Grid: (tiles of the input * cdiv(C, BLOCK_C), groups).
     """
@@ -272,7 +272,9 @@ def difference_data_gradient_kernel(
                 tl.store(dv_tap + dv_pixels, coefficient, mask=x_inside)
         else:
             v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
-            v_x = tl.load(v_tap - pixel_offsets(dy, dx, stride_vh, stride_vw, INT64) + v_offsets, mask=x_mask, other=0.0)
+            v_x = tl.load(
+                v_tap - pixel_offsets(dy, dx, stride_vh, stride_vw, INT64) + v_offsets, mask=x_mask, other=0.0
+            )
             v_q = tl.load(v_tap + v_offsets, mask=q_mask, other=0.0)
             u_flux, v_flux, d = edge_fluxes(u_x, u_q, v_x, v_q, t, inverse, DIFFUSIVITY)
             du -= u_flux

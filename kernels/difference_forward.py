@@ -106,7 +106,9 @@ def difference_forward_kernel(
         else:
             v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
             v_p = tl.load(v_ptr + v_offsets, mask=p_mask, other=0.0)
-        inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
+        inverse = load_inverse_contrast(
+            contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST
+        )
         weight_offsets = channels[:, None] + (outputs * (TAPS * C))[None, :]  # [BLOCK_C, BLOCK_O]
         weight_mask = c_mask[:, None] & o_mask[None, :]
 

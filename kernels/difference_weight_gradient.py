@@ -90,25 +90,26 @@ def difference_weight_gradient_kernel(
 
     accumulator = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
     if position == TAPS // 2:
-        if NEEDS_BIAS and c_block == 0:
-            dbias = sum_over_pixels(
-                gradient_ptr,
-                outputs,
-                o_mask,
-                split,
-                splits,
-                tiles,
-                HO,
-                WO,
-                stride_gn,
-                stride_gc,
-                stride_gh,
-                stride_gw,
-                INT64=INT64,
-                BLOCK_H=BLOCK_H,
-                BLOCK_W=BLOCK_W,
-            )
-            tl.store(dbias_ptr + first_output + outputs[None, :], dbias, mask=o_mask[None, :])
+        if NEEDS_BIAS:  # noqa: SIM102 (a compile-time condition is not to be mixed with one of run time)
+            if c_block == 0:
+                dbias = sum_over_pixels(
+                    gradient_ptr,
+                    outputs,
+                    o_mask,
+                    split,
+                    splits,
+                    tiles,
+                    HO,
+                    WO,
+                    stride_gn,
+                    stride_gc,
+                    stride_gh,
+                    stride_gw,
+                    INT64=INT64,
+                    BLOCK_H=BLOCK_H,
+                    BLOCK_W=BLOCK_W,
+                )
+                tl.store(dbias_ptr + first_output + outputs[None, :], dbias, mask=o_mask[None, :])
     elif NEEDS_WEIGHT:
         dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         u_ptr += group * C * stride_uc
@@ -121,7 +122,9 @@ def difference_weight_gradient_kernel(
             v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
         if LOAD_CONTRAST:
             contrast_ptr += group * C * stride_contrast
-        inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
+        inverse = load_inverse_contrast(
+            contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST
+        )
         u_channels = channel_offsets(channels, stride_uc, INT64)[None, :]
         g_channels = channel_offsets(outputs, stride_gc, INT64)[None, :]
 
@@ -131,7 +134,7 @@ def difference_weight_gradient_kernel(
             valid = (rows < HO) & (columns < WO)
             centre_rows = rows * step_h + origin_h
             centre_columns = columns * step_w + origin_w
-            # Positions past the output read nothing: what they would read may be NaN, and NaN times a zero gradient is NaN.
+            # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
             p_inside = inside(centre_rows, centre_columns, H, W) & valid
             q_inside = inside(centre_rows + dy, centre_columns + dx, H, W) & valid
             p_mask = p_inside[:, None] & c_mask[None, :]

@@ -60,8 +60,8 @@ def fusion_data_gradient_kernel(
         dL/du[c] = A[c]      dL/dx[r] = act'(x[r]) A[C + r]      dL/dy = scale dL/dx
         dL/dscale = sum_p y dL/dx      dL/dshift = sum_p dL/dx
 
-    One program: a tile of BLOCK_H x BLOCK_W pixels by one block of channels, of the input or of the response. Blocks are
-    counted through both; ``first_block`` and ``blocks`` leave out those that nobody needs.
+    One program: a tile of BLOCK_H x BLOCK_W pixels by one block of channels, of the input or of the response. Blocks
+    are counted through both; ``first_block`` and ``blocks`` leave out those that nobody needs.
     Grid: (tiles * blocks,).
     """
     tile = tl.program_id(0) // blocks

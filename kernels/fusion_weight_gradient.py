@@ -44,9 +44,8 @@ def fusion_weight_gradient_kernel(
 ):
     """``dL/dK[o,c] = sum_p G[o,p] act(scale[c] x[c,p] + shift[c])`` and ``dL/db[o] = sum_p G[o,p]``.
 
-    One program: BLOCK_O outputs by BLOCK_C channels, over every splits-th tile; with ``NEEDS_BIAS`` there is one block
-    of channels more, whose programs sum the bias gradient.
-    Grid: (cdiv(O, BLOCK_O), blocks of channels, splits).
+    One program: BLOCK_O outputs by BLOCK_C channels, over every splits-th tile. The programs past the last channel sum
+    the bias gradient. Grid: (cdiv(O, BLOCK_O), cdiv(C, BLOCK_C) + NEEDS_BIAS, splits).
     """
     block = tl.program_id(1)
     split = tl.program_id(2)
@@ -54,25 +53,26 @@ def fusion_weight_gradient_kernel(
     outputs = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     o_mask = outputs < O
 
-    if NEEDS_BIAS and block == tl.num_programs(1) - 1:
-        dbias = sum_over_pixels(
-            gradient_ptr,
-            outputs,
-            o_mask,
-            split,
-            splits,
-            tiles,
-            H,
-            W,
-            stride_gn,
-            stride_gc,
-            stride_gh,
-            stride_gw,
-            INT64=INT64,
-            BLOCK_H=BLOCK_H,
-            BLOCK_W=BLOCK_W,
-        )
-        tl.store(dbias_ptr + split.to(tl.int64) * O + outputs[None, :], dbias, mask=o_mask[None, :])
+    if block == tl.cdiv(C, BLOCK_C):
+        if NEEDS_BIAS:
+            dbias = sum_over_pixels(
+                gradient_ptr,
+                outputs,
+                o_mask,
+                split,
+                splits,
+                tiles,
+                H,
+                W,
+                stride_gn,
+                stride_gc,
+                stride_gh,
+                stride_gw,
+                INT64=INT64,
+                BLOCK_H=BLOCK_H,
+                BLOCK_W=BLOCK_W,
+            )
+            tl.store(dbias_ptr + split.to(tl.int64) * O + outputs[None, :], dbias, mask=o_mask[None, :])
     elif NEEDS_WEIGHT:
         channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
         c_mask = channels < C

@@ -34,23 +34,22 @@ def inside(rows, columns, H, W):
 def pixel_offsets(rows, columns, stride_h, stride_w, INT64: tl.constexpr):
     """Memory offsets of positions, in 64 bits where an image is too large for 32."""
     if INT64:
-        return rows.to(tl.int64) * stride_h + columns.to(tl.int64) * stride_w
-    else:
-        return rows * stride_h + columns * stride_w
+        rows = rows.to(tl.int64)
+        columns = columns.to(tl.int64)
+    return rows * stride_h + columns * stride_w
 
 
 @triton.jit
 def channel_offsets(channels, stride_c, INT64: tl.constexpr):
     """Memory offsets of channels, in 64 bits where an image is too large for 32."""
     if INT64:
-        return channels.to(tl.int64) * stride_c
-    else:
-        return channels * stride_c
+        channels = channels.to(tl.int64)
+    return channels * stride_c
 
 
 @triton.jit
 def tap_position(tap, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
-    """Place of a kernel position among all, row by row, and its displacement (dy, dx) from the centre."""
+    """The displacement (dy, dx) from the centre of a kernel position; positions are counted row by row."""
     dy = (tap // KERNEL_W - KERNEL_H // 2) * dilation_h
     dx = (tap % KERNEL_W - KERNEL_W // 2) * dilation_w
     return dy, dx

@@ -237,7 +237,7 @@ def _weight_gradients(
         parts.append((response_rows, channels, None, _affine(scale, shift), activation))
     for x, first_column, sums, affine, part_activation in parts:
         images, part_channels, rows, columns = x.shape
-        blocks = cdiv(part_channels, config.block_c) * needs.weight + (sums is not None)
+        blocks = cdiv(part_channels, config.block_c) + (sums is not None)
         Launch(
             kernel=fusion_weight_gradient_kernel,
             grid=(cdiv(outputs, config.block_o), blocks, splits),
@@ -279,9 +279,13 @@ def _rows(*tensors: Tensor) -> list[Tensor]:
     A product that treats every pixel alike then has no tiles that overhang the end of a row.
     """
     if all(t.stride(2) == t.shape[3] * t.stride(3) or t.shape[2] == 1 for t in tensors):
-        tensors = tuple(t.as_strided((*t.shape[:2], 1, t.shape[2] * t.shape[3]), (*t.stride()[:2], 0, t.stride(3))) for t in tensors)
+        tensors = tuple(
+            t.as_strided((*t.shape[:2], 1, t.shape[2] * t.shape[3]), (*t.stride()[:2], 0, t.stride(3))) for t in tensors
+        )
     if all(t.shape[2] == 1 and (t.stride(0) == t.shape[3] * t.stride(3) or t.shape[0] == 1) for t in tensors):
-        tensors = tuple(t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors)
+        tensors = tuple(
+            t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
+        )
     return list(tensors)
 
 

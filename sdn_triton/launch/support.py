@@ -12,6 +12,7 @@ from sdn_triton.options import Contrast, DifferenceOptions
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_GRID_AXIS = 65_535
+LARGEST_VECTOR_GROUPS = 8
 LARGEST_WEIGHT = 2**31 - 1
 OLDEST_CAPABILITY = (8, 0)
 
@@ -30,8 +31,11 @@ def why_not_difference(
         return obstacle
     if options.groups > LARGEST_GRID_AXIS:
         return f"the kernels take at most {LARGEST_GRID_AXIS} groups, got {options.groups}"
-    if options.similarity == "vector" and options.groups > 1:
-        return "the kernels have no grouped convolution with similarity='vector'"
+    if options.similarity == "vector" and options.groups > LARGEST_VECTOR_GROUPS:
+        return (
+            f"with similarity='vector' the kernels take at most {LARGEST_VECTOR_GROUPS} groups, got {options.groups}: "
+            "each needs a map of all taps in the backward pass"
+        )
     return None
 
 

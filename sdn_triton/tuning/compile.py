@@ -74,8 +74,10 @@ class Compiled:
     def tensor_instructions(self) -> int:
         """How many matrix instructions the code holds."""
         if self.target.kind == "cuda":
-            return len(re.findall(r"^\s*(?:@!?%p\d+ )?(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", self.assembly["ptx"], re.M))
-        return len(re.findall(r"^\s*v_mfma", self.assembly["amdgcn"], re.M))
+            pattern, text = r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", self.assembly["ptx"]
+        else:
+            pattern, text = r"\bv_mfma_", self.assembly["amdgcn"]
+        return len(re.findall(pattern, text))
 
 
 def compile_launch(launch: Launch, target: Target) -> Compiled:
@@ -85,7 +87,9 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
         RuntimeError: Triton interprets kernels in this process.
         Exception: whatever the compiler raises for a kernel that it cannot compile.
     """
-    if not hasattr(launch.kernel, "device_caches"):
+    from triton.runtime import JITFunction
+
+    if not isinstance(launch.kernel, JITFunction):
         raise RuntimeError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
     with _offline_driver(target):
         kernel = launch.kernel.warmup(**launch.arguments, **launch.options, grid=launch.grid)

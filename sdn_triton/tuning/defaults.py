@@ -27,47 +27,28 @@ KERNELS = (
 TILE_WIDTH = 16
 SPLIT_KERNELS = ("difference_weight_gradient", "depthwise_weight_gradient", "fusion_weight_gradient")
 BLOCKS_PER_MULTIPROCESSOR = 4
-NARROWEST_BLOCK = 32
+NARROWEST_CHANNELS = 32
+LARGEST_TAP_SUMS = 4096
+NARROWEST_OUTPUTS = 64
+ALIGNED_CHANNELS = 8
 
-# Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and so through the first
-# cache, where the taps of a tile find what their neighbours read; the products of the fusion share nothing and prefetch.
+# Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
+# cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
+_ALL = ("half", "tf32", "ieee")
 _TILES = {
-    "difference_forward": {
-        "half": (64, 32, 128, 4, 1),
-        "tf32": (64, 32, 64, 4, 1),
-        "ieee": (64, 16, 32, 4, 1),
-    },
-    "difference_data_gradient": {
-        "half": (128, 64, 64, 8, 1),
-        "tf32": (64, 32, 32, 4, 1),
-        "ieee": (64, 32, 32, 8, 1),
-    },
-    "difference_weight_gradient": {
-        "half": (64, 64, 128, 8, 1),
-        "tf32": (32, 64, 64, 4, 1),
-        "ieee": (64, 32, 32, 4, 1),
-    },
-    "depthwise_forward": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
-    "depthwise_data_gradient": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
-    "depthwise_weight_gradient": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
-    "similarity": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
-    "similarity_gradient": dict.fromkeys(("half", "tf32", "ieee"), (32, 64, 64, 4, 1)),
-    "fusion_forward": {
-        "half": (128, 64, 128, 8, 3),
-        "tf32": (64, 32, 64, 4, 3),
-        "ieee": (64, 32, 32, 4, 1),
-    },
-    "fusion_data_gradient": {
-        "half": (128, 64, 128, 8, 3),
-        "tf32": (64, 32, 64, 4, 3),
-        "ieee": (64, 32, 32, 4, 1),
-    },
-    "fusion_weight_gradient": {
-        "half": (64, 64, 128, 8, 3),
-        "tf32": (32, 64, 64, 4, 3),
-        "ieee": (64, 32, 32, 4, 1),
-    },
+    "difference_forward": {"half": (64, 32, 128, 4, 1), "tf32": (64, 32, 64, 8, 1), "ieee": (64, 16, 32, 4, 1)},
+    "difference_data_gradient": {"half": (64, 64, 64, 8, 1), "tf32": (64, 32, 32, 4, 1), "ieee": (64, 16, 32, 8, 1)},
+    "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
+    "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "similarity": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
+    "similarity_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "fusion_forward": {"half": (128, 32, 128, 8, 3), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
+    "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
+    "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
 }
+_UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
 
@@ -92,6 +73,9 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     else:
         config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
         config = replace(config, block_w=_tile_width(config.block_p, work.rows, work.columns))
+    if kernel == "depthwise_weight_gradient":
+        # The sums of all taps are held at once.
+        config = replace(config, block_o=max(16, min(config.block_o, LARGEST_TAP_SUMS // _next_power(work.taps))))
     if kernel in SPLIT_KERNELS:
         config = replace(config, splits=_splits(kernel, work, config, target))
     return config
@@ -99,7 +83,7 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
 
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
-    sizes = (1, 32, 64, 128)
+    sizes = (1, 32, 64, 65, 128, 256)
     configs = (_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes)
     return tuple(dict.fromkeys(configs))
 
@@ -108,14 +92,14 @@ def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target:
     """Tiles as wide as channels and outputs make use of; how wide is bounded by registers, see the compile tests."""
     family = "half" if arithmetic in ("fp16", "bf16") else arithmetic
     block_p, block_c, block_o, num_warps, num_stages = _TILES[kernel][family]
+    if (kernel, family) in _UNALIGNED_TILES and channels % ALIGNED_CHANNELS:
+        # Loads of one channel at a time take more registers: more warps share them.
+        block_p, block_c, block_o, num_warps, num_stages = _UNALIGNED_TILES[kernel, family]
     if kernel.startswith("fusion") and target.kind == "hip":
         block_p, block_c, block_o, num_warps, num_stages = _HIP_FUSION_TILE
-    narrow_c = min(block_c, max(_next_power(channels), NARROWEST_BLOCK))
-    narrow_o = min(block_o, max(_next_power(outputs), NARROWEST_BLOCK))
-    if narrow_c * narrow_o < block_c * block_o and num_warps > 4:
-        # Half the work: half the warps, and half the pixels where a warp's share of them is the same.
-        block_p, num_warps = max(block_p // 2, 64), 4
-    return KernelConfig(block_p, TILE_WIDTH, narrow_c, narrow_o, num_warps, num_stages, source="heuristic")
+    block_c = min(block_c, max(_next_power(channels), NARROWEST_CHANNELS))
+    block_o = min(block_o, max(_next_power(outputs), NARROWEST_OUTPUTS))
+    return KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
 
 
 def _interpreted(kernel: str, work: Work) -> KernelConfig:

@@ -1,0 +1,155 @@
+"""What the launches of one difference convolution have in common: sizes, options, arguments, configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from sdn_triton.launch import similarity
+from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
+from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.defaults import Work, default_config
+
+Configs = Mapping[str, KernelConfig]
+
+
+@dataclass(frozen=True, eq=False)
+class DifferenceCall:
+    """One call, with what its kernels are told again and again."""
+
+    input: Tensor
+    guidance: Tensor
+    weight: Tensor
+    contrast: Contrast
+    options: DifferenceOptions
+    configs: Configs
+
+    @staticmethod
+    def of(
+        input: Tensor,
+        guidance: Tensor,
+        weight: Tensor,
+        contrast: Contrast,
+        options: DifferenceOptions,
+        configs: Configs | None,
+    ) -> DifferenceCall:
+        refuse_wrong_interpretation(input)
+        if options.diffusivity == "constant":
+            # Nothing looks at the guidance then, and the input has the one shape that every kernel can read.
+            options, guidance, contrast = replace(options, similarity="channel"), input, 1.0
+        return DifferenceCall(input, guidance, weight, contrast, options, configs or {})
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.options.groups == self.input.shape[1] > 1 and not self.uses_maps
+
+    @property
+    def uses_maps(self) -> bool:
+        return self.options.similarity == "vector"
+
+    @cached_property
+    def output_size(self) -> tuple[int, int]:
+        return self.options.output_size(self.input.shape[2], self.input.shape[3])
+
+    @property
+    def channels(self) -> int:
+        """Channels of one group; all of them in a depthwise convolution, whose kernels know no groups."""
+        return self.input.shape[1] if self.is_depthwise else self.weight.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of one group, or all of them likewise."""
+        return self.weight.shape[0] if self.is_depthwise else self.weight.shape[0] // self.options.groups
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.is_depthwise else self.options.groups
+
+    @property
+    def multiplier(self) -> int:
+        return self.weight.shape[0] // self.input.shape[1]
+
+    @property
+    def taps(self) -> int:
+        return self.options.kernel_size[0] * self.options.kernel_size[1]
+
+    @cached_property
+    def arithmetic(self) -> str:
+        return arithmetic_of(self.input.dtype)
+
+    def config(self, kernel: str) -> KernelConfig:
+        """The configuration of a kernel: the caller's, or the default for this size."""
+        if kernel in self.configs:
+            return self.configs[kernel]
+        over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
+        rows, columns = self.input.shape[2:] if over_input else self.output_size
+        work = Work(
+            arithmetic=self.arithmetic,
+            images=self.input.shape[0],
+            rows=rows,
+            columns=columns,
+            channels=self.guidance.shape[1] if kernel.startswith("similarity") else self.channels,
+            outputs=self.outputs,
+            groups=self.groups,
+            taps=self.taps,
+        )
+        return default_config(kernel, work, target_of(self.input.device))
+
+    def similarity_maps(self) -> Tensor | None:
+        """The similarity of every tap, for all channels at once; None where each channel has its own."""
+        if not self.uses_maps:
+            return None
+        return similarity.forward(
+            self.guidance, self.contrast, self.options, self.output_size, self.config("similarity")
+        )
+
+    def packed_weight(self) -> Tensor:
+        """The weight as [O, kh, kw, C / groups], contiguous; a copy only where it is not stored like that."""
+        return self.weight.permute(0, 2, 3, 1).contiguous()
+
+    def contrast_arguments(self) -> dict[str, Any]:
+        """The contrast as the kernels take it: a pointer that they load from, or the inverse of one number."""
+        if isinstance(self.contrast, Tensor):
+            return {
+                "contrast_ptr": self.contrast,
+                "inverse_contrast": 1.0,
+                "stride_contrast": self.contrast.stride(0) if self.contrast.ndim else 0,
+                "LOAD_CONTRAST": True,
+            }
+        return {
+            "contrast_ptr": None,
+            "inverse_contrast": 1.0 / self.contrast,
+            "stride_contrast": 0,
+            "LOAD_CONTRAST": False,
+        }
+
+    def geometry(self) -> dict[str, int]:
+        """Sizes, and where centres and taps are."""
+        return {
+            "H": self.input.shape[2],
+            "W": self.input.shape[3],
+            "HO": self.output_size[0],
+            "WO": self.output_size[1],
+            "origin_h": self.options.origin[0],
+            "origin_w": self.options.origin[1],
+            "step_h": self.options.stride[0],
+            "step_w": self.options.stride[1],
+            "dilation_h": self.options.dilation[0],
+            "dilation_w": self.options.dilation[1],
+        }
+
+    def constants(self, *tensors: Tensor) -> dict[str, Any]:
+        """The compile-time options; ``tensors`` are the images that a kernel addresses besides input and guidance."""
+        margin = sum(self.options.reach) + sum(self.options.padding)
+        return {
+            "KERNEL_H": self.options.kernel_size[0],
+            "KERNEL_W": self.options.kernel_size[1],
+            "DIFFUSIVITY": self.options.diffusivity,
+            "ZERO_FLUX": self.options.border == "zero_flux",
+            "INT64": needs_64_bits(self.input, self.guidance, *tensors, margin=margin),
+        }

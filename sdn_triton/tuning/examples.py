@@ -1,0 +1,91 @@
+"""Launches of any kernel on tensors without memory, to compile and to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sdn_triton.launch import difference_conv, fusion
+from sdn_triton.launch.run import Launch, recorded_launches
+from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
+from sdn_triton.tuning.configs import KernelConfig
+
+DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def example_launches(
+    kernel: str,
+    arithmetic: str,
+    config: KernelConfig,
+    *,
+    channels: int = 256,
+    outputs: int = 256,
+    size: tuple[int, int] = (64, 64),
+    images: int = 2,
+    options: DifferenceOptions | None = None,
+    contrast: Contrast = 1.0,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> list[Launch]:
+    """The launches of ``kernel`` with ``config`` in the forward or backward pass that it belongs to.
+
+    Channels, outputs and options are those of the layer; a kernel of the depthwise or vector kind sets its own groups
+    or similarity. Every gradient is asked for, that of the contrast where it is a tensor.
+    """
+    dtype = DTYPES[arithmetic]
+    if options is None:
+        options = DifferenceOptions((3, 3), padding=(1, 1))
+
+    def image(channels: int, size: tuple[int, int] = size) -> Tensor:
+        return torch.empty((images, channels, *size), device="meta", dtype=dtype).to(memory_format=memory_format)
+
+    def vector(length: int) -> Tensor:
+        return torch.empty(length, device="meta", dtype=dtype)
+
+    configs = {kernel: config}
+    with _convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
+        if kernel.startswith("fusion"):
+            weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)
+            images_and_weight = image(channels), image(channels), weight
+            affine = vector(channels), vector(channels)
+            if kernel == "fusion_forward":
+                fusion.forward(*images_and_weight, vector(outputs), *affine, "relu", configs=configs)
+            else:
+                needs = FusionNeeds(*(True for _ in FusionNeeds._fields))
+                fusion.backward(image(outputs), *images_and_weight, *affine, "relu", needs, configs=configs)
+        else:
+            if kernel.startswith("depthwise"):
+                options, outputs = replace(options, groups=channels), channels
+            elif kernel.startswith("similarity"):
+                options = replace(options, similarity="vector")
+            weight = torch.empty(
+                (outputs, channels // options.groups, *options.kernel_size), device="meta", dtype=dtype
+            )
+            arguments = image(channels), image(channels), weight
+            if kernel.endswith("gradient"):
+                needs_all = DifferenceNeeds(True, True, True, True, isinstance(contrast, Tensor))
+                grad = image(outputs, options.output_size(*size))
+                difference_conv.backward(grad, *arguments, contrast, options, needs_all, configs=configs)
+            else:
+                difference_conv.forward(*arguments, vector(outputs), contrast, options, configs=configs)
+    return [launch for launch in launches if launch.config is config]
+
+
+@contextmanager
+def _convolutions_in(precision: str) -> Iterator[None]:
+    """PyTorch's setting for float32 convolutions, which the launchers follow, for a while."""
+    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
+    owner, name, value = (
+        (torch.backends.cudnn, "allow_tf32", precision == "tf32")
+        if convolution is None
+        else (convolution, "fp32_precision", precision)
+    )
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
