@@ -44,8 +44,10 @@ class Timing:
         return lower, upper
 
     @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
+    def spread(self) -> float | None:
+        """Half the distance between the quartiles, as a share of the median; None for less than three samples."""
+        if len(self.samples) < 3:
+            return None
         lower, upper = self.quartiles
         return (upper - lower) / 2 / self.median
 
@@ -62,7 +64,10 @@ class Timing:
 def interleave(
     calls: Mapping[str, Call], device: torch.device, seconds: float, rounds: tuple[int, int] = (3, 25)
 ) -> dict[str, Timing]:
-    """Time the calls in turns, another one first in each round; ``rounds`` (least, most) for about ``seconds``."""
+    """Time the calls in turns, another one first in each round; ``rounds`` (least, most) for about ``seconds``.
+
+    If there is no time at all, there is one round.
+    """
     if not calls:
         return {}
     stop = time.perf_counter() + seconds
@@ -71,7 +76,7 @@ def interleave(
         timer.warm_up(name, call)
     names = list(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    least, most = rounds
+    least, most = rounds if seconds > 0 else (1, 1)
     for number in range(most):
         if number >= least and time.perf_counter() > stop:
             break
@@ -112,7 +117,7 @@ class _GpuTimer:
         torch.cuda.synchronize(self.device)
 
     def sample(self, name: str, call: Call) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.cache.zero_()
         start.record()
         call()

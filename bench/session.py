@@ -17,7 +17,9 @@ from .workloads import Workload
 
 SCHEMA = 1
 RESERVE = {"cpu": 6.0, "cuda": 2.0}
-"""Seconds kept free for every other workload when torch.compile asks for time."""
+"""Seconds kept free for every later workload when torch.compile asks for time: at least these, ..."""
+RESERVE_FACTOR = 3.0
+"""... and this many times what checking the other providers has just taken."""
 ROUNDS = {"cpu": (3, 25), "cuda": (5, 100)}
 QUICK_ROUNDS = (3, 7)
 COMPILE_GUESS = 25.0
@@ -112,11 +114,14 @@ class Session:
             reason = f"the budget of {self.budget.seconds:.0f} s is used up"
             results = [Result(provider.name, "skipped", reason) for provider in self.providers]
         else:
-            until = self.budget.take(workload)
+            start, until = time.perf_counter(), self.budget.take(workload)
             problem = Problem(workload, self.setting)
             results, cases = [], {}
             for provider in self.providers:
                 doing(f"{workload.network}, {workload.name}: checking {provider.name}")
+                if provider.compiled and (why_not := self._why_not_compile(workload, time.perf_counter() - start)):
+                    results.append(Result(provider.name, "skipped", why_not))
+                    continue
                 result, case = self._check(problem, provider)
                 results.append(result)
                 if case is not None:
@@ -129,9 +134,6 @@ class Session:
 
     def _check(self, problem: Problem, provider: Provider) -> tuple[Result, Case | None]:
         result = Result(provider.name)
-        if provider.compiled and (reason := self._why_not_compile(problem.workload)):
-            result.status, result.reason = "skipped", reason
-            return result, None
         try:
             result.bounds = problem.bounds(provider)
             start = time.perf_counter()
@@ -154,9 +156,10 @@ class Session:
             return result, None
         return result, case
 
-    def _why_not_compile(self, workload: Workload) -> str | None:
+    def _why_not_compile(self, workload: Workload, checking_seconds: float) -> str | None:
         expected = self._compile_seconds * _size(workload)
-        if self.budget.has_room(expected, RESERVE[self.setting.device.type]):
+        reserve = max(RESERVE[self.setting.device.type], RESERVE_FACTOR * checking_seconds)
+        if self.budget.has_room(expected, reserve):
             torch.compiler.reset()
             return None
         return f"compiling takes about {expected:.0f} s and {max(self.budget.left, 0):.0f} s are left (see --budget)"

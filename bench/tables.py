@@ -43,7 +43,7 @@ def introduction(session: Session) -> list[str]:
     """What runs where, what does not, and how to read the tables."""
     environment, setting = session.environment, session.setting
     device = environment["device"]
-    threads = f", {device['threads']} threads" if "threads" in device else f", driver {device['driver']}"
+    threads = f", {device['threads']} thread(s)" if "threads" in device else f", driver {device['driver']}"
     versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "triton", "python") if environment[name])
     git = environment["git"]
     revision = f", revision {git['revision'][:10]}{' (changed)' if git['dirty'] else ''}" if git["revision"] else ""
@@ -92,7 +92,9 @@ def _figures(result: Result, floor: Result | None) -> list[str]:
 
 
 def _time(timing: Timing | None) -> str:
-    return "" if timing is None else f"{milliseconds(timing.median)} ±{timing.spread:.0%}"
+    if timing is None:
+        return ""
+    return milliseconds(timing.median) + ("" if timing.spread is None else f" ±{timing.spread:.0%}")
 
 
 def _over(timing: Timing | None, floor: Timing | None) -> str:
@@ -146,8 +148,9 @@ def _against(name: str, timings: dict[str, Timing | None]) -> tuple[str, str, st
 def restlessness(session: Session) -> str | None:
     """A warning if the times of the run scatter so much that something else must have run."""
     timings = [t for _, results in session.results for r in results for t in (r.forward, r.forward_backward)]
-    spreads = [timing.spread for timing in timings if timing is not None]
+    spreads = [timing.spread for timing in timings if timing is not None and timing.spread is not None]
     scatter = statistics.median(spreads) if spreads else 0.0
     if scatter <= RESTLESS:
         return None
-    return f"The times scatter by ±{scatter:.0%}: other work was running. Compare again when the machine is quiet."
+    advice = "Try again when the machine is quiet, or with --threads 1."
+    return f"The times scatter by ±{scatter:.0%}: other work was running. {advice}"

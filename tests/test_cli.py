@@ -20,6 +20,8 @@ WRONG = (
     "register(plain('wrong', 'twice too much', lambda u, v, weight, bias: 2 * unfold(u, v, weight, bias)));"
 )
 
+SMALL = ("--quick", "--network", "tiny", "--size", "64x64", "--budget", "60", "--threads", "1")
+
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "40"}
@@ -34,7 +36,7 @@ def run_cli(before: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_compare_in_a_pipe(tmp_path):
     path = tmp_path / "figures.json"
-    options = ("--quick", "--network", "tiny", "--size", "64x64", "--budget", "5", "--json", str(path))
+    options = (*SMALL, "--json", str(path))
     done = run_cli(TINY, "compare", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
@@ -54,8 +56,7 @@ def test_compare_in_a_pipe(tmp_path):
 
 
 def test_compare_ends_with_1_when_a_provider_is_wrong():
-    options = ("--quick", "--network", "tiny", "--size", "32x32", "--budget", "3", "--provider", "wrong")
-    done = run_cli(TINY + WRONG, "compare", *options)
+    done = run_cli(TINY + WRONG, "compare", *SMALL, "--provider", "wrong")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "wrong WRONG, not timed: output: error 1.0e+00" in done.stdout
 
@@ -140,7 +141,7 @@ def test_doctor(capsys):
 def test_doctor_without_triton():
     done = run_cli("import sys; sys.modules['triton'] = None;", "doctor")
     assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("triton "))
+    line = next(line for line in done.stdout.splitlines() if line.startswith("triton "))
     assert "not installed" in line or "importing it fails" in line
     assert "cpu     float32   eager" in done.stdout
 
