@@ -259,10 +259,10 @@ class _Backward(torch.autograd.Function):
             def output(*first: Tensor) -> Tensor:
                 return OPERATORS[ctx.name].plain(*_replaced(arguments, needed, first), ctx.static)
 
-            _, pull = torch.func.vjp(output, *(arguments[i] for i in needed))
+            _, pull = torch.func.vjp(output, *(arguments[i] for i in needed))  # type: ignore[misc]
             return pull(grad)
 
-        gradients, pull = torch.func.vjp(first_derivatives, *(saved[i] for i in places))
+        gradients, pull = torch.func.vjp(first_derivatives, *(saved[i] for i in places))  # type: ignore[misc]
         given = [g for g, need in zip(grads, ctx.needs) if need]
         second = pull(tuple(torch.zeros_like(x) if g is None else g for x, g in zip(gradients, given)))
         found = dict(zip(places, second))
