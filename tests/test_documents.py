@@ -16,7 +16,7 @@ from sdn_triton.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text())]
 # What needs triton is imported by the kernel tests.
 MODULES = [
@@ -52,6 +52,8 @@ def test_console_block(command):
         parser = argparse.ArgumentParser(exit_on_error=False)
         importlib.import_module(COMMANDS[words[1]][0]).configure(parser)
         parser.parse_args(words[2:])
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").is_file()
     else:
         assert words[:2] in (["git", "clone"], ["pip", "install"]), f"no check is known for {command!r}"
 
