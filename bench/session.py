@@ -74,12 +74,14 @@ class Budget:
     def left(self) -> float:
         return self.stop - time.perf_counter()
 
-    def take(self, workload: Workload) -> float:
-        """The time at which this workload should have ended."""
+    def begin(self, workload: Workload) -> None:
+        """This workload no longer lies ahead."""
+        self.ahead -= self._weight(workload)
+
+    def share(self, workload: Workload) -> float:
+        """The seconds of what is left that belong to this workload."""
         weight = self._weight(workload)
-        share = self.left * weight / max(self.ahead, weight)
-        self.ahead -= weight
-        return time.perf_counter() + share
+        return self.left * weight / (self.ahead + weight)
 
     def has_room(self, seconds: float, reserve: float) -> bool:
         """Whether something this long fits, with a reserve for each of the workloads that follow."""
@@ -114,7 +116,8 @@ class Session:
             reason = f"the budget of {self.budget.seconds:.0f} s is used up"
             results = [Result(provider.name, "skipped", reason) for provider in self.providers]
         else:
-            start, until = time.perf_counter(), self.budget.take(workload)
+            self.budget.begin(workload)
+            start = time.perf_counter()
             problem = Problem(workload, self.setting)
             results, cases = [], {}
             for provider in self.providers:
@@ -128,6 +131,7 @@ class Session:
                     cases[provider.name] = case
             problem.forget()
             doing(f"{workload.network}, {workload.name}: timing")
+            until = time.perf_counter() + self.budget.share(workload)
             self._measure(cases, {result.provider: result for result in results}, until)
         self.results.append((workload, results))
         return results

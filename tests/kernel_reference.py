@@ -58,11 +58,12 @@ def value_and_gradients(f: Callable[..., Tensor], arguments: list, grad: Tensor)
     return [y.detach(), *(next(found) if isinstance(a, Tensor) else None for a in exact)]
 
 
-def assert_as_good_as(results, peers, exact, names) -> None:
+def assert_as_good_as(results, peers, exact, names, terms: dict[str, float] | None = None) -> None:
     """Errors against float64 are at most twice those of the eager path.
 
     Its errors may be small by chance: they count as at least one rounding of a half result, or as the few of float32
-    sums that differ in nothing but their order.
+    sums that differ in nothing but their order. Where the sum is far smaller than what is summed up, ``terms`` says how
+    large that is, as the root of the sum of its squares.
     """
     for name, result, peer, reference in zip(names, results, peers, exact, strict=True):
         assert (result is None) == (peer is None), name
@@ -72,7 +73,8 @@ def assert_as_good_as(results, peers, exact, names) -> None:
         assert result.dtype == peer.dtype, name
         error, allowed = ((x.detach().cpu().double() - reference).abs().max().item() for x in (result, peer))
         roundings = 8 if result.dtype == torch.float32 else 1
-        rounding = roundings * torch.finfo(result.dtype).eps * reference.abs().max().item()
+        size = max(reference.abs().max().item(), (terms or {}).get(name, 0.0))
+        rounding = roundings * torch.finfo(result.dtype).eps * size
         assert error <= 2 * max(allowed, rounding) + 1e-30, f"{name}: {error} against {allowed} of the eager path"
 
 

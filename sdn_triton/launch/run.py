@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
@@ -119,7 +118,7 @@ def empty_output(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def cdiv(numerator: int, denominator: int) -> int:
     """The quotient, rounded up."""
-    return triton.cdiv(numerator, denominator)
+    return -(-numerator // denominator)
 
 
 def count_tiles(images: int, rows: int, columns: int, config: KernelConfig) -> int:
@@ -129,7 +128,7 @@ def count_tiles(images: int, rows: int, columns: int, config: KernelConfig) -> i
 
 def next_power(number: int) -> int:
     """The smallest power of two that is not below ``number``."""
-    return triton.next_power_of_2(number)
+    return 1 << max(number - 1, 0).bit_length()
 
 
 def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:

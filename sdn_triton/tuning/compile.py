@@ -127,12 +127,13 @@ class _OfflineDriver:
 def _offline_driver(target: Target) -> Iterator[None]:
     from triton.runtime import driver
 
-    previous = getattr(driver, "_active", None)
-    driver.set_active(_OfflineDriver(target))
+    drivers: Any = driver
+    previous = vars(drivers).get("_active", vars(drivers).get("active"))  # the second is triton 3.2's name
+    drivers.set_active(_OfflineDriver(target))
     try:
         yield
     finally:
-        driver.set_active(previous)
+        drivers.set_active(previous)
 
 
 def _run_tool(tool: str, option: str, binary: bytes) -> str:

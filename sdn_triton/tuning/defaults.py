@@ -7,6 +7,7 @@ shared memory and keeps to its registers on the architectures it is returned for
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sdn_triton.tuning.configs import KernelConfig, Target
 
@@ -66,6 +67,7 @@ class Work:
     taps: int = 1
 
 
+@lru_cache(maxsize=4096)
 def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration that ``kernel`` runs ``work`` with on ``target`` where nobody says otherwise."""
     if target.kind == "interpreter":

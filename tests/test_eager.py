@@ -1,0 +1,503 @@
+"""The eager path: values against the oracle, gradients against autograd, strips of any height against one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from oracle import sdc
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from sdn_triton.eager import composite, difference_conv, fusion
+from sdn_triton.eager.diffusivity import diffusivity, steepness
+from sdn_triton.eager.layouts import memory_format
+from sdn_triton.options import (
+    DIFFUSIVITIES,
+    Contrast,
+    DifferenceGradients,
+    DifferenceNeeds,
+    DifferenceOptions,
+    FusionNeeds,
+)
+
+ALL = DifferenceNeeds(True, True, True, True, True)
+STRIPS = {"rows": 0, "some": 6000, "whole": 2**40}
+"""Bytes that a strip's buffers may take: too few for more than a row, a few rows of a small image, everything."""
+
+
+class Call(NamedTuple):
+    """The arguments of a difference convolution."""
+
+    input: Tensor
+    guidance: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    contrast: Contrast
+    options: DifferenceOptions
+
+    def expected(self) -> Tensor:
+        """The output by the oracle, in float64."""
+        o = self.options
+        u, v, K, b, k = (x.cpu().double().numpy() if isinstance(x, Tensor) else x for x in self[:5])
+        y = sdc(u, v, K, b, o.stride, o.padding, o.dilation, o.groups, o.border, o.diffusivity, k, o.similarity)
+        return torch.from_numpy(y).to(self.input.device)
+
+    def variables(self) -> list[Tensor]:
+        """Float64 copies of the tensors, to differentiate by."""
+        return [x.detach().double().requires_grad_() for x in self[:5] if isinstance(x, Tensor)]
+
+
+def call(
+    *,
+    size: tuple[int, int] = (7, 6),
+    batch: int = 2,
+    channels: int = 4,
+    outputs: int = 6,
+    guides: int | None = None,
+    kernel: tuple[int, int] = (3, 3),
+    bias: bool = True,
+    contrast: str = "channel",
+    dtype: torch.dtype = torch.float64,
+    layout: torch.memory_format = torch.contiguous_format,
+    device: torch.device | str = "cpu",
+    **options,
+) -> Call:
+    """A call with random tensors; its contrast is a float, a ``scalar`` tensor or one value per ``channel``."""
+    settings = DifferenceOptions(kernel, **options)
+    if settings.similarity == "vector":
+        contrast = "scalar" if contrast == "channel" else contrast
+    guides = channels if guides is None else guides
+    make = dict(dtype=torch.float64)
+    u, v = torch.randn(batch, channels, *size, **make), torch.randn(batch, guides, *size, **make)
+    weight = torch.randn(outputs, channels // settings.groups, *kernel, **make)
+    k = torch.rand(channels, **make) + 0.6
+    given = {"float": 0.8, "scalar": k[0].to(device, dtype), "channel": k.to(device, dtype)}[contrast]
+    u, v, weight, b = (x.to(device, dtype) for x in (u, v, weight, torch.randn(outputs, **make)))
+    u, v = u.contiguous(memory_format=layout), v.contiguous(memory_format=layout)
+    return Call(u, v, weight, b if bias else None, given, settings)
+
+
+CASES = {
+    **{f"{g}-channel": dict(diffusivity=g, padding=(1, 1)) for g in DIFFUSIVITIES},
+    **{f"{g}-vector3": dict(diffusivity=g, similarity="vector", guides=3, padding=(1, 1)) for g in DIFFUSIVITIES},
+    "valid": dict(),
+    "padding1": dict(padding=(1, 1)),
+    "padding3": dict(padding=(3, 3)),
+    "padding(3,0)": dict(padding=(3, 0)),
+    "padding(0,2)": dict(padding=(0, 2)),
+    "zero_flux-padding1": dict(border="zero_flux", padding=(1, 1)),
+    "zero_flux-padding3-kernel5x3": dict(border="zero_flux", padding=(3, 3), kernel=(5, 3)),
+    "zero_flux-padding(2,0)-stride2": dict(border="zero_flux", padding=(2, 0), stride=(2, 2)),
+    "zero_flux-vector1": dict(border="zero_flux", padding=(1, 1), similarity="vector", guides=1),
+    "kernel1x1": dict(kernel=(1, 1)),
+    "kernel1x1-padding2-stride2": dict(kernel=(1, 1), padding=(2, 2), stride=(2, 2)),
+    "kernel1x3": dict(kernel=(1, 3), padding=(0, 1)),
+    "kernel3x1-padding(1,3)": dict(kernel=(3, 1), padding=(1, 3)),
+    "kernel5x5": dict(kernel=(5, 5), padding=(2, 2)),
+    "kernel7x7-padding3": dict(kernel=(7, 7), padding=(3, 3)),
+    "kernel3x5-padding(2,1)": dict(kernel=(3, 5), padding=(2, 1)),
+    "stride2": dict(stride=(2, 2), padding=(1, 1)),
+    "stride3": dict(stride=(3, 3), padding=(1, 1), size=(10, 8)),
+    "stride(1,3)": dict(stride=(1, 3), padding=(1, 1)),
+    "stride(3,1)-valid": dict(stride=(3, 1)),
+    "stride(3,2)-kernel1x3-groups2": dict(stride=(3, 2), kernel=(1, 3), padding=(0, 1), size=(2, 3), groups=2),
+    "stride2-dilation2": dict(stride=(2, 2), dilation=(2, 2), padding=(2, 2)),
+    "dilation2": dict(dilation=(2, 2), padding=(2, 2)),
+    "dilation(1,3)-padding(1,2)": dict(dilation=(1, 3), padding=(1, 2), size=(5, 9)),
+    "dilation3-kernel5x5-padding5": dict(dilation=(3, 3), kernel=(5, 5), padding=(5, 5)),
+    "groups2": dict(groups=2, padding=(1, 1)),
+    "groups2-stride2-vector": dict(groups=2, stride=(2, 2), padding=(1, 1), similarity="vector", guides=3),
+    "depthwise": dict(groups=4, outputs=4, padding=(1, 1)),
+    "depthwise-twofold": dict(groups=3, channels=3, outputs=6, padding=(1, 1)),
+    "depthwise-stride2-no-bias": dict(groups=4, outputs=8, stride=(2, 2), padding=(1, 1), bias=False),
+    "one-channel": dict(channels=1, outputs=1, padding=(1, 1)),
+    "no-bias": dict(bias=False, padding=(1, 1)),
+    "H1": dict(size=(1, 9), padding=(1, 1)),
+    "W1": dict(size=(9, 1), padding=(1, 1)),
+    "H1-W1-stride2": dict(size=(1, 1), padding=(1, 1), stride=(2, 2)),
+    "one-image": dict(batch=1, padding=(1, 1)),
+    "no-image": dict(batch=0, padding=(1, 1)),
+    "contrast-float": dict(contrast="float", padding=(1, 1)),
+    "contrast-scalar": dict(contrast="scalar", padding=(1, 1)),
+    "contrast-float-vector": dict(contrast="float", similarity="vector", guides=2, padding=(1, 1)),
+    "channels_last": dict(layout=torch.channels_last, padding=(1, 1), size=(9, 11)),
+    "channels_last-stride2": dict(layout=torch.channels_last, padding=(1, 1), stride=(2, 2)),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@pytest.fixture(params=STRIPS.values(), ids=STRIPS.keys())
+def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the image as if the buffers of a strip had so many bytes."""
+    monkeypatch.setattr(difference_conv, "_limit", lambda tensor, spare: request.param)
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill whatever torch allocates with NaN, so that what nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def assert_like(result: Tensor, like: Tensor) -> None:
+    assert result.dtype == like.dtype
+    assert memory_format(result) == memory_format(like)
+    assert result.is_contiguous(memory_format=memory_format(like))
+
+
+@cases
+@pytest.mark.usefixtures("strips", "poisoned")
+def test_forward(case, device):
+    made = call(**case, device=device)
+    y = difference_conv.forward(*made)
+    torch.testing.assert_close(y, made.expected(), rtol=1e-11, atol=1e-11)
+    if y.numel():
+        assert_like(y, made.input)
+
+
+@cases
+@pytest.mark.usefixtures("strips", "poisoned")
+def test_backward(case, device):
+    made = call(**case, device=device)
+    y = difference_conv.forward(*made)
+    grad = torch.randn(y.shape, dtype=y.dtype).to(device)
+    gradients = backward(made, grad)
+    for name, gradient, expected in zip(gradients._fields, gradients, by_autograd(made, grad), strict=True):
+        if expected is None:
+            assert gradient is None, name
+            continue
+        assert gradient is not None, name
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+        if gradient.dim() == 4 and gradient.numel():
+            assert_like(gradient, getattr(made, name))
+
+
+def needs_of(made: Call) -> DifferenceNeeds:
+    return DifferenceNeeds(*[isinstance(x, Tensor) for x in made[:5]])
+
+
+def backward(made: Call, grad: Tensor, needs: DifferenceNeeds | None = None) -> DifferenceGradients:
+    u, v, weight, _, contrast, options = made
+    return difference_conv.backward(grad, u, v, weight, contrast, options, needs or needs_of(made))
+
+
+def by_autograd(made: Call, grad: Tensor) -> list[Tensor | None]:
+    """The gradients of the composite formula in float64, None in the place of what is no tensor."""
+    variables = made.variables()
+    given = iter(variables)
+    arguments = [next(given) if isinstance(x, Tensor) else x for x in made[:5]]
+    y = composite.difference_conv2d(*arguments, made.options)
+    found = iter(torch.autograd.grad(y, variables, grad.double(), materialize_grads=True))
+    return [next(found) if isinstance(x, Tensor) else None for x in made[:5]]
+
+
+@cases
+def test_composite(case, device):
+    made = call(**case, device=device)
+    torch.testing.assert_close(composite.difference_conv2d(*made), made.expected(), rtol=1e-11, atol=1e-11)
+
+
+class Eager(torch.autograd.Function):
+    """The eager path's forward and backward, for finite differences."""
+
+    @staticmethod
+    def forward(ctx, options, *tensors):
+        ctx.options = options
+        ctx.save_for_backward(*tensors)
+        return difference_conv.forward(*tensors, options)
+
+    @staticmethod
+    def backward(ctx, grad):
+        u, v, weight, _, contrast = ctx.saved_tensors
+        return None, *difference_conv.backward(grad, u, v, weight, contrast, ctx.options, ALL)
+
+
+DIFFERENTIATED = {
+    **{
+        f"{g}-{s}": dict(diffusivity=g, similarity=s, padding=(1, 1))
+        for g in DIFFUSIVITIES
+        for s in ("channel", "vector")
+    },
+    "zero_flux-padding2": dict(border="zero_flux", padding=(2, 2)),
+    "stride2-dilation2": dict(stride=(2, 2), dilation=(2, 2), padding=(2, 2)),
+    "depthwise": dict(groups=2, outputs=4, padding=(1, 1)),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENTIATED.values(), ids=DIFFERENTIATED.keys())
+def test_backward_against_finite_differences(case):
+    made = call(**{"channels": 2, "outputs": 2, "size": (4, 3), "batch": 1, **case})
+    assert gradcheck(lambda *tensors: Eager.apply(made.options, *tensors), made.variables())
+
+
+@pytest.mark.parametrize("similarity", ["channel", "vector"])
+@pytest.mark.parametrize("name", DIFFUSIVITIES)
+def test_second_derivatives_of_the_composite_where_guidance_is_flat(name, similarity):
+    made = call(diffusivity=name, similarity=similarity, channels=2, outputs=2, size=(3, 3), batch=1, contrast="scalar")
+    made.guidance[..., :2] = 0.5
+    assert gradgradcheck(lambda *x: composite.difference_conv2d(*x, made.options), made.variables())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", [dict(), dict(similarity="vector"), dict(stride=(2, 2))], ids=str)
+def test_half_types_are_computed_in_float32(dtype, options, device):
+    made = call(dtype=dtype, padding=(1, 1), channels=32, outputs=8, size=(9, 9), device=device, **options)
+    y = difference_conv.forward(*made)
+    grad = torch.randn(y.shape).to(device, dtype)
+    found, expected = [y, *backward(made, grad)], [made.expected(), *by_autograd(made, grad)]
+    for result, exact in zip(found, expected, strict=True):
+        assert result.dtype == dtype
+        rounding = torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5 * exact.abs().max()
+        assert ((result.double() - exact).abs() <= rounding).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_contrast_of_another_dtype(dtype, device):
+    made = call(dtype=dtype, padding=(1, 1), device=device)
+    assert isinstance(made.contrast, Tensor)
+    made = made._replace(contrast=made.contrast.double())
+    y = difference_conv.forward(*made)
+    gradients = backward(made, torch.ones_like(y))
+    assert y.dtype == dtype
+    assert gradients.contrast.dtype == torch.float64
+    torch.testing.assert_close(y.double(), made.expected(), rtol=0.01, atol=0.02)
+    torch.testing.assert_close(gradients.contrast, by_autograd(made, torch.ones_like(y))[4], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_strips_of_any_height_agree(layout, monkeypatch):
+    made = call(size=(13, 9), channels=16, outputs=16, padding=(1, 1), layout=layout)
+    outputs, gradients = [], []
+    grad = torch.randn(2, 16, 13, 9, dtype=torch.float64)
+    for limit in (0, 20_000, 40_000, 80_000, 2**40):
+        monkeypatch.setattr(difference_conv, "_limit", lambda tensor, spare, limit=limit: limit)
+        outputs.append(difference_conv.forward(*made))
+        gradients.append(backward(made, grad))
+    for y, gradient in zip(outputs[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(y, outputs[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, gradients[0], rtol=0, atol=1e-11)
+
+
+LAYOUTS = {
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "permuted": lambda x: x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+    "slice": lambda x: torch.stack((x, torch.full_like(x, torch.nan)), -1)[..., 0],
+    "rows-reversed-in-memory": lambda x: x.flip(2).contiguous().flip(2),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 2], ids=["stride1", "stride2"])
+@pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_any_strides(change, stride):
+    made = call(padding=(1, 1), stride=(stride, stride))
+    y = difference_conv.forward(*made)
+    grad = torch.randn_like(y)
+    expected = backward(made, grad)
+    u, v, weight = (change(x) for x in (made.input, made.guidance, made.weight))
+    other = made._replace(input=u, guidance=v, weight=weight)
+    torch.testing.assert_close(difference_conv.forward(*other), y)
+    torch.testing.assert_close(backward(other, change(grad)), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2], ids=["stride1", "stride2"])
+def test_expanded_tensors(stride):
+    made = call(padding=(1, 1), stride=(stride, stride))
+    made = made._replace(
+        input=made.input[:1].expand(3, -1, -1, -1), guidance=made.guidance[:1, :, :1].expand(3, -1, 7, -1)
+    )
+    y = difference_conv.forward(*made)
+    torch.testing.assert_close(y, made.expected())
+    grad = torch.ones((), dtype=y.dtype).expand(y.shape)
+    torch.testing.assert_close(backward(made, grad), DifferenceGradients(*by_autograd(made, grad.clone())))
+
+
+@pytest.mark.parametrize("name", DifferenceNeeds._fields)
+def test_only_what_is_needed(name):
+    made = call(padding=(1, 1))
+    grad = torch.randn(2, 6, 7, 6, dtype=torch.float64)
+    needs = DifferenceNeeds(**{field: field == name for field in DifferenceNeeds._fields})
+    gradients = backward(made, grad, needs)
+    assert [field for field in gradients._fields if getattr(gradients, field) is not None] == [name]
+    torch.testing.assert_close(getattr(gradients, name), getattr(backward(made, grad), name))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_meta_tensors(dtype, layout):
+    made = call(padding=(1, 1), dtype=dtype, layout=layout, outputs=8)
+    y = difference_conv.forward(*made)
+    meta = Call(*[x.to("meta") if isinstance(x, Tensor) else x for x in made[:5]], made.options)
+    fake = difference_conv.forward(*meta)
+    assert fake.is_meta
+    assert (fake.shape, fake.stride(), fake.dtype) == (y.shape, y.stride(), y.dtype)
+    for real, fake in zip(backward(made, y), backward(meta, fake), strict=True):
+        assert fake.is_meta
+        assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    assert composite.difference_conv2d(*meta).shape == y.shape
+
+
+@pytest.mark.usefixtures("strips")
+@pytest.mark.parametrize("options", [dict(padding=(1, 1)), dict(), dict(padding=(1, 1), border="zero_flux")], ids=str)
+@pytest.mark.parametrize("name", ["input", "guidance"])
+def test_nan_reaches_as_far_as_the_kernel(name, options):
+    made = call(size=(8, 9), channels=2, outputs=2, **options)
+    getattr(made, name)[0, 0, 4, 7] = torch.nan
+    y = difference_conv.forward(*made)
+    top, left = made.options.origin
+    touched = torch.zeros(8, 9, dtype=torch.bool)
+    touched[3:6, 6:9] = True
+    touched = touched[top : 8 - top, left : 9 - left]
+    assert (y[0].isnan() == touched).all()
+    assert not y[1].isnan().any()
+    gradients = backward(made, torch.ones_like(y))
+    for gradient in (gradients.input, gradients.guidance):
+        outside = torch.ones(8, 9, dtype=torch.bool)
+        outside[2:7, 5:9] = False
+        assert not gradient[0, :, outside].isnan().any()
+        assert not gradient[1].isnan().any()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="reads the CPU allocator's profile")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("channels", "size"), [(64, (128, 128)), (128, (64, 64)), (256, (64, 64))], ids=["C64", "C128", "C256"]
+)
+def test_forward_takes_no_more_memory_than_its_output(channels, size, layout):
+    from bench.measure import peak_memory
+
+    made = call(
+        batch=1, channels=channels, outputs=channels, size=size, padding=(1, 1), dtype=torch.float32, layout=layout
+    )
+    output = made.input.nbytes
+    peak = peak_memory(lambda: difference_conv.forward(*made), made.input.device)
+    assert output < peak <= 2 * output
+
+
+@pytest.mark.parametrize("name", DIFFUSIVITIES)
+def test_diffusivities_in_place_and_their_slopes(name):
+    a = torch.linspace(0, 30, 100, dtype=torch.float64, requires_grad=True)
+    g = diffusivity(name, a)
+    exact = {
+        "charbonnier": (1 + a) ** -0.5,
+        "exponential": torch.exp(-a),
+        "rational": 1 / (1 + a),
+        "constant": 1 + 0 * a,
+    }
+    torch.testing.assert_close(g, exact[name])
+    work = a.detach().clone()
+    assert diffusivity(name, work, out=work) is work
+    torch.testing.assert_close(work, g.detach(), rtol=1e-13, atol=0)
+    (slope,) = torch.autograd.grad(exact[name].sum(), a)
+    torch.testing.assert_close(-steepness(name, work, out=torch.empty_like(work)) * g.detach() / 2, slope)
+
+
+def test_slopes_where_the_similarity_underflows():
+    made = call(diffusivity="exponential", padding=(1, 1), dtype=torch.float32, contrast="float")
+    made.guidance.mul_(1000)
+    gradients = backward(made, torch.ones(2, 6, 7, 6))
+    assert gradients.guidance.isfinite().all()
+
+
+def fuse(u: Tensor, y: Tensor, weight: Tensor, bias, scale, shift, activation: str) -> Tensor:
+    """The fusion in numpy and float64."""
+    u, y, weight, bias, scale, shift = (
+        None if x is None else x.detach().cpu().double().numpy() for x in (u, y, weight, bias, scale, shift)
+    )
+    per_channel = (slice(None), None, None)
+    h = y if scale is None else y * scale[per_channel]
+    h = h if shift is None else h + shift[per_channel]
+    h = np.maximum(h, 0) if activation == "relu" else h
+    z = np.einsum("oc,nchw->nohw", weight[:, :, 0, 0], np.concatenate((u, h), 1))
+    return torch.from_numpy(z if bias is None else z + bias[per_channel])
+
+
+FUSIONS = {
+    "all": dict(),
+    "identity": dict(activation="identity"),
+    "no-bias": dict(bias=None),
+    "no-scale": dict(scale=None),
+    "no-shift": dict(shift=None),
+    "nothing": dict(bias=None, scale=None, shift=None),
+    "no-image": dict(batch=0),
+    "channels_last": dict(layout=torch.channels_last),
+}
+
+
+def fusion_arguments(
+    batch: int = 2,
+    layout: torch.memory_format = torch.contiguous_format,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+    activation: str = "relu",
+    **absent: None,
+) -> list[Tensor | str | None]:
+    shapes = dict(
+        input=(batch, 3, 5, 7), response=(batch, 4, 5, 7), weight=(6, 7, 1, 1), bias=(6,), scale=(4,), shift=(4,)
+    )
+    tensors = [None if name in absent else torch.randn(s).to(device, dtype) for name, s in shapes.items()]
+    tensors[:2] = [x.contiguous(memory_format=layout) for x in tensors[:2]]
+    return [*tensors, activation]
+
+
+@pytest.mark.parametrize("case", FUSIONS.values(), ids=FUSIONS.keys())
+@pytest.mark.usefixtures("poisoned")
+def test_fusion(case, device):
+    arguments = fusion_arguments(**case, device=device)
+    z = fusion.forward(*arguments)
+    torch.testing.assert_close(z.cpu(), fuse(*arguments))
+    torch.testing.assert_close(composite.feature_fusion(*arguments), z)
+    if z.numel():
+        assert_like(z, arguments[0])
+
+
+@pytest.mark.parametrize("case", FUSIONS.values(), ids=FUSIONS.keys())
+@pytest.mark.usefixtures("poisoned")
+def test_fusion_backward(case, device):
+    *tensors, activation = fusion_arguments(**case, device=device)
+    u, y, weight, _, scale, shift = tensors
+    grad = torch.randn(u.shape[0], 6, 7, 5, dtype=u.dtype).to(device).transpose(2, 3)
+    needs = FusionNeeds(*[x is not None for x in tensors])
+    gradients = fusion.backward(grad, u, y, weight, scale, shift, activation, needs)
+    arguments = [None if x is None else x.detach().requires_grad_() for x in tensors]
+    given = [x for x in arguments if x is not None]
+    expected = iter(torch.autograd.grad(composite.feature_fusion(*arguments, activation), given, grad))
+    for gradient, x in zip(gradients, tensors, strict=True):
+        if x is None:
+            assert gradient is None
+            continue
+        torch.testing.assert_close(gradient, next(expected))
+        if gradient.numel():
+            assert_like(gradient, x)
+
+
+@pytest.mark.parametrize("name", FusionNeeds._fields)
+def test_fusion_computes_only_what_is_needed(name):
+    u, y, weight, _, scale, shift, activation = fusion_arguments()
+    needs = FusionNeeds(**{field: field == name for field in FusionNeeds._fields})
+    gradients = fusion.backward(torch.randn(2, 6, 5, 7).double(), u, y, weight, scale, shift, activation, needs)
+    assert [field for field in gradients._fields if getattr(gradients, field) is not None] == [name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_fusion_of_half_types_rounds_once(dtype, device):
+    arguments = fusion_arguments(dtype=dtype, device=device)
+    z, exact = fusion.forward(*arguments).cpu(), fuse(*arguments)
+    assert z.dtype == dtype
+    assert ((z.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
+
+
+def test_fusion_of_meta_tensors():
+    *tensors, activation = fusion_arguments(layout=torch.channels_last)
+    u, y, weight, _, scale, shift = meta = [x.to("meta") for x in tensors]
+    real, fake = fusion.forward(*tensors, activation), fusion.forward(*meta, activation)
+    assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    gradients = fusion.backward(fake, u, y, weight, scale, shift, activation, FusionNeeds(*[True] * 6))
+    for gradient, x in zip(gradients, tensors, strict=True):
+        assert (gradient.shape, gradient.stride(), gradient.dtype) == (x.shape, x.stride(), x.dtype)
