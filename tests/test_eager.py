@@ -337,9 +337,9 @@ def test_meta_tensors(dtype, layout):
     fake = difference_conv.forward(*meta)
     assert fake.is_meta
     assert (fake.shape, fake.stride(), fake.dtype) == (y.shape, y.stride(), y.dtype)
-    for real, fake in zip(backward(made, y), backward(meta, fake), strict=True):
-        assert fake.is_meta
-        assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+    for real, sized in zip(backward(made, y), backward(meta, fake), strict=True):
+        assert sized.is_meta
+        assert (sized.shape, sized.stride(), sized.dtype) == (real.shape, real.stride(), real.dtype)
     assert composite.difference_conv2d(*meta).shape == y.shape
 
 
