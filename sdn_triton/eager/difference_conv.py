@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.diffusivity import diffusivity, steepness
+from sdn_triton.eager.diffusivity import diffusivity_of_step, diffusivity_of_vector, steepness
 from sdn_triton.eager.layouts import compute_dtype, memory_format, read_image, write_image
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Field, Load, close, closed_pairs, cut
@@ -47,10 +47,8 @@ def weighted_difference(u: Ends, v: Ends, options: DifferenceOptions, keep_step:
     Without ``keep_step`` the step's memory is used again.
     """
     step = torch.sub(v[1], v[0])
-    a = torch.mul(step, step, out=None if keep_step else step)
-    if options.similarity == "vector":
-        a = a.sum(1, keepdim=True)
-    similarity = diffusivity(options.diffusivity, a, out=a)
+    similar = diffusivity_of_vector if options.similarity == "vector" else diffusivity_of_step
+    similarity = similar(options.diffusivity, step, torch.empty_like(step) if keep_step else step)
     return Difference(torch.sub(u[1], u[0]).mul_(similarity), similarity, step)
 
 
@@ -84,7 +82,7 @@ def forward(
         u, v = Field(strip, input, dtype), Field(strip, guidance, dtype)
         for place in places:
             u.read(input, place)
-            v.read(guidance, place).div_(k)
+            _scale(v.read(guidance, place), k)
             closed = closed_pairs(strip, place, u.values)
             total = None
             for i, link in enumerate(strip.links):
@@ -113,7 +111,7 @@ def backward(
     k = _divisor(contrast, dtype)
     taps = products(weight, None, options, dtype)
     sums = Sums(
-        input=torch.zeros_like(input, dtype=dtype) if needs.input else None,
+        input=torch.zeros_like(input) if needs.input else None,
         guidance=torch.zeros_like(guidance, dtype=dtype) if needs.guidance else None,
         kernels=[torch.zeros_like(kernel) for kernel in taps.kernels] if needs.weight else None,
         contrast=input.new_zeros(guidance.shape[1], dtype=dtype) if needs.contrast else None,
@@ -163,8 +161,10 @@ def _accumulate(
         G = strip.output_buffer(O, grad, dtype).zero_()
         for place in places:
             u.read(input, place)
-            v.read(guidance, place).div_(k)
+            _scale(v.read(guidance, place), k)
             read_image(strip.images_of(G), strip.part_of(grad, place))
+            by_u.values.zero_()
+            by_v.values.zero_()
             closed = closed_pairs(strip, place, u.values)
             for i, link in enumerate(strip.links):
                 difference = weighted_difference(u.ends[i], v.ends[i], options, keep_step=True)
@@ -178,7 +178,6 @@ def _accumulate(
             for total, field in ((sums.input, by_u), (sums.guidance, by_v)):
                 if total is not None:
                     field.add_to(total, place)
-                    field.values.zero_()
 
 
 def _push(t: Tensor, difference: Difference, options: DifferenceOptions, sums: Sums, by_u: Ends, by_v: Ends) -> None:
@@ -208,6 +207,12 @@ def _limit(tensor: Tensor, spare: int) -> int:
     if tensor.device.type != "cpu":
         return max(LEAST_BYTES_ON_GPU, spare)
     return min(CACHE_BYTES, max(LEAST_BYTES, spare))
+
+
+def _scale(guidance: Tensor, k: Contrast) -> None:
+    """To units of the contrast."""
+    if isinstance(k, Tensor) or k != 1:
+        guidance.div_(k)
 
 
 def _divisor(contrast: Contrast, dtype: torch.dtype) -> Contrast:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 
-def diffusivity(name: str, a: Tensor, out: Tensor | None = None) -> Tensor:
-    """g: charbonnier (1 + a)^(-1/2), exponential exp(-a), rational 1 / (1 + a), constant 1.
+def diffusivity(name: str, a: Tensor) -> Tensor:
+    """g: charbonnier (1 + a)^(-1/2), exponential exp(-a), rational 1 / (1 + a), constant 1; differentiable."""
+    return _of_sum(name, a + 1 if _adds_one(name) else a)
 
-    Differentiable to any order without ``out``; with ``out``, which may be ``a`` itself, written there.
-    """
-    if name == "charbonnier":
-        return _inverse_root(torch.add(a, 1, out=out), out)
-    if name == "exponential":
-        return _exponential_of_minus(a, out)
-    if name == "rational":
-        return torch.reciprocal(torch.add(a, 1, out=out), out=out)
-    return torch.ones_like(a) if out is None else out.fill_(1)
+
+def diffusivity_of_step(name: str, step: Tensor, out: Tensor) -> Tensor:
+    """g at ``a = step^2``, in ``out``, which may be ``step``."""
+    if _adds_one(name):
+        torch.addcmul(_one(step.dtype, step.device), step, step, out=out)
+    else:
+        torch.mul(step, step, out=out)
+    return _of_sum(name, out, out)
+
+
+def diffusivity_of_vector(name: str, step: Tensor, out: Tensor) -> Tensor:
+    """g at ``a = sum over channels of step^2``, ``[N, 1, H, W]``; ``out``, which may be ``step``, is used up."""
+    a = torch.mul(step, step, out=out).sum(1, keepdim=True)
+    return _of_sum(name, a.add_(1) if _adds_one(name) else a, a)
 
 
 def steepness(name: str, g: Tensor, out: Tensor) -> Tensor | float:
     """``-2 g'(a) / g(a)`` as a function of g: charbonnier g^2, exponential 2, rational 2 g, constant 0.
 
-    With it a change of d by ``k`` changes g by ``-steepness * g * d / k``. It is finite where g underflows. A tensor is
-    written to ``out``, which may be ``g`` itself.
+    Where d changes by k, g changes by ``-steepness * g * d / k``; this is finite where g underflows. A tensor is in
+    ``out``, which may be ``g``.
     """
     if name == "charbonnier":
         return torch.mul(g, g, out=out)
@@ -35,11 +42,23 @@ def steepness(name: str, g: Tensor, out: Tensor) -> Tensor | float:
     return 2.0 if name == "exponential" else 0.0
 
 
-def _inverse_root(x: Tensor, out: Tensor | None) -> Tensor:
-    # On a CPU the power has an AVX-512 kernel and takes half as long as rsqrt, which compilers like better.
-    return x.rsqrt() if out is None else torch.pow(x, -0.5, out=out)
+def _adds_one(name: str) -> bool:
+    return name in ("charbonnier", "rational")
 
 
-def _exponential_of_minus(x: Tensor, out: Tensor | None) -> Tensor:
-    # On a CPU exp2 takes a third of exp's time.
-    return torch.exp(-x) if out is None else torch.exp2(torch.mul(x, -1 / math.log(2), out=out), out=out)
+def _of_sum(name: str, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """g as a function of ``1 + a`` where it adds one, else of ``a``; differentiable without ``out``."""
+    if name == "charbonnier":
+        # On a CPU the power has an AVX-512 kernel and takes half as long as rsqrt, which compilers like better.
+        return x.rsqrt() if out is None else torch.pow(x, -0.5, out=out)
+    if name == "exponential":
+        # On a CPU exp2 takes a third of exp's time.
+        return torch.exp(-x) if out is None else torch.exp2(torch.mul(x, -1 / math.log(2), out=out), out=out)
+    if name == "rational":
+        return torch.reciprocal(x, out=out)
+    return torch.ones_like(x) if out is None else out.fill_(1)
+
+
+@lru_cache
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones((), dtype=dtype, device=device)

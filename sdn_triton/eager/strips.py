@@ -129,14 +129,17 @@ class Field:
 
     def __init__(self, strip: Strip, like: Tensor, dtype: torch.dtype) -> None:
         self.strip = strip
-        self.values = channels_last((1, like.shape[1], 1, strip.length), like, dtype).zero_()
+        self.values = channels_last((1, like.shape[1], 1, strip.length), like, dtype)
+        self.is_zero_outside = False
         self.ends = strip.ends(self.values)
 
     def read(self, image: Tensor, place: Place) -> Tensor:
         """Take the pixels of ``image [N, C, H, W]`` at ``place``."""
         values, pixels = self.strip.inside(self.values, image, place)
-        if pixels.shape[2] < self.strip.window_rows:
+        clipped = pixels.shape[2] < self.strip.window_rows
+        if clipped or not self.is_zero_outside:
             self.values.zero_()  # The place before may have left pixels in rows that are outside now.
+            self.is_zero_outside = True
         read_image(values, pixels)
         return self.values
 
