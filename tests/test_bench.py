@@ -97,6 +97,15 @@ def test_a_wrong_provider_is_refused(workload, difference):
     assert "wrong WRONG, not timed" in shown
 
 
+def test_a_wrong_compiler_is_refused_too_but_is_not_our_mistake():
+    provider = replace(plain("wrong", "", wrong_value), compiled=True)
+    session = Session(Setting(torch.device("cpu"), torch.float32), [PROVIDERS[FLOOR], provider], Budget(60.0, [LAYER]))
+    result = {result.provider: result for result in session.run(LAYER)}["wrong"]
+    assert result.status == "wrong"
+    assert result.forward is None
+    assert not session.went_wrong
+
+
 def test_a_wrong_shape_is_refused():
     _, result = session_of(plain("wrong", "", wrong_shape), backward=False).run(LAYER)
     assert (result.status, result.reason) == ("wrong", "output: error inf, allowed 1.5e-05")
