@@ -12,7 +12,7 @@ from oracle import sdc
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from sdn_triton.eager import composite, difference_conv, fusion
+from sdn_triton.eager import composite, difference_conv, fusion, strips
 from sdn_triton.eager.diffusivity import diffusivity, diffusivity_of_step, steepness
 from sdn_triton.eager.layouts import memory_format
 from sdn_triton.options import (
@@ -25,7 +25,7 @@ from sdn_triton.options import (
 )
 
 ALL = DifferenceNeeds(True, True, True, True, True)
-STRIPS = {"rows": 0, "some": 6000, "whole": 2**40}
+STRIPS = {"rows": 0, "some": 10_000, "whole": 2**40}
 """Bytes that a strip's buffers may take: too few for more than a row, a few rows of a small image, everything."""
 
 
@@ -130,8 +130,8 @@ CASES = {
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-@pytest.fixture(params=STRIPS.values(), ids=STRIPS.keys())
-def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=STRIPS.values(), ids=STRIPS.keys(), name="strips")
+def cut_into_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the image as if the buffers of a strip had so many bytes."""
     monkeypatch.setattr(difference_conv, "_limit", lambda tensor, spare: request.param)
 
@@ -246,6 +246,7 @@ def test_second_derivatives_of_the_composite_where_guidance_is_flat(name, simila
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("options", [dict(), dict(similarity="vector"), dict(stride=(2, 2))], ids=str)
+@pytest.mark.usefixtures("strips")
 def test_half_types_are_computed_in_float32(dtype, options, device):
     made = call(dtype=dtype, padding=(1, 1), channels=32, outputs=8, size=(9, 9), device=device, **options)
     y = difference_conv.forward(*made)
@@ -273,12 +274,23 @@ def test_contrast_of_another_dtype(dtype, device):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 def test_strips_of_any_height_agree(layout, monkeypatch):
     made = call(size=(13, 9), channels=16, outputs=16, padding=(1, 1), layout=layout)
-    outputs, gradients = [], []
+    heights, outputs, gradients = [], [], []
     grad = torch.randn(2, 16, 13, 9, dtype=torch.float64)
-    for limit in (0, 20_000, 40_000, 80_000, 2**40):
+
+    def cut(*arguments):
+        found = strips.cut(*arguments)
+        heights.append(found[0][0].images * found[0][0].rows)
+        return found
+
+    monkeypatch.setattr(difference_conv, "cut", cut)
+    for limit in (0, 80_000, 160_000, 2**40):
         monkeypatch.setattr(difference_conv, "_limit", lambda tensor, spare, limit=limit: limit)
         outputs.append(difference_conv.forward(*made))
         gradients.append(backward(made, grad))
+    forward, backward_ = heights[::2], heights[1::2]
+    assert forward[0] == backward_[0] == 1
+    assert forward[-1] == backward_[-1] == 26
+    assert len(set(forward)) == len(set(backward_)) == 4
     for y, gradient in zip(outputs[1:], gradients[1:], strict=True):
         torch.testing.assert_close(y, outputs[0], rtol=0, atol=1e-12)
         torch.testing.assert_close(gradient, gradients[0], rtol=0, atol=1e-11)
@@ -345,23 +357,21 @@ def test_meta_tensors(dtype, layout):
 
 @pytest.mark.usefixtures("strips")
 @pytest.mark.parametrize("options", [dict(padding=(1, 1)), dict(), dict(padding=(1, 1), border="zero_flux")], ids=str)
+@pytest.mark.parametrize("pixel", [(4, 6), (7, 8), (0, 0)], ids=["middle", "last", "first"])
 @pytest.mark.parametrize("name", ["input", "guidance"])
-def test_nan_reaches_as_far_as_the_kernel(name, options):
-    made = call(size=(8, 9), channels=2, outputs=2, **options)
-    getattr(made, name)[0, 0, 4, 7] = torch.nan
+def test_nan_reaches_as_far_as_the_kernel(name, pixel, options):
+    made = call(size=(8, 9), channels=2, outputs=2, batch=3, **options)
+    getattr(made, name)[(1, 0, *pixel)] = torch.nan
     y = difference_conv.forward(*made)
+    rows, columns = torch.arange(8)[:, None] - pixel[0], torch.arange(9) - pixel[1]
+    distance = torch.maximum(rows.abs(), columns.abs())
     top, left = made.options.origin
-    touched = torch.zeros(8, 9, dtype=torch.bool)
-    touched[3:6, 6:9] = True
-    touched = touched[top : 8 - top, left : 9 - left]
-    assert (y[0].isnan() == touched).all()
-    assert not y[1].isnan().any()
+    assert (y[1].isnan() == (distance <= 1)[top : 8 - top, left : 9 - left]).all()
+    assert not y[::2].isnan().any()
     gradients = backward(made, torch.ones_like(y))
     for gradient in (gradients.input, gradients.guidance):
-        outside = torch.ones(8, 9, dtype=torch.bool)
-        outside[2:7, 5:9] = False
-        assert not gradient[0, :, outside].isnan().any()
-        assert not gradient[1].isnan().any()
+        assert not gradient[1, :, distance > 2].isnan().any()
+        assert not gradient[::2].isnan().any()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="reads the CPU allocator's profile")

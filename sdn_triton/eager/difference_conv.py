@@ -111,7 +111,7 @@ def backward(
     k = _divisor(contrast, dtype)
     taps = products(weight, None, options, dtype)
     sums = Sums(
-        input=torch.zeros_like(input) if needs.input else None,
+        input=torch.zeros_like(input, dtype=dtype) if needs.input else None,
         guidance=torch.zeros_like(guidance, dtype=dtype) if needs.guidance else None,
         kernels=[torch.zeros_like(kernel) for kernel in taps.kernels] if needs.weight else None,
         contrast=input.new_zeros(guidance.shape[1], dtype=dtype) if needs.contrast else None,
