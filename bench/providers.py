@@ -82,7 +82,8 @@ def composite(input: Tensor, guidance: Tensor, weight: Tensor, bias: Tensor | No
 
 def _compiled(make: Callable[..., nn.Module], channels: int | Sequence[int]) -> nn.Module:
     module = make(channels, difference=composite)
-    module.compile(dynamic=False)
+    # Inductor's layout pass of torch 2.13 drops the guidance's gradient in a neck on a CPU, and makes layers slower.
+    module.compile(dynamic=False, options={"layout_optimization": False})
     return module
 
 
