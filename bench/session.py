@@ -122,7 +122,7 @@ class Session:
     def run(self, workload: Workload, doing: Callable[[str], None] = lambda what: None) -> list[Result]:
         """Check, then measure, all providers on one workload."""
         if self.budget.left <= 0:
-            reason = f"the budget of {self.budget.seconds:.0f} s is used up"
+            reason = f"the budget of {self.budget.seconds:.0f} s is used up (see --budget)"
             results = [Result(provider.name, "skipped", reason) for provider in self.providers]
         else:
             self.budget.begin(workload)

@@ -150,7 +150,7 @@ def test_a_used_up_budget_is_said():
     session = session_of(seconds=1e-9)
     (result,) = session.run(LAYER)
     assert result.status == "skipped"
-    assert result.reason == "the budget of 0 s is used up"
+    assert result.reason == "the budget of 0 s is used up (see --budget)"
     assert not session.went_wrong
 
 
