@@ -41,15 +41,22 @@ class Difference(NamedTuple):
     """``d / k``, Cg channels."""
 
 
-def weighted_difference(u: Ends, v: Ends, options: DifferenceOptions, keep_step: bool = False) -> Difference:
-    """``f = g(v_far - v_near) (u_far - u_near)``, with v in units of the contrast.
+def weighted_difference(
+    u: Ends,
+    v: Ends,
+    options: DifferenceOptions,
+    f: Tensor,
+    step: Tensor | None = None,
+    similarity: Tensor | None = None,
+) -> Difference:
+    """``f = g(v_far - v_near) (u_far - u_near)``, with v in units of the contrast, in the given buffers.
 
-    Without ``keep_step`` the step's memory is used again.
+    That of the similarity has Cg channels; without one the step's memory is used again.
     """
-    step = torch.sub(v[1], v[0])
+    step = torch.sub(v[1], v[0], out=step)
     similar = diffusivity_of_vector if options.similarity == "vector" else diffusivity_of_step
-    similarity = similar(options.diffusivity, step, torch.empty_like(step) if keep_step else step)
-    return Difference(torch.sub(u[1], u[0]).mul_(similarity), similarity, step)
+    g = similar(options.diffusivity, step, out=step if similarity is None else similarity)
+    return Difference(torch.sub(u[1], u[0], out=f).mul_(g), g, step)
 
 
 @torch.no_grad()
@@ -80,16 +87,16 @@ def forward(
     limit = _limit(input, output.nbytes - taps.nbytes) // dtype.itemsize
     for strip, places in cut(options, size, input.shape[0], load, limit):
         u, v = Field(strip, input, dtype), Field(strip, guidance, dtype)
+        fs = strip.pair_buffers(C, input, dtype)
         for place in places:
             u.read(input, place)
             _scale(v.read(guidance, place), k)
             closed = closed_pairs(strip, place, u.values)
             total = None
             for i, link in enumerate(strip.links):
-                f = weighted_difference(u.ends[i], v.ends[i], options).weighted
+                f = weighted_difference(u.ends[i], v.ends[i], options, fs[i]).weighted
                 close(f, closed, i)
                 total = taps.add(i, link.spacing, f, total)
-                del f  # before the next one is made
             assert total is not None
             write_image(strip.part_of(output, place), strip.images_of(total))
             del total
@@ -159,6 +166,8 @@ def _accumulate(
     for strip, places in cut(options, size, input.shape[0], load, _limit(input, CACHE_BYTES) // dtype.itemsize):
         u, v, by_u, by_v = (Field(strip, x, dtype) for x in (input, guidance, input, guidance))
         G = strip.output_buffer(O, grad, dtype).zero_()
+        # Made once a strip: memory that is given back after every link is cleared by the system before it returns.
+        fs, steps, similarities = (strip.pair_buffers(channels, input, dtype) for channels in (C, Cg, Cg))
         for place in places:
             u.read(input, place)
             _scale(v.read(guidance, place), k)
@@ -167,7 +176,7 @@ def _accumulate(
             by_v.values.zero_()
             closed = closed_pairs(strip, place, u.values)
             for i, link in enumerate(strip.links):
-                difference = weighted_difference(u.ends[i], v.ends[i], options, keep_step=True)
+                difference = weighted_difference(u.ends[i], v.ends[i], options, fs[i], steps[i], similarities[i])
                 close(difference.weighted, closed, i)
                 t, by_kernel = taps.back(i, link.spacing, difference.weighted, G, (needs_t, sums.kernels is not None))
                 if sums.kernels is not None and by_kernel is not None:

@@ -94,6 +94,13 @@ class Strip:
 
         return [(view(link.near), view(link.far)) for link in self.links]
 
+    def pair_buffers(self, channels: int, like: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        """One buffer for the values of any link's pairs, as each link sees it."""
+        if self.by_edges:
+            values = channels_last((1, channels, 1, self.pairs), like, dtype)
+            return [values.narrow(3, 0, link.length) for link in self.links]
+        return [channels_last((self.images, channels, self.rows, self.columns), like, dtype)] * len(self.links)
+
     def output_buffer(self, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         """An empty buffer for all outputs of the strip."""
         if self.by_edges:
