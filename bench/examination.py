@@ -11,7 +11,7 @@ import torch
 
 from sdn_triton.launch.run import Launch
 from sdn_triton.tuning.compile import TARGETS, Compiled, compile_launch
-from sdn_triton.tuning.configs import KernelConfig, Target
+from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work as LaunchWork
 from sdn_triton.tuning.defaults import default_config
 from sdn_triton.tuning.examples import DTYPES, example_launches
@@ -62,6 +62,11 @@ class Case:
             channels=self.channels,
             outputs=self.outputs,
             taps=TAPS + 1,
+            can_pair=(
+                self.memory_format == "channels_last"
+                and self.arithmetic in ("fp16", "bf16")
+                and self.channels % PAIRED_CHANNELS == 0
+            ),
         )
         config = default_config(self.kernel, work, self.target)
         return replace(config, **self._changes()) if self.overrides else config

@@ -7,15 +7,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from sdn_triton.backend import is_interpreted
 from sdn_triton.launch import similarity
 from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
 from sdn_triton.options import Contrast, DifferenceOptions
-from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import Work, default_config
+from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work, default_config
 
 Configs = Mapping[str, KernelConfig]
+WORD_ALIGNMENT = 8
+"""Elements of a half type in the 16 bytes that a thread loads at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +86,37 @@ class DifferenceCall:
     def arithmetic(self) -> str:
         return arithmetic_of(self.input.dtype)
 
+    @cached_property
+    def can_pair(self) -> bool:
+        """Whether two channels of input and guidance can travel in one word: they lie together, alike in both."""
+        layout = self.input.stride()
+        return (
+            self.input.dtype in (torch.float16, torch.bfloat16)
+            and self.options.similarity == "channel"
+            and self.channels % PAIRED_CHANNELS == 0
+            and layout == self.guidance.stride()
+            and layout[1] == 1
+            and all(stride % WORD_ALIGNMENT == 0 for stride in (layout[0], *layout[2:]))
+            and not (self.input.storage_offset() % 2 or self.guidance.storage_offset() % 2)
+            and not needs_64_bits(self.input, margin=self.margin)
+        )
+
+    @property
+    def margin(self) -> int:
+        """Pixels outside an image that offsets may reach."""
+        return sum(self.options.reach) + sum(self.options.padding)
+
     def config(self, kernel: str) -> KernelConfig:
-        """The configuration of a kernel: the caller's, or the default for this size."""
+        """The configuration of a kernel: the caller's, or the default for this size.
+
+        Raises:
+            ValueError: the caller's asks for pairs where the tensors cannot be read in pairs.
+        """
         if kernel in self.configs:
-            return self.configs[kernel]
+            config = self.configs[kernel]
+            if config.pairs and not (self.can_pair and kernel in PAIRED_KERNELS):
+                raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
+            return config
         over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
         rows, columns = self.input.shape[2:] if over_input else self.output_size
         work = Work(
@@ -97,6 +128,7 @@ class DifferenceCall:
             outputs=self.outputs,
             groups=self.groups,
             taps=self.taps,
+            can_pair=self.can_pair,
         )
         return default_config(kernel, work, target_of(self.input.device))
 
@@ -128,6 +160,13 @@ class DifferenceCall:
             "LOAD_CONTRAST": False,
         }
 
+    def pair_constants(self) -> dict[str, Any]:
+        """What kernels that read pairs are told besides ``constants``."""
+        return {
+            "UNIT_CONTRAST": not isinstance(self.contrast, Tensor) and self.contrast == 1.0,
+            "PTX": torch.version.hip is None and not is_interpreted(),
+        }
+
     def geometry(self) -> dict[str, int]:
         """Sizes, and where centres and taps are."""
         return {
@@ -145,11 +184,10 @@ class DifferenceCall:
 
     def constants(self, *tensors: Tensor) -> dict[str, Any]:
         """The compile-time options; ``tensors`` are the images that a kernel addresses besides input and guidance."""
-        margin = sum(self.options.reach) + sum(self.options.padding)
         return {
             "KERNEL_H": self.options.kernel_size[0],
             "KERNEL_W": self.options.kernel_size[1],
             "DIFFUSIVITY": self.options.diffusivity,
             "ZERO_FLUX": self.options.border == "zero_flux",
-            "INT64": needs_64_bits(self.input, self.guidance, *tensors, margin=margin),
+            "INT64": needs_64_bits(self.input, self.guidance, *tensors, margin=self.margin),
         }

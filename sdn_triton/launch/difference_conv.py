@@ -7,10 +7,13 @@ from torch import Tensor
 
 from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
+from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import data_gradients, weight_gradients
+from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, empty_output, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
+from sdn_triton.tuning.configs import KernelConfig
 
 
 def forward(
@@ -81,6 +84,8 @@ def describe_configs(
 
 def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None) -> Launch:
     config = call.config("difference_forward")
+    if config.pairs:
+        return _paired_forward(call, output, bias, config)
     guidance = call.guidance if maps is None else maps
     return Launch(
         kernel=difference_forward_kernel,
@@ -108,6 +113,41 @@ def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, ma
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+        ),
+        config=config,
+    )
+
+
+def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, config: KernelConfig) -> Launch:
+    _, _, stride_h, stride_w = call.input.stride()
+    constants = call.constants(output)
+    del constants["INT64"]  # see DifferenceCall.can_pair
+    return Launch(
+        kernel=paired_forward_kernel,
+        grid=(
+            count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),
+            call.groups,
+        ),
+        arguments=dict(
+            y_ptr=output,
+            u_ptr=call.input,
+            v_ptr=call.guidance,
+            weight_ptr=in_pairs(call.weight, call.groups, config.block_o),
+            bias_ptr=None if bias is None else bias.contiguous(),
+            C=call.channels,
+            O=call.outputs,
+            **call.geometry(),
+            **image_strides("y", output),
+            stride_un=call.input.stride(0) // 2,
+            stride_uh=stride_h // 2,
+            stride_uw=stride_w // 2,
+            **call.contrast_arguments(),
+            **constants,
+            **call.pair_constants(),
+            HAS_BIAS=bias is not None,
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
             BLOCK_O=config.block_o,
         ),
         config=config,

@@ -23,6 +23,8 @@ SHARED_BYTES: dict[int | str, int] = {
 """Shared memory that one block may have, by architecture."""
 
 SMALLEST_SHARED_BYTES = 65_536
+PAIRED_CHANNELS = 32
+"""Channels of a block whose channels travel in pairs: 16 bytes for each of the four threads that share a pixel."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class KernelConfig:
     """Tile sizes and compiler options of one launch.
 
     A tile has ``block_p`` pixels in rows of ``block_w``, ``block_c`` input channels and ``block_o`` outputs; ``splits``
-    is the number of parts into which a sum over all pixels is cut. ``source`` says where the configuration comes from.
+    is the number of parts into which a sum over all pixels is cut. With ``pairs`` two channels of a half type travel in
+    one word (``kernels/pairs.py``). ``source`` says where the configuration comes from.
     """
 
     block_p: int
@@ -40,6 +43,7 @@ class KernelConfig:
     num_warps: int
     num_stages: int
     splits: int = 1
+    pairs: bool = False
     source: str = "explicit"
 
     def __post_init__(self) -> None:
@@ -50,6 +54,8 @@ class KernelConfig:
             raise ValueError(f"block_w must not exceed block_p, got {self}")
         if self.splits < 1 or self.num_stages < 1:
             raise ValueError(f"splits and num_stages must be positive, got {self}")
+        if self.pairs and (self.block_c != PAIRED_CHANNELS or self.block_p % (16 * self.num_warps)):
+            raise ValueError(f"pairs need block_c={PAIRED_CHANNELS} and 16 pixels for every warp, got {self}")
 
     @property
     def block_h(self) -> int:
@@ -58,8 +64,9 @@ class KernelConfig:
 
     def __str__(self) -> str:
         splits = f", {self.splits} splits" if self.splits > 1 else ""
+        pairs = " in pairs" if self.pairs else ""
         return (
-            f"{self.block_h}x{self.block_w} pixels, {self.block_c} channels, {self.block_o} outputs, "
+            f"{self.block_h}x{self.block_w} pixels, {self.block_c} channels{pairs}, {self.block_o} outputs, "
             f"{self.num_warps} warps, {self.num_stages} stages{splits} ({self.source})"
         )
 

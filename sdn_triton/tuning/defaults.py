@@ -49,13 +49,29 @@ _TILES = {
     "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
     "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
 }
+# Tiles of channels in pairs, for many blocks and for few, where outputs are many and where they are few.
+_PAIRED_TILES = {
+    "difference_forward": {
+        ("many", "wide"): (256, 32, 128, 8, 3),
+        ("many", "narrow"): (256, 32, 64, 8, 3),
+        ("few", "wide"): (128, 32, 128, 4, 3),
+        ("few", "narrow"): (128, 32, 64, 4, 3),
+    },
+}
+PAIRED_KERNELS = tuple(_PAIRED_TILES)
+"""The kernels that have a form in which channels travel in pairs."""
+PAIRED_ARCHITECTURES = (90, 100, 103)
+"""Where that form has the left operand in registers, or it takes fewer instructions all the same."""
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
 
 @dataclass(frozen=True)
 class Work:
-    """The size of one launch: channels and outputs of one group, and the pixels that its tiles cover."""
+    """The size of one launch: channels and outputs of one group, and the pixels that its tiles cover.
+
+    ``can_pair`` says that channels may travel in pairs.
+    """
 
     arithmetic: str
     images: int
@@ -65,6 +81,7 @@ class Work:
     outputs: int
     groups: int = 1
     taps: int = 1
+    can_pair: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -73,7 +90,10 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     if target.kind == "interpreter":
         config = _interpreted(kernel, work)
     else:
-        config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
+        if work.can_pair and kernel in PAIRED_KERNELS and target.architecture in PAIRED_ARCHITECTURES:
+            config = _paired(kernel, work, target)
+        else:
+            config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
         config = replace(config, block_w=_tile_width(config.block_p, work.rows, work.columns))
     if kernel == "depthwise_weight_gradient":
         # The sums of all taps are held at once.
@@ -86,7 +106,9 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
-    configs = (_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes)
+    configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
+    if kernel in PAIRED_KERNELS and arithmetic in ("fp16", "bf16") and target.architecture in PAIRED_ARCHITECTURES:
+        configs += [_paired_config(*tile) for tile in _PAIRED_TILES[kernel].values()]
     return tuple(dict.fromkeys(configs))
 
 
@@ -102,6 +124,20 @@ def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target:
     block_c = min(block_c, max(_next_power(channels), NARROWEST_CHANNELS))
     block_o = min(block_o, max(_next_power(outputs), NARROWEST_OUTPUTS))
     return KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
+
+
+def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
+    """Large tiles read weights less often; small ones are for images that would leave half the processors idle."""
+    tiles = _PAIRED_TILES[kernel]
+    width = "narrow" if work.outputs <= NARROWEST_OUTPUTS else "wide"
+    block_p, _, block_o, *_ = tiles["many", width]
+    pixels = work.images * work.rows * work.columns
+    blocks = -(-pixels // block_p) * -(-work.outputs // block_o) * work.groups
+    return _paired_config(*tiles["many" if 2 * blocks > target.multiprocessors else "few", width])
+
+
+def _paired_config(block_p: int, block_c: int, block_o: int, num_warps: int, num_stages: int) -> KernelConfig:
+    return KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, pairs=True, source="heuristic")
 
 
 def _interpreted(kernel: str, work: Work) -> KernelConfig:

@@ -1,0 +1,215 @@
+"""The semantic difference convolution of half types, two channels at a time: the fast path of dense convolutions."""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.difference import load_inverse_contrast
+from sdn_triton.kernels.pairs import APART, WORDS, first_pixels, in_fragment_order, unpacked, weighted_differences
+from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tile_origin, tile_pixels
+
+
+@triton.jit
+def load_words(
+    u_words,
+    v_words,
+    offsets,  # [PIXELS // 2, WORDS], of the first of two pixels
+    second,  # how much further the second is
+    rows,  # [PIXELS // 2]
+    columns,
+    second_row,
+    second_column,
+    H,
+    W,
+    all_inside,
+):
+    """Words of input and guidance at a tile of positions, [PIXELS // 2, WORDS, 2]; zeros outside the image.
+
+    Few taps of few tiles reach outside; the others are spared the masks. Standing on a branch also keeps these loads
+    from being prefetched through shared memory, past the first-level cache where a tap finds what others have read.
+    """
+    if all_inside:
+        u_first = tl.load(u_words + offsets)
+        u_second = tl.load(u_words + offsets + second)
+        v_first = tl.load(v_words + offsets)
+        v_second = tl.load(v_words + offsets + second)
+    else:
+        first_mask = inside(rows, columns, H, W)[:, None]
+        second_mask = inside(rows + second_row, columns + second_column, H, W)[:, None]
+        u_first = tl.load(u_words + offsets, mask=first_mask, other=0)
+        u_second = tl.load(u_words + offsets + second, mask=second_mask, other=0)
+        v_first = tl.load(v_words + offsets, mask=first_mask, other=0)
+        v_second = tl.load(v_words + offsets + second, mask=second_mask, other=0)
+    return tl.join(u_first, u_second), tl.join(v_first, v_second)
+
+
+@triton.jit
+def pairs_inside(rows, columns, second_row, second_column, H, W):
+    """The mask of the image border for the positions of :func:`load_words`, [PIXELS // 2, 1, 2]."""
+    first = inside(rows, columns, H, W)
+    second = inside(rows + second_row, columns + second_column, H, W)
+    return tl.join(first, second)[:, None, :]
+
+
+@triton.jit
+def contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, channels, C, LOAD_CONTRAST: tl.constexpr):
+    """1 / k of the given channels, as :func:`load_inverse_contrast`, for words [PIXELS // 2, WORDS, 2]."""
+    inverse = load_inverse_contrast(
+        contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
+    )
+    if LOAD_CONTRAST:
+        inverse = inverse[:, :, None]
+    return inverse
+
+
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+def paired_forward_kernel(
+    y_ptr,
+    u_ptr,
+    v_ptr,
+    weight_ptr,  # [groups, cdiv(O, BLOCK_O), C / 32, TAPS // 2, BLOCK_O, 2, 32], see launch/paired_weight.py
+    bias_ptr,
+    contrast_ptr,
+    inverse_contrast,
+    C,  # channels of one group, a multiple of 32
+    O,  # outputs of one group
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_yn,
+    stride_yc,
+    stride_yh,
+    stride_yw,
+    stride_un,  # of u and of v, in words; the words of a pixel lie together
+    stride_uh,
+    stride_uw: tl.constexpr,  # so that two pixels of a row are a constant apart, which takes no register
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``y[n,o,p] = b[o] + sum_{c, tap} K[o,c,tap] s(n,c,p,q) (u[n,c,q] - u[n,c,p])``.
+
+    One program: a tile of BLOCK_H x BLOCK_W output pixels by BLOCK_O outputs of one group. A trip of the loop is a tap
+    of the first half of the kernel and its opposite. The centres of 32 channels stay in registers while taps go by.
+    Grid: (tiles * cdiv(O, BLOCK_O), groups).
+    """
+    HALF_TAPS: tl.constexpr = KERNEL_H * KERNEL_W // 2
+    PIXELS: tl.constexpr = BLOCK_H * BLOCK_W
+    CHANNELS: tl.constexpr = 2 * WORDS
+    WEIGHT_TILE: tl.constexpr = BLOCK_O * 2 * CHANNELS
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    o_blocks = tl.cdiv(O, BLOCK_O)
+    o_block = tl.program_id(0) % o_blocks
+    group = tl.program_id(1).to(tl.int64)
+    n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
+    reach_h = KERNEL_H // 2 * dilation_h
+    reach_w = KERNEL_W // 2 * dilation_w
+
+    pixels = first_pixels(PIXELS)
+    rows = (first_row + pixels // BLOCK_W) * step_h + origin_h
+    columns = (first_column + pixels % BLOCK_W) * step_w + origin_w
+    second_row = APART // BLOCK_W * step_h
+    second_column = APART % BLOCK_W * step_w
+    p_inside = pairs_inside(rows, columns, second_row, second_column, H, W)
+    # How far the tile can be moved up, down, left and right without leaving the image.
+    up = first_row * step_h + origin_h
+    left = first_column * step_w + origin_w
+    down = H - 1 - up - (BLOCK_H - 1) * step_h
+    right = W - 1 - left - (BLOCK_W - 1) * step_w
+    if (up < 0) | (down < 0):
+        up = -H
+        down = -H
+
+    image = n * stride_un + group * (C // 2)
+    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + image
+    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + image
+    offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
+    second = second_row * stride_uh + second_column * stride_uw
+    if LOAD_CONTRAST:
+        contrast_ptr += group * C * stride_contrast
+    weight_ptr += (group * o_blocks + o_block) * (C // CHANNELS * HALF_TAPS * WEIGHT_TILE)
+    # [2 * CHANNELS, BLOCK_O]: the channels of the tap, then those of its opposite
+    weight_offsets = tl.arange(0, 2 * CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
+
+    accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
+    u_p = tl.zeros((PIXELS // 2, WORDS, 2), tl.int32)
+    v_p = tl.zeros((PIXELS // 2, WORDS, 2), tl.int32)
+    dy = -reach_h
+    dx = -reach_w
+    word = 0
+    is_first = True
+    for _ in range(0, C // CHANNELS * HALF_TAPS):
+        if is_first:
+            u_p, v_p = load_words(
+                u_words, v_words, offsets + word, second, rows, columns, second_row, second_column, H, W, False
+            )
+        lower = 2 * (word + tl.arange(0, WORDS))
+        inverse_lower = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, lower, C, LOAD_CONTRAST)
+        inverse_upper = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, lower + 1, C, LOAD_CONTRAST)
+
+        # One comparison for three: none of the sums is negative. dy is not positive; dx may be either.
+        step = dy * stride_uh + dx * stride_uw
+        u_q, v_q = load_words(
+            u_words, v_words, offsets + (word + step), second, rows + dy, columns + dx, second_row, second_column, H, W,
+            all_inside=((up + dy) | (left + dx) | (right - dx)) >= 0,
+        )  # fmt: skip
+        flow = weighted_differences(
+            u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
+        )
+        if ZERO_FLUX:
+            q_inside = pairs_inside(rows + dy, columns + dx, second_row, second_column, H, W)
+            flow = tl.where(p_inside & q_inside, flow, 0)
+
+        u_q, v_q = load_words(
+            u_words, v_words, offsets + (word - step), second, rows - dy, columns - dx, second_row, second_column, H, W,
+            all_inside=((down + dy) | (left - dx) | (right + dx)) >= 0,
+        )  # fmt: skip
+        opposite = weighted_differences(
+            u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
+        )
+        if ZERO_FLUX:
+            q_inside = pairs_inside(rows - dy, columns - dx, second_row, second_column, H, W)
+            opposite = tl.where(p_inside & q_inside, opposite, 0)
+
+        both = tl.join(in_fragment_order(flow, PIXELS), in_fragment_order(opposite, PIXELS))  # [PIXELS, WORDS, 2]
+        both = tl.reshape(tl.permute(both, (0, 2, 1)), (PIXELS, 2 * WORDS))
+        weight = tl.load(weight_ptr + weight_offsets)
+        accumulator = tl.dot(unpacked(both, dtype), weight, accumulator)
+
+        weight_ptr += WEIGHT_TILE
+        dx += dilation_w
+        if dx > reach_w:
+            dx = -reach_w
+            dy += dilation_h
+        is_first = (dy == 0) & (dx == 0)
+        if is_first:
+            dy = -reach_h
+            dx = -reach_w
+            word += WORDS
+
+    outputs = o_block * BLOCK_O + tl.arange(0, BLOCK_O)
+    o_mask = outputs < O
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + group * O + outputs, mask=o_mask, other=0.0)
+        accumulator += bias.to(tl.float32)[None, :]
+    y_rows, y_columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
+    y_ptr += n * stride_yn + group * O * stride_yc
+    y_pixels = pixel_offsets(y_rows, y_columns, stride_yh, stride_yw, False)
+    y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, False)[None, :]
+    y_mask = ((y_rows < HO) & (y_columns < WO))[:, None] & o_mask[None, :]
+    tl.store(y_ptr + y_offsets, accumulator.to(dtype), mask=y_mask)

@@ -1,0 +1,160 @@
+"""Two channels of a half type in one 32-bit word: packed arithmetic, and the order in which matrix units read words.
+
+A word has the lower channel in its lower half. Differences and products are formed on words, two channels at a time,
+similarities in float32. With PTX the packed arithmetic is NVIDIA's; without, it is spelled out, rounded alike.
+
+Hopper's tensor cores read the left operand of a product from registers, where a thread holds the channels 2t, 2t + 1,
+2t + 8 and 2t + 9 of every 16, of two pixels that are 8 apart. A thread that loads 16 bytes has eight neighbouring
+channels instead. But the channels of a product may stand in any order that is the same on both sides. In *fragment
+order*, where word ``4t + w`` of a block of 32 channels is word ``4w + t``, a thread has loaded just what it has to hold,
+and the operand need not go through shared memory. Elsewhere the order does no harm.
+"""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.diffusivity import diffusivity
+
+WORDS = tl.constexpr(16)
+"""Words in a block of 32 channels: 16 bytes for each of the four threads that share a pixel."""
+APART = tl.constexpr(8)
+"""How far apart the two pixels are that a thread holds of every 16."""
+
+
+@triton.jit
+def first_pixels(PIXELS: tl.constexpr):
+    """The first of each two pixels of a tile that are loaded together, [PIXELS // 2]; the second is APART further."""
+    row = tl.arange(0, PIXELS // 2)
+    return row // APART * (2 * APART) + row % APART
+
+
+@triton.jit
+def in_fragment_order(words, PIXELS: tl.constexpr):
+    """Words of first and second pixels, [PIXELS // 2, WORDS, 2], as [PIXELS, WORDS] in the order of the product."""
+    words = tl.reshape(words, (PIXELS // (2 * APART), APART, 4, 4, 2))
+    return tl.reshape(tl.permute(words, (0, 4, 1, 3, 2)), (PIXELS, WORDS))
+
+
+@triton.jit
+def channels_of(words, dtype: tl.constexpr):
+    """Lower and upper channels of words."""
+    lower = words.to(tl.int16).to(dtype, bitcast=True)
+    upper = (words >> 16).to(tl.int16).to(dtype, bitcast=True)
+    return lower, upper
+
+
+@triton.jit
+def unpacked(words, dtype: tl.constexpr):
+    """The channels of words side by side: [PIXELS, n] becomes [PIXELS, 2 * n]."""
+    lower, upper = channels_of(words, dtype)
+    return tl.reshape(tl.join(lower, upper), (words.shape[0], 2 * words.shape[1]))
+
+
+@triton.jit
+def wide_differences(x_p, x_q, dtype: tl.constexpr, PTX: tl.constexpr):
+    """``x_q - x_p``, rounded to the half type, of lower and upper channels in float32."""
+    if PTX and dtype == tl.bfloat16:
+        # A subtraction of bfloat16 is new in sm_90; minus one (0xbf80) times x_p plus x_q is the same everywhere.
+        lower, upper = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 difference, minus_one;
+            mov.b32 minus_one, 0xbf80bf80;
+            fma.rn.bf16x2 difference, $2, minus_one, $3;
+            shl.b32 $0, difference, 16;
+            and.b32 $1, difference, 0xffff0000;
+            }""",
+            "=r,=r,r,r",
+            [x_p, x_q],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    elif PTX:
+        lower, upper = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 difference;
+            .reg .b16 lower, upper;
+            sub.rn.f16x2 difference, $3, $2;
+            mov.b32 {lower, upper}, difference;
+            cvt.f32.f16 $0, lower;
+            cvt.f32.f16 $1, upper;
+            }""",
+            "=f,=f,r,r",
+            [x_p, x_q],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        p_lower, p_upper = channels_of(x_p, dtype)
+        q_lower, q_upper = channels_of(x_q, dtype)
+        lower = (q_lower - p_lower).to(tl.float32)
+        upper = (q_upper - p_upper).to(tl.float32)
+    return lower, upper
+
+
+@triton.jit
+def damped_differences(x_p, x_q, s_lower, s_upper, dtype: tl.constexpr, PTX: tl.constexpr):
+    """Words of ``s (x_q - x_p)``, s given in float32; difference, s and product are rounded to the half type."""
+    if PTX and dtype == tl.bfloat16:
+        words = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 difference, similarity, minus_one, minus_zero;
+            mov.b32 minus_one, 0xbf80bf80;
+            mov.b32 minus_zero, 0x80008000;
+            fma.rn.bf16x2 difference, $1, minus_one, $2;
+            cvt.rn.bf16x2.f32 similarity, $4, $3;
+            fma.rn.bf16x2 $0, difference, similarity, minus_zero;
+            }""",
+            "=r,r,r,f,f",
+            [x_p, x_q, s_lower, s_upper],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    elif PTX:
+        words = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 difference, similarity;
+            sub.rn.f16x2 difference, $2, $1;
+            cvt.rn.f16x2.f32 similarity, $4, $3;
+            mul.rn.f16x2 $0, difference, similarity;
+            }""",
+            "=r,r,r,f,f",
+            [x_p, x_q, s_lower, s_upper],
+            dtype=tl.int32,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        p_lower, p_upper = channels_of(x_p, dtype)
+        q_lower, q_upper = channels_of(x_q, dtype)
+        lower = (q_lower - p_lower) * s_lower.to(dtype)
+        upper = (q_upper - p_upper) * s_upper.to(dtype)
+        words = (upper.to(tl.int16, bitcast=True).to(tl.int32) << 16) | (
+            lower.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+        )
+    return words
+
+
+@triton.jit
+def weighted_differences(
+    u_p,
+    u_q,
+    v_p,
+    v_q,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Words of ``g((v_q - v_p) / k) (u_q - u_p)`` of one tap, from words."""
+    lower, upper = wide_differences(v_p, v_q, dtype, PTX)
+    if not UNIT_CONTRAST:
+        lower *= inverse_lower
+        upper *= inverse_upper
+    s_lower = diffusivity(lower * lower, DIFFUSIVITY)
+    s_upper = diffusivity(upper * upper, DIFFUSIVITY)
+    return damped_differences(u_p, u_q, s_lower, s_upper, dtype, PTX)

@@ -1,0 +1,118 @@
+"""The kernels that take channels in pairs against float64: values and every gradient, on the GPU or interpreted."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from kernel_reference import assert_as_good_as, difference_conv, guarded, value_and_gradients
+from test_kernels import Case, options, run, skip_what_cannot_run
+
+pytest.importorskip("triton")
+
+from sdn_triton.eager import difference_conv as eager
+from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.paired_weight import in_pairs
+from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.defaults import PAIRED_KERNELS
+
+PAIRS = KernelConfig(64, 16, 32, 16, 4, 1, pairs=True)
+CONFIGS = {
+    "64-pixels": PAIRS,
+    "128-pixels-in-runs": replace(PAIRS, block_p=128, block_w=64),
+    "8-pixels-wide": replace(PAIRS, block_w=8),
+    "4-pixels-wide": replace(PAIRS, block_w=4),
+}
+CASES = {
+    "C32-O16-9x11": Case(2, 32, 16, contrast="one"),
+    "C64-O20-17x23": Case(1, 64, 20, (17, 23)),
+    "C32-O33-17x23-exponential": Case(1, 32, 33, (17, 23), options=options(diffusivity="exponential")),
+    "contrast-by-channel-rational": Case(1, 64, 8, (9, 19), "channel", options=options(diffusivity="rational")),
+    "contrast-scalar-stride2": Case(1, 32, 8, (13, 18), "scalar", options=options(stride=(2, 2))),
+    "stride3x1-dilation1x2": Case(1, 32, 8, options=options(stride=(3, 1), padding=(1, 2), dilation=(1, 2))),
+    "zero_flux": Case(1, 32, 8, (9, 20), options=options(border="zero_flux")),
+    "padding-beyond-reach": Case(1, 32, 8, options=options(padding=(4, 3)), contrast="one"),
+    "padding-beyond-reach-zero_flux": Case(1, 32, 8, options=options(padding=(4, 3), border="zero_flux")),
+    "no-padding-20x40": Case(1, 32, 8, (20, 40), options=options(padding=(0, 0))),
+    "dilation-beyond-image": Case(1, 32, 8, (4, 5), options=options(padding=(7, 6), dilation=(7, 6))),
+    "1x3": Case(1, 32, 8, options=options((1, 3), padding=(0, 1))),
+    "5x3": Case(1, 32, 8, options=options((5, 3), padding=(2, 1))),
+    "1x1": Case(1, 32, 8, options=options((1, 1), padding=(0, 0))),
+    "groups2": Case(1, 64, 6, options=options(groups=2), contrast="channel"),
+    "one-row": Case(1, 32, 8, (1, 33)),
+    "one-column": Case(1, 32, 8, (33, 1)),
+    "constant": Case(1, 32, 8, options=options(diffusivity="constant")),
+}
+
+
+def tensors_of(case: Case, dtype: torch.dtype, device: torch.device) -> list:
+    """Those of the case, images channels-last."""
+    u, v, *others, grad = case.tensors(dtype, device)
+    return [*(x.contiguous(memory_format=torch.channels_last) for x in (u, v)), *others, grad]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
+    skip_what_cannot_run(dtype, device)
+    check(CASES[name], dtype, device, monkeypatch, PAIRS)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_tiles(config, device, monkeypatch) -> None:
+    check(CASES["C64-O20-17x23"], torch.float16, device, monkeypatch, CONFIGS[config])
+
+
+def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, config: KernelConfig) -> None:
+    tensors, o = tensors_of(case, dtype, device), case.options
+    exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], tensors[5])
+    with guarded(monkeypatch):
+        results = run(launch, tensors, o, configs=dict.fromkeys(PAIRED_KERNELS, config))
+    terms = {"contrast": (tensors[1].cpu() * exact[2]).norm().item()}
+    names = ("output", "input", "guidance", "weight", "bias", "contrast")
+    assert_as_good_as(results, run(eager, tensors, o), exact, names, terms)
+
+
+def test_the_weight_in_pairs() -> None:
+    """Each number stands where the product of words in fragment order wants it, and nothing else stands there."""
+    weight = torch.arange(1.0, 1 + 6 * 32 * 9).view(6, 32, 3, 3)
+    packed = in_pairs(weight, 1, 4)
+    assert packed.shape == (1, 2, 1, 4, 4, 2, 32)
+    assert packed.is_contiguous()
+    assert packed[0, 1, :, :, 2:].count_nonzero() == 0
+    for tap, (output, channel) in zip(range(4), [(0, 0), (1, 9), (3, 22), (5, 31)]):
+        thread, word, parity = channel // 8, channel % 8 // 2, channel % 2
+        place = 2 * (4 * word + thread) + parity
+        found = packed[0, output // 4, 0, tap, output % 4, :, place]
+        assert found.tolist() == [weight[output, channel, t // 3, t % 3].item() for t in (tap, 8 - tap)]
+
+
+CANNOT_PAIR = {
+    "channels": lambda u, v: (u[:, :24], v[:, :24]),
+    "contiguous": lambda u, v: (u.contiguous(), v.contiguous()),
+    "strides differ": lambda u, v: (u, v[..., :-1].contiguous(memory_format=torch.channels_last)),
+    "odd offset": lambda u, v: tuple(
+        x.permute(0, 2, 3, 1).flatten()[1:-63].view(1, 4, -1, 32).permute(0, 3, 1, 2)[..., :5] for x in (u, v)
+    ),
+    "float32": lambda u, v: (u.float(), v.float()),
+}
+
+
+@pytest.mark.parametrize("name", CANNOT_PAIR)
+def test_what_cannot_be_paired(name, device) -> None:
+    """Nothing is read in pairs that does not lie in pairs; asking for it is an error."""
+    u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
+    u, v = (x.contiguous(memory_format=torch.channels_last) for x in (u, v))
+    assert DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+    u, v = CANNOT_PAIR[name](u, v)
+    weight = weight[:, : u.shape[1]].to(u.dtype)
+    assert not DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+    with pytest.raises(ValueError, match="cannot read channels in pairs"):
+        launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
+
+
+def test_pairs_that_are_no_pairs() -> None:
+    with pytest.raises(ValueError, match="block_c=32"):
+        replace(PAIRS, block_c=64)
+    with pytest.raises(ValueError, match="16 pixels for every warp"):
+        replace(PAIRS, num_warps=8)
