@@ -105,13 +105,16 @@ def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
 
 
 def _weight_gradient(shape: Shape, config: KernelConfig) -> Work:
+    # A program has one tap, or all of a kernel whose channels come in pairs.
+    taps = TAPS if config.pairs else 1
+    touched = 2 * _halo(config) / TAPS if config.pairs else 2.0
     return Work(
         block=config.block_c,
         products=1,
-        steps=_tiles(config),
+        steps=taps * _tiles(config),
         repeats=_blocks(shape.outputs, config.block_o),
         memory=shape.item * (2 + shape.outputs / shape.channels),
-        streamed=shape.item * (2 + config.block_o / config.block_c),
+        streamed=shape.item * (touched + config.block_o / (taps * config.block_c)),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
     )
 

@@ -6,8 +6,8 @@ similarities in float32. With PTX the packed arithmetic is NVIDIA's; without, it
 Hopper's tensor cores read the left operand of a product from registers, where a thread holds the channels 2t, 2t + 1,
 2t + 8 and 2t + 9 of every 16, of two pixels that are 8 apart. A thread that loads 16 bytes has eight neighbouring
 channels instead. But the channels of a product may stand in any order that is the same on both sides. In *fragment
-order*, where word ``4t + w`` of a block of 32 channels is word ``4w + t``, a thread has loaded just what it has to hold,
-and the operand need not go through shared memory. Elsewhere the order does no harm.
+order*, where word ``4t + w`` of a block of 32 channels is word ``4w + t``, a thread has loaded just what it has to
+hold, and the operand need not go through shared memory. Elsewhere the order does no harm.
 """
 
 import triton

@@ -16,12 +16,13 @@ from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import PAIRED_KERNELS
 
-PAIRS = KernelConfig(64, 16, 32, 16, 4, 1, pairs=True)
+PAIRS = KernelConfig(64, 16, 32, 16, 4, 1, splits=2, pairs=True)
 CONFIGS = {
     "64-pixels": PAIRS,
     "128-pixels-in-runs": replace(PAIRS, block_p=128, block_w=64),
     "8-pixels-wide": replace(PAIRS, block_w=8),
     "4-pixels-wide": replace(PAIRS, block_w=4),
+    "more-splits-than-tiles": replace(PAIRS, splits=40),
 }
 CASES = {
     "C32-O16-9x11": Case(2, 32, 16, contrast="one"),
@@ -114,5 +115,5 @@ def test_what_cannot_be_paired(name, device) -> None:
 def test_pairs_that_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="block_c=32"):
         replace(PAIRS, block_c=64)
-    with pytest.raises(ValueError, match="16 pixels for every warp"):
-        replace(PAIRS, num_warps=8)
+    with pytest.raises(ValueError, match="a multiple of 16 pixels"):
+        replace(PAIRS, block_p=8, block_w=8)

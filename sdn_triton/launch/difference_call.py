@@ -160,6 +160,11 @@ class DifferenceCall:
             "LOAD_CONTRAST": False,
         }
 
+    def word_strides(self) -> dict[str, int]:
+        """The strides of input and guidance, which are the same, in words."""
+        n, _, h, w = self.input.stride()
+        return {"stride_un": n // 2, "stride_uh": h // 2, "stride_uw": w // 2}
+
     def pair_constants(self) -> dict[str, Any]:
         """What kernels that read pairs are told besides ``constants``."""
         return {

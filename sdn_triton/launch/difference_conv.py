@@ -120,7 +120,6 @@ def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, ma
 
 
 def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, config: KernelConfig) -> Launch:
-    _, _, stride_h, stride_w = call.input.stride()
     constants = call.constants(output)
     del constants["INT64"]  # see DifferenceCall.can_pair
     return Launch(
@@ -139,9 +138,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, c
             O=call.outputs,
             **call.geometry(),
             **image_strides("y", output),
-            stride_un=call.input.stride(0) // 2,
-            stride_uh=stride_h // 2,
-            stride_uw=stride_w // 2,
+            **call.word_strides(),
             **call.contrast_arguments(),
             **constants,
             **call.pair_constants(),

@@ -8,6 +8,7 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_weight_gradient_kernel
 from sdn_triton.kernels.difference_data_gradient import difference_data_gradient_kernel
 from sdn_triton.kernels.difference_weight_gradient import difference_weight_gradient_kernel
+from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_kernel
 from sdn_triton.launch import similarity
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, next_power, precision_of
@@ -116,8 +117,6 @@ def weight_gradients(
         O=call.outputs,
         **call.geometry(),
         **image_strides("g", grad),
-        **image_strides("u", call.input),
-        **image_strides("v", source),
         **call.contrast_arguments(),
         **call.constants(grad, source),
         NEEDS_WEIGHT=needs.weight,
@@ -132,8 +131,26 @@ def weight_gradients(
             grid=(cdiv(call.outputs, config.block_o), config.splits),
             arguments=dict(
                 **shared,
+                **image_strides("u", call.input),
+                **image_strides("v", source),
                 MULTIPLIER=call.multiplier,
                 BLOCK_T=next_power(call.taps),
+            ),
+            config=config,
+        )
+    elif config.pairs:
+        blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
+        half = call.taps // 2
+        tap_pairs = next(pairs for pairs in (4, 2, 1) if half % pairs == 0) if half else 1
+        launch = Launch(
+            kernel=paired_weight_gradient_kernel,
+            grid=(blocks * call.groups, half // tap_pairs + 1, config.splits),
+            arguments=dict(
+                **shared,
+                **call.word_strides(),
+                **call.pair_constants(),
+                C=call.channels,
+                TAP_PAIRS=tap_pairs,
             ),
             config=config,
         )
@@ -144,6 +161,8 @@ def weight_gradients(
             grid=(blocks * call.groups, call.taps, config.splits),
             arguments=dict(
                 **shared,
+                **image_strides("u", call.input),
+                **image_strides("v", source),
                 C=call.channels,
                 VECTOR=maps is not None,
                 PRECISION=precision_of(call.arithmetic),

@@ -54,8 +54,8 @@ class KernelConfig:
             raise ValueError(f"block_w must not exceed block_p, got {self}")
         if self.splits < 1 or self.num_stages < 1:
             raise ValueError(f"splits and num_stages must be positive, got {self}")
-        if self.pairs and (self.block_c != PAIRED_CHANNELS or self.block_p % (16 * self.num_warps)):
-            raise ValueError(f"pairs need block_c={PAIRED_CHANNELS} and 16 pixels for every warp, got {self}")
+        if self.pairs and (self.block_c != PAIRED_CHANNELS or self.block_p % 16):
+            raise ValueError(f"pairs need block_c={PAIRED_CHANNELS} and a multiple of 16 pixels, got {self}")
 
     @property
     def block_h(self) -> int:

@@ -57,6 +57,12 @@ _PAIRED_TILES = {
         ("few", "wide"): (128, 32, 128, 4, 3),
         ("few", "narrow"): (128, 32, 64, 4, 3),
     },
+    "difference_weight_gradient": {
+        ("many", "wide"): (64, 32, 128, 8, 2),
+        ("many", "narrow"): (64, 32, 64, 8, 2),
+        ("few", "wide"): (64, 32, 128, 8, 2),
+        ("few", "narrow"): (64, 32, 64, 8, 2),
+    },
 }
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
@@ -163,8 +169,13 @@ def _splits(kernel: str, work: Work, config: KernelConfig, target: Target) -> in
     tiles = work.images * across * -(-work.rows // config.block_h)
     blocks = -(-work.outputs // config.block_o) * work.groups
     if not kernel.startswith("depthwise"):
-        blocks *= -(-work.channels // config.block_c) * work.taps
-    wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
+        blocks *= -(-work.channels // config.block_c)
+    if config.pairs:
+        # One program has all taps of a 3x3 kernel, and a multiprocessor to itself.
+        wanted = target.multiprocessors // (blocks * -(-work.taps // 9))
+    else:
+        blocks *= 1 if kernel.startswith("depthwise") else work.taps
+        wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
     return max(1, min(wanted, tiles, 1024))
 
 

@@ -32,8 +32,8 @@ PINS = {
     ("difference_data_gradient", "sm_90"): (60.19, 44.94),
     ("difference_data_gradient", "sm_100"): (59.72, 42.09),
     ("difference_weight_gradient", "sm_80"): (28.50, 28.50),
-    ("difference_weight_gradient", "sm_90"): (26.50, 26.50),
-    ("difference_weight_gradient", "sm_100"): (26.06, 26.06),
+    ("difference_weight_gradient", "sm_90"): (9.09, 9.09),
+    ("difference_weight_gradient", "sm_100"): (9.03, 9.03),
 }
 MARGIN = 1.1
 # Two packed subtractions for two elements, the square and the sum, the reciprocal root, the product: less than this
