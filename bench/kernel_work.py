@@ -7,7 +7,8 @@ A *difference element* is one pixel, one tap of the eight and one input channel:
   operations each.
 - data gradient: the edge from the pixel x that is differentiated to x + delta, with its ``s``, ``e`` and ``g'``. Two
   matrix products over all outputs make its ``T``: 16 for a pixel and channel, where the data gradient of a 3x3
-  convolution, which stands beside it, has 9.
+  convolution, which stands beside it, has 9. Where channels come in pairs the products were made before, each once, by
+  ``tap_products``: 8 for a pixel and channel; the times of the two kernels add up.
 - weight gradient: as forward, but the long axis of its matrix product is the pixels; made again for every block of
   outputs. The weight gradient of a 3x3 convolution has 9 products.
 - depthwise kernels: one pixel, tap and output. They have no matrix product, and beside each stands the depthwise 3x3
@@ -91,6 +92,17 @@ def _forward(shape: Shape, config: KernelConfig) -> Work:
 
 
 def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
+    if config.pairs:
+        # The products were made before, by tap_products.
+        return Work(
+            block=config.block_c,
+            products=0,
+            steps=TAPS,
+            repeats=1,
+            memory=shape.item * 4,
+            streamed=shape.item * _halo(config) * (1 + 2 / TAPS),
+            reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
+        )
     weights = 2 * shape.outputs / config.block_p
     touched = (2 + shape.outputs / config.block_c) * _halo(config) / TAPS
     return Work(
@@ -101,6 +113,20 @@ def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
         memory=shape.item * (4 + shape.outputs / shape.channels),
         streamed=shape.item * (weights + touched),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
+    )
+
+
+def _tap_products(shape: Shape, config: KernelConfig) -> Work:
+    written = 1
+    return Work(
+        block=config.block_c,
+        products=_blocks(shape.outputs, config.block_o),
+        steps=1,
+        repeats=1,
+        memory=shape.item * shape.outputs / shape.channels,
+        streamed=shape.item * (written + shape.outputs / config.block_c + shape.outputs / config.block_p),
+        reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
+        has_differences=False,
     )
 
 
@@ -201,6 +227,7 @@ def _fusion_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
 _WORK: dict[str, Callable[[Shape, KernelConfig], Work]] = {
     "difference_forward": _forward,
     "difference_data_gradient": _data_gradient,
+    "tap_products": _tap_products,
     "difference_weight_gradient": _weight_gradient,
     "depthwise_forward": _depthwise(moved=3, reads=2),
     "depthwise_data_gradient": _depthwise(moved=5, reads=3),

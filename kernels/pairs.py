@@ -44,6 +44,55 @@ def channels_of(words, dtype: tl.constexpr):
 
 
 @triton.jit
+def wide(words, dtype: tl.constexpr, PTX: tl.constexpr):
+    """Lower and upper channels in float32."""
+    if PTX and dtype == tl.bfloat16:
+        lower, upper = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 bits;
+            shl.b32 bits, $2, 16;
+            mov.b32 $0, bits;
+            and.b32 bits, $2, 0xffff0000;
+            mov.b32 $1, bits;
+            }""",
+            "=f,=f,r",
+            [words],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        half_lower, half_upper = channels_of(words, dtype)
+        lower = half_lower.to(tl.float32)
+        upper = half_upper.to(tl.float32)
+    return lower, upper
+
+
+@triton.jit
+def packed(lower, upper, dtype: tl.constexpr, PTX: tl.constexpr):
+    """Words of channels in float32."""
+    if PTX and dtype == tl.bfloat16:
+        words = tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", [lower, upper], dtype=tl.int32, is_pure=True, pack=1
+        )
+    elif PTX:
+        words = tl.inline_asm_elementwise(
+            "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", [lower, upper], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        words = words_of(lower.to(dtype), upper.to(dtype))
+    return words
+
+
+@triton.jit
+def words_of(lower, upper):
+    """The inverse of :func:`channels_of`."""
+    return (upper.to(tl.int16, bitcast=True).to(tl.int32) << 16) | (
+        lower.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+    )
+
+
+@triton.jit
 def unpacked(words, dtype: tl.constexpr):
     """The channels of words side by side: [PIXELS, n] becomes [PIXELS, 2 * n]."""
     lower, upper = channels_of(words, dtype)
@@ -131,9 +180,7 @@ def damped_differences(x_p, x_q, s_lower, s_upper, dtype: tl.constexpr, PTX: tl.
         q_lower, q_upper = channels_of(x_q, dtype)
         lower = (q_lower - p_lower) * s_lower.to(dtype)
         upper = (q_upper - p_upper) * s_upper.to(dtype)
-        words = (upper.to(tl.int16, bitcast=True).to(tl.int32) << 16) | (
-            lower.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-        )
+        words = words_of(lower, upper)
     return words
 
 

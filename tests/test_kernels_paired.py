@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import paired_gradients
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.tuning.configs import KernelConfig
@@ -38,7 +39,6 @@ CASES = {
     "dilation-beyond-image": Case(1, 32, 8, (4, 5), options=options(padding=(7, 6), dilation=(7, 6))),
     "1x3": Case(1, 32, 8, options=options((1, 3), padding=(0, 1))),
     "5x3": Case(1, 32, 8, options=options((5, 3), padding=(2, 1))),
-    "1x1": Case(1, 32, 8, options=options((1, 1), padding=(0, 0))),
     "groups2": Case(1, 64, 6, options=options(groups=2), contrast="channel"),
     "one-row": Case(1, 32, 8, (1, 33)),
     "one-column": Case(1, 32, 8, (33, 1)),
@@ -67,8 +67,11 @@ def test_tiles(config, device, monkeypatch) -> None:
 def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, config: KernelConfig) -> None:
     tensors, o = tensors_of(case, dtype, device), case.options
     exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], tensors[5])
+    # The paired data gradient knows neither groups nor the gradient of a contrast.
+    paired_data = o.groups == 1 and not isinstance(tensors[4], torch.Tensor)
+    kernels = [kernel for kernel in PAIRED_KERNELS if paired_data or kernel != "difference_data_gradient"]
     with guarded(monkeypatch):
-        results = run(launch, tensors, o, configs=dict.fromkeys(PAIRED_KERNELS, config))
+        results = run(launch, tensors, o, configs=dict.fromkeys(kernels, config))
     terms = {"contrast": (tensors[1].cpu() * exact[2]).norm().item()}
     names = ("output", "input", "guidance", "weight", "bias", "contrast")
     assert_as_good_as(results, run(eager, tensors, o), exact, names, terms)
@@ -112,8 +115,28 @@ def test_what_cannot_be_paired(name, device) -> None:
         launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
 
 
+@pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
+def test_data_gradients_that_cannot_be_paired(name, device) -> None:
+    tensors, o = tensors_of(CASES[name], torch.float16, device), CASES[name].options
+    with pytest.raises(ValueError, match="cannot read channels in pairs"):
+        run(launch, tensors, o, configs={"difference_data_gradient": PAIRS})
+
+
 def test_pairs_that_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="block_c=32"):
         replace(PAIRS, block_c=64)
     with pytest.raises(ValueError, match="a multiple of 16 pixels"):
         replace(PAIRS, block_p=8, block_w=8)
+
+
+@pytest.mark.parametrize("name", ["C32-O16-9x11", "stride3x1-dilation1x2", "padding-beyond-reach", "no-padding-20x40"])
+def test_strips(name, device, monkeypatch) -> None:
+    """The data gradients of images that are differentiated a few rows at a time."""
+    monkeypatch.setattr(paired_gradients, "STRIP_BYTES", 12_000)
+    case = CASES[name]
+    tensors = tensors_of(case, torch.float16, device)
+    call = DifferenceCall.of(tensors[0], tensors[1], tensors[2], 1.0, case.options, None)
+    cuts = list(paired_gradients.strips(call, PAIRS.block_h))
+    assert len(cuts) > case.images
+    assert sum(cut.images * cut.rows for cut in cuts) == case.images * case.size[0]
+    check(case, torch.float16, device, monkeypatch, PAIRS)

@@ -94,6 +94,7 @@ class DifferenceCall:
             self.input.dtype in (torch.float16, torch.bfloat16)
             and self.options.similarity == "channel"
             and self.channels % PAIRED_CHANNELS == 0
+            and self.taps > 1
             and layout == self.guidance.stride()
             and layout[1] == 1
             and all(stride % WORD_ALIGNMENT == 0 for stride in (layout[0], *layout[2:]))
@@ -101,12 +102,21 @@ class DifferenceCall:
             and not needs_64_bits(self.input, margin=self.margin)
         )
 
+    def can_pair_in(self, kernel: str, needs_contrast: bool) -> bool:
+        """Whether they can in ``kernel``: the data gradient's knows no groups, and no gradient of the contrast."""
+        return self.can_pair and not (kernel == "difference_data_gradient" and (self.groups > 1 or needs_contrast))
+
+    def _channels_in(self, kernel: str) -> int:
+        if kernel.startswith("similarity"):
+            return self.guidance.shape[1]
+        return (self.taps - 1) * self.channels if kernel == "tap_products" else self.channels
+
     @property
     def margin(self) -> int:
         """Pixels outside an image that offsets may reach."""
         return sum(self.options.reach) + sum(self.options.padding)
 
-    def config(self, kernel: str) -> KernelConfig:
+    def config(self, kernel: str, needs_contrast: bool = False) -> KernelConfig:
         """The configuration of a kernel: the caller's, or the default for this size.
 
         Raises:
@@ -114,7 +124,7 @@ class DifferenceCall:
         """
         if kernel in self.configs:
             config = self.configs[kernel]
-            if config.pairs and not (self.can_pair and kernel in PAIRED_KERNELS):
+            if config.pairs and not (self.can_pair_in(kernel, needs_contrast) and kernel in PAIRED_KERNELS):
                 raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
             return config
         over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
@@ -124,11 +134,11 @@ class DifferenceCall:
             images=self.input.shape[0],
             rows=rows,
             columns=columns,
-            channels=self.guidance.shape[1] if kernel.startswith("similarity") else self.channels,
+            channels=self._channels_in(kernel),
             outputs=self.outputs,
             groups=self.groups,
             taps=self.taps,
-            can_pair=self.can_pair,
+            can_pair=self.can_pair_in(kernel, needs_contrast),
         )
         return default_config(kernel, work, target_of(self.input.device))
 

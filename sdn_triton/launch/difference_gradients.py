@@ -11,6 +11,7 @@ from sdn_triton.kernels.difference_weight_gradient import difference_weight_grad
 from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_kernel
 from sdn_triton.launch import similarity
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.paired_gradients import paired_data_gradients
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.options import Contrast, DifferenceNeeds
 
@@ -22,7 +23,9 @@ def data_gradients(
     needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
     if not (needs.input or needs.guidance or needs_contrast):
         return None, None, None
-    config = call.config("depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient")
+    config = call.config("depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient", needs_contrast)
+    if config.pairs:
+        return *paired_data_gradients(call, grad, needs, config), None
     input, guidance = call.input, call.guidance
     images, _, rows, columns = input.shape
     tiles = count_tiles(images, rows, columns, config)
@@ -141,7 +144,9 @@ def weight_gradients(
     elif config.pairs:
         blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
         half = call.taps // 2
-        tap_pairs = next(pairs for pairs in (4, 2, 1) if half % pairs == 0) if half else 1
+        # The contrasts of channels take the registers that the sums of more taps would need.
+        most = 2 if isinstance(call.contrast, Tensor) else 4
+        tap_pairs = next(pairs for pairs in (4, 2, 1) if half % pairs == 0 and pairs <= most)
         launch = Launch(
             kernel=paired_weight_gradient_kernel,
             grid=(blocks * call.groups, half // tap_pairs + 1, config.splits),

@@ -15,6 +15,7 @@ KERNELS = (
     "difference_forward",
     "difference_data_gradient",
     "difference_weight_gradient",
+    "tap_products",
     "depthwise_forward",
     "depthwise_data_gradient",
     "depthwise_weight_gradient",
@@ -40,6 +41,7 @@ _TILES = {
     "difference_forward": {"half": (64, 32, 128, 4, 1), "tf32": (64, 32, 64, 8, 1), "ieee": (64, 16, 32, 4, 1)},
     "difference_data_gradient": {"half": (64, 64, 64, 8, 1), "tf32": (64, 32, 32, 4, 1), "ieee": (64, 16, 32, 8, 1)},
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
+    "tap_products": {"half": (128, 256, 64, 8, 3)},
     "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
@@ -56,6 +58,12 @@ _PAIRED_TILES = {
         ("many", "narrow"): (256, 32, 64, 8, 3),
         ("few", "wide"): (128, 32, 128, 4, 3),
         ("few", "narrow"): (128, 32, 64, 4, 3),
+    },
+    "difference_data_gradient": {
+        ("many", "wide"): (64, 32, 64, 4, 1),
+        ("many", "narrow"): (64, 32, 64, 4, 1),
+        ("few", "wide"): (32, 32, 64, 4, 1),
+        ("few", "narrow"): (32, 32, 64, 4, 1),
     },
     "difference_weight_gradient": {
         ("many", "wide"): (64, 32, 128, 8, 2),
@@ -112,8 +120,11 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
+    pairs = arithmetic in ("fp16", "bf16") and target.architecture in PAIRED_ARCHITECTURES
+    if kernel == "tap_products" and not pairs:
+        return ()
     configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
-    if kernel in PAIRED_KERNELS and arithmetic in ("fp16", "bf16") and target.architecture in PAIRED_ARCHITECTURES:
+    if kernel in PAIRED_KERNELS and pairs:
         configs += [_paired_config(*tile) for tile in _PAIRED_TILES[kernel].values()]
     return tuple(dict.fromkeys(configs))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdn_triton.launch import difference_conv, fusion
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 
 DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -46,6 +46,8 @@ def example_launches(
         return torch.empty(length, device="meta", dtype=dtype)
 
     configs = {kernel: config}
+    if kernel == "tap_products":
+        configs["difference_data_gradient"] = KernelConfig(32, 16, PAIRED_CHANNELS, 32, 4, 1, pairs=True)
     with _convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
         if kernel.startswith("fusion"):
             weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)
@@ -65,7 +67,7 @@ def example_launches(
                 (outputs, channels // options.groups, *options.kernel_size), device="meta", dtype=dtype
             )
             arguments = image(channels), image(channels), weight
-            if kernel.endswith("gradient"):
+            if kernel.endswith("gradient") or kernel == "tap_products":
                 needs_all = DifferenceNeeds(True, True, True, True, isinstance(contrast, Tensor))
                 grad = image(outputs, options.output_size(*size))
                 difference_conv.backward(grad, *arguments, contrast, options, needs_all, configs=configs)

@@ -14,7 +14,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, Work, all_defaults, default_config
+from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, Work, all_defaults, default_config
 from sdn_triton.tuning.examples import example_launches
 
 CASES = [
@@ -22,7 +22,7 @@ CASES = [
     for kernel in KERNELS
     for name, target in TARGETS.items()
     for arithmetic in ARITHMETICS
-    if not (target.kind == "hip" and arithmetic == "tf32")
+    if all_defaults(kernel, arithmetic, target) and not (target.kind == "hip" and arithmetic == "tf32")
 ]
 
 
@@ -32,7 +32,7 @@ SPILL = 0 if triton.__version__.startswith(CHOSEN_WITH) else 32
 
 
 def uses_tensor_cores(kernel: str, arithmetic: str) -> bool:
-    return arithmetic != "ieee" and kernel.startswith(("difference", "fusion"))
+    return arithmetic != "ieee" and kernel.startswith(("difference", "fusion", "tap_products"))
 
 
 @pytest.mark.parametrize(("kernel", "target", "arithmetic"), CASES)
@@ -47,7 +47,7 @@ def test_defaults_fit(kernel: str, target: Target, arithmetic: str) -> None:
             resources = compiled.resources()
             assert resources.shared_bytes <= target.shared_bytes, config
             assert resources.local_bytes <= SPILL, config
-            if uses_tensor_cores(kernel, arithmetic):
+            if uses_tensor_cores(kernel, arithmetic) and not (config.pairs and kernel == "difference_data_gradient"):
                 assert compiled.tensor_instructions() > 0, config
             if target.kind == "cuda" and arithmetic == "bf16" and SPILL == 0:
                 assert not re.findall(r"\b(?:LDL|STL)\b", compiled.machine_code()), config
@@ -77,6 +77,7 @@ SPILL_OF_AN_OPTION = 32
     [
         (kernel, variant)
         for kernel in KERNELS
+        if kernel != "tap_products"
         for variant in VARIANTS
         if variant in LAYOUTS or kernel.startswith("difference")
     ],
@@ -93,6 +94,25 @@ def test_options_fit(kernel: str, variant: str, name: str) -> None:
         resources = compile_launch(launch, target).resources()
         assert resources.shared_bytes <= target.shared_bytes
         assert resources.local_bytes <= SPILL_OF_AN_OPTION
+
+
+@pytest.mark.parametrize("name", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("variant", ["zero_flux", "exponential-5x5-dilation2", "rational-stride2", "learned-contrast"])
+@pytest.mark.parametrize("kernel", [*PAIRED_KERNELS, "tap_products"])
+def test_options_of_pairs_fit(kernel: str, variant: str, name: str) -> None:
+    """So do those of the kernels that take channels in pairs, in both half types."""
+    target, arguments = TARGETS[name], VARIANTS[variant]
+    if variant == "learned-contrast" and kernel in ("difference_data_gradient", "tap_products"):
+        pytest.skip("the gradient of a contrast has no paired kernel")
+    for arithmetic in ("fp16", "bf16"):
+        config = default_config(kernel, Work(arithmetic, 2, 64, 64, 256, 256, taps=9, can_pair=True), target)
+        assert config.pairs or kernel == "tap_products"
+        launches = example_launches(kernel, arithmetic, config, **arguments)
+        assert launches
+        for launch in launches:
+            resources = compile_launch(launch, target).resources()
+            assert resources.shared_bytes <= target.shared_bytes
+            assert resources.local_bytes <= SPILL_OF_AN_OPTION
 
 
 def test_the_report_sees_spills_and_shared_memory() -> None:

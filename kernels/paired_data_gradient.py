@@ -1,0 +1,194 @@
+"""The gradients of input and guidance of half types, two channels at a time, from the products of all taps.
+
+That of a contrast has its dtype, mostly float32, which products in half precision would fall short of.
+"""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.difference import load_inverse_contrast
+from sdn_triton.kernels.diffusivity import diffusivity, diffusivity_slope
+from sdn_triton.kernels.pairs import WORDS, packed, wide, wide_differences
+from sdn_triton.kernels.pixels import (
+    inside,
+    output_of_centre,
+    pixel_offsets,
+    skip_centre,
+    tap_position,
+    tile_origin,
+    tile_pixels,
+)
+
+NO_ROOM = tl.constexpr(-(2**30))
+
+
+@triton.jit
+def load_edge(
+    u_words,
+    v_words,
+    h_words,
+    offsets,  # [PIXELS, WORDS], of the far ends in u and v
+    x_outputs,  # [PIXELS, WORDS], of the near ends as centres, in h
+    q_outputs,  # of the far ends as centres
+    x_is_centre,  # [PIXELS]
+    q_is_centre,
+    q_inside,
+    all_inside,
+):
+    """Words at the far ends of edges, and what the tap passes back: ``h[x,tap]`` and ``h[q,opposite]``."""
+    if all_inside:
+        u_q = tl.load(u_words + offsets)
+        v_q = tl.load(v_words + offsets)
+        h_x = tl.load(h_words + x_outputs)
+        h_q = tl.load(h_words + q_outputs)
+    else:
+        u_q = tl.load(u_words + offsets, mask=q_inside[:, None], other=0)
+        v_q = tl.load(v_words + offsets, mask=q_inside[:, None], other=0)
+        h_x = tl.load(h_words + x_outputs, mask=x_is_centre[:, None], other=0)
+        h_q = tl.load(h_words + q_outputs, mask=q_is_centre[:, None], other=0)
+    return u_q, v_q, h_x, h_q
+
+
+@triton.jit
+def add_edge(du, dv, t, e, d, inverse, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr):
+    """The sums of the near end, ``-s t`` and ``-k g'(d) e t``, with those of one more edge."""
+    if not UNIT_CONTRAST:
+        d *= inverse
+    s = diffusivity(d * d, DIFFUSIVITY)
+    du -= s * t
+    dv -= diffusivity_slope(s, DIFFUSIVITY) * d * (e * t)
+    return du, dv
+
+
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
+def paired_data_gradient_kernel(
+    du_ptr,
+    dv_ptr,
+    h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous
+    u_ptr,
+    v_ptr,
+    contrast_ptr,
+    inverse_contrast,
+    C,  # a multiple of 32
+    H,
+    W,
+    HO,
+    WO,
+    first_row,  # of the rows of the input that are differentiated
+    rows,
+    first_output_row,  # of h
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_hn,  # of h, in words
+    stride_un,  # of u and of v, in words; the words of a pixel lie together
+    stride_uh,
+    stride_uw,
+    stride_dun,  # of their gradients
+    stride_duh,
+    stride_duw,
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    NEEDS_U: tl.constexpr,
+    NEEDS_V: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Every edge of the pixel graph, gathered from the end x that is differentiated, as in the unpaired kernel.
+
+    With ``T = h[x,tap] - h[x + delta,opposite]``, where a pixel that is no output centre has h = 0:
+
+        dL/du[x] = - sum_delta s T      dL/dv[x] = - sum_delta g'(d) e T
+
+    One program: a tile of BLOCK_H x BLOCK_W input pixels by 32 channels. Grid: (images * tiles * C / 32,).
+    """
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    c_blocks = C // (2 * WORDS)
+    tile = tl.program_id(0) // c_blocks
+    c_block = tl.program_id(0) % c_blocks
+    n, tile_row, tile_column = tile_origin(tile, rows, W, BLOCK_H, BLOCK_W)
+    tile_row += first_row
+    last_row = first_row + rows
+    x_rows, x_columns = tile_pixels(tile_row, tile_column, BLOCK_H, BLOCK_W)  # [PIXELS]
+    x_inside = (x_rows < last_row) & (x_columns < W)
+    x_mask = x_inside[:, None]
+    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    x_is_centre = x_is_centre & x_inside
+
+    # How far the tile can be moved and still all of it is inside the image and an output centre.
+    up = tl.minimum(tile_row, tile_row - origin_h)
+    left = tl.minimum(tile_column, tile_column - origin_w)
+    down = tl.minimum(H, HO + origin_h) - BLOCK_H - tile_row
+    right = tl.minimum(W, WO + origin_w) - BLOCK_W - tile_column
+    has_gaps = (step_h != 1) | (step_w != 1)
+    if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
+        down = NO_ROOM
+
+    words = c_block * WORDS + tl.arange(0, WORDS)
+    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
+    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
+    h_words = h_ptr.to(tl.pointer_type(tl.int32)) + n * stride_hn
+    offsets = pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, False)[:, None] + words[None, :]
+    stride_hw = (TAPS - 1) * (C // 2)
+    stride_hh = WO * stride_hw
+    x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
+    u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
+    v_x = tl.load(v_words + offsets, mask=x_mask, other=0)
+    channels = 2 * words
+    inverse_lower = load_inverse_contrast(
+        contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
+    )
+    inverse_upper = load_inverse_contrast(
+        contrast_ptr, inverse_contrast, stride_contrast, channels + 1, channels < C, LOAD_CONTRAST
+    )
+
+    zero = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
+    du_lower, du_upper, dv_lower, dv_upper = zero, zero, zero, zero
+    for tap in range(TAPS - 1):
+        position = skip_centre(tap, KERNEL_H, KERNEL_W)
+        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
+        q_i, q_j, q_is_centre = output_of_centre(
+            x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+        )
+        q_outputs = pixel_offsets(q_i - first_output_row, q_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
+        own = tl.cast(tap, tl.int32) * (C // 2)
+        u_q, v_q, h_x, h_q = load_edge(
+            u_words, v_words, h_words, offsets + (dy * stride_uh + dx * stride_uw), x_outputs + own,
+            q_outputs + (TAPS - 2) * (C // 2) - own, x_is_centre, q_is_centre & x_inside, q_inside,
+            all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+        )  # fmt: skip
+        x_lower, x_upper = wide(h_x, dtype, PTX)
+        q_lower, q_upper = wide(h_q, dtype, PTX)
+        t_lower = x_lower - q_lower
+        t_upper = x_upper - q_upper
+        if ZERO_FLUX:
+            t_lower = tl.where(q_inside[:, None], t_lower, 0.0)
+            t_upper = tl.where(q_inside[:, None], t_upper, 0.0)
+        e_lower, e_upper = wide_differences(u_x, u_q, dtype, PTX)
+        d_lower, d_upper = wide_differences(v_x, v_q, dtype, PTX)
+        du_lower, dv_lower = add_edge(
+            du_lower, dv_lower, t_lower, e_lower, d_lower, inverse_lower, DIFFUSIVITY, UNIT_CONTRAST
+        )
+        du_upper, dv_upper = add_edge(
+            du_upper, dv_upper, t_upper, e_upper, d_upper, inverse_upper, DIFFUSIVITY, UNIT_CONTRAST
+        )
+
+    out_offsets = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, False)[:, None] + words[None, :]
+    if NEEDS_U:
+        du_words = du_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun
+        tl.store(du_words + out_offsets, packed(du_lower, du_upper, dtype, PTX), mask=x_mask)
+    if NEEDS_V:
+        dv_words = dv_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun
+        dv = packed(dv_lower * inverse_lower, dv_upper * inverse_upper, dtype, PTX)
+        tl.store(dv_words + out_offsets, dv, mask=x_mask)
