@@ -132,6 +132,9 @@ CASES = {
     "channels_last-stride2": dict(layout=torch.channels_last, padding=(1, 1), stride=(2, 2)),
 }
 cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+layouts = pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
 
 
 @pytest.fixture(params=STRIPS.values(), ids=STRIPS.keys(), name="strips")
@@ -153,11 +156,6 @@ def assert_like(result: Tensor, like: Tensor) -> None:
     assert result.dtype == like.dtype
     assert memory_format(result) == memory_format(like)
     assert result.is_contiguous(memory_format=memory_format(like))
-
-
-layouts = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
-)
 
 
 @cases
@@ -281,7 +279,7 @@ def test_contrast_of_another_dtype(dtype, device):
     torch.testing.assert_close(gradients.contrast, by_autograd(made, torch.ones_like(y))[4], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@layouts
 def test_strips_of_any_height_agree(layout, monkeypatch):
     made = call(size=(13, 9), channels=16, outputs=16, padding=(1, 1), layout=layout)
     heights, outputs, gradients = [], [], []
@@ -340,6 +338,17 @@ def test_expanded_tensors(stride):
     torch.testing.assert_close(backward(made, grad), DifferenceGradients(*by_autograd(made, grad.clone())))
 
 
+@layouts
+def test_repeated_runs_are_equal(layout):
+    made = call(padding=(1, 1), dtype=torch.float32, channels=32, outputs=32, size=(40, 40), layout=layout)
+    y = difference_conv.forward(*made)
+    gradients = backward(made, y)
+    for _ in range(3):
+        assert torch.equal(difference_conv.forward(*made), y)
+        for again, gradient in zip(backward(made, y), gradients, strict=True):
+            assert torch.equal(again, gradient)
+
+
 @pytest.mark.parametrize("name", DifferenceNeeds._fields)
 def test_only_what_is_needed(name):
     made = call(padding=(1, 1))
@@ -350,7 +359,7 @@ def test_only_what_is_needed(name):
     torch.testing.assert_close(getattr(gradients, name), getattr(backward(made, grad), name))
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@layouts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_meta_tensors(dtype, layout):
     made = call(padding=(1, 1), dtype=dtype, layout=layout, outputs=8)
@@ -385,9 +394,11 @@ def test_nan_reaches_as_far_as_the_kernel(name, pixel, options):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="reads the CPU allocator's profile")
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@layouts
 @pytest.mark.parametrize(
-    ("channels", "size"), [(64, (128, 128)), (128, (64, 64)), (256, (64, 64))], ids=["C64", "C128", "C256"]
+    ("channels", "size"),
+    [(64, (64, 64)), (64, (128, 128)), (128, (64, 64)), (256, (64, 64))],
+    ids=["C64-64x64", "C64-128x128", "C128", "C256"],
 )
 def test_forward_takes_no_more_memory_than_its_output(channels, size, layout):
     from bench.measure import peak_memory

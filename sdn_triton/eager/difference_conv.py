@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdn_triton.eager.diffusivity import steepness
 from sdn_triton.eager.edges import Edges, can_read
-from sdn_triton.eager.layouts import channels_last, compute_dtype, memory_format, read_image, write_image
+from sdn_triton.eager.layouts import compute_dtype, memory_format, read_image, write_image
 from sdn_triton.eager.pairs import Difference, Ends, Pairs, is_scaled, scale, weighted_difference
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Field, Load, close, closed_pairs, cut
