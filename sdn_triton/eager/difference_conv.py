@@ -14,8 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.diffusivity import diffusivity_of_step, diffusivity_of_vector, steepness
+from sdn_triton.eager.diffusivity import steepness
+from sdn_triton.eager.edges import Edges, can_read
 from sdn_triton.eager.layouts import compute_dtype, memory_format, read_image, write_image
+from sdn_triton.eager.pairs import Difference, Ends, Pairs, is_scaled, scale, weighted_difference
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Field, Load, close, closed_pairs, cut
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
@@ -25,38 +27,6 @@ CACHE_BYTES = 8 * 2**20
 LEAST_BYTES = 2**19
 """What they may take on a CPU however small the output is."""
 LEAST_BYTES_ON_GPU = 2**28
-
-Ends = tuple[Tensor, Tensor]
-"""The values at the near and at the far ends of pairs of pixels."""
-
-
-class Difference(NamedTuple):
-    """The differences of pairs of pixels."""
-
-    weighted: Tensor
-    """``f = g(d) e``, C channels."""
-    similarity: Tensor
-    """``g(d)``, C channels or, of vectors, one."""
-    step: Tensor
-    """``d / k``, Cg channels."""
-
-
-def weighted_difference(
-    u: Ends,
-    v: Ends,
-    options: DifferenceOptions,
-    f: Tensor,
-    step: Tensor | None = None,
-    similarity: Tensor | None = None,
-) -> Difference:
-    """``f = g(v_far - v_near) (u_far - u_near)``, with v in units of the contrast, in the given buffers.
-
-    That of the similarity has Cg channels; without one the step's memory is used again.
-    """
-    step = torch.sub(v[1], v[0], out=step)
-    similar = diffusivity_of_vector if options.similarity == "vector" else diffusivity_of_step
-    g = similar(options.diffusivity, step, out=step if similarity is None else similarity)
-    return Difference(torch.sub(u[1], u[0], out=f).mul_(g), g, step)
 
 
 @torch.no_grad()
@@ -83,23 +53,27 @@ def forward(
     k = _divisor(contrast, dtype)
     taps = products(weight, bias, options, dtype)
     C, Cg, O = input.shape[1], guidance.shape[1], weight.shape[0]
-    load = Load(pixel=C + Cg, pair=C + max(Cg, O), output=O)
+    in_place = can_read(input, guidance, options)
+    accumulates = output.dtype == dtype and output.stride(1) == 1
+    copied = input.dtype != dtype
+    load = Load(
+        pixel=C * copied + Cg * (copied or is_scaled(k)) if in_place else C + Cg,
+        pair=C + max(Cg, O),
+        output=0 if accumulates else O,
+        rim=C if in_place else 0,
+    )
     limit = _limit(input, output.nbytes - taps.nbytes) // dtype.itemsize
     for strip, places in cut(options, size, input.shape[0], load, limit):
-        u, v = Field(strip, input, dtype), Field(strip, guidance, dtype)
-        fs = strip.pair_buffers(C, input, dtype)
+        pairs = (Edges if in_place else Pairs)(strip, input, guidance, k, dtype)
         for place in places:
-            u.read(input, place)
-            _scale(v.read(guidance, place), k)
-            closed = closed_pairs(strip, place, u.values)
-            total = None
-            for i, link in enumerate(strip.links):
-                f = weighted_difference(u.ends[i], v.ends[i], options, fs[i]).weighted
-                close(f, closed, i)
-                total = taps.add(i, link.spacing, f, total)
-            assert total is not None
-            write_image(strip.part_of(output, place), strip.images_of(total))
-            del total
+            pairs.read(place)
+            part = strip.part_of(output, place)
+            total = part if accumulates else torch.empty_like(part, dtype=dtype, memory_format=torch.channels_last)
+            for i in range(len(strip.links)):
+                taps.add(strip, i, pairs.weighted(i), total)
+            if not accumulates:
+                write_image(part, total)
+        del pairs, total  # before those of the next strip are made
     return output
 
 
@@ -170,7 +144,7 @@ def _accumulate(
         fs, steps, similarities = (strip.pair_buffers(channels, input, dtype) for channels in (C, Cg, Cg))
         for place in places:
             u.read(input, place)
-            _scale(v.read(guidance, place), k)
+            scale(v.read(guidance, place), k)
             read_image(strip.images_of(G), strip.part_of(grad, place))
             by_u.values.zero_()
             by_v.values.zero_()
@@ -216,12 +190,6 @@ def _limit(tensor: Tensor, spare: int) -> int:
     if tensor.device.type != "cpu":
         return max(LEAST_BYTES_ON_GPU, spare)
     return min(CACHE_BYTES, max(LEAST_BYTES, spare))
-
-
-def _scale(guidance: Tensor, k: Contrast) -> None:
-    """To units of the contrast."""
-    if isinstance(k, Tensor) or k != 1:
-        guidance.div_(k)
 
 
 def _divisor(contrast: Contrast, dtype: torch.dtype) -> Contrast:

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from sdn_triton.options import DifferenceOptions
+
 
 def diffusivity(name: str, a: Tensor) -> Tensor:
     """g: charbonnier (1 + a)^(-1/2), exponential exp(-a), rational 1 / (1 + a), constant 1; differentiable."""
@@ -27,6 +29,12 @@ def diffusivity_of_vector(name: str, step: Tensor, out: Tensor) -> Tensor:
     """g at ``a = sum over channels of step^2``, ``[N, 1, H, W]``; ``out``, which may be ``step``, is used up."""
     a = torch.mul(step, step, out=out).sum(1, keepdim=True)
     return _of_sum(name, a.add_(1) if _adds_one(name) else a, a)
+
+
+def similarity(options: DifferenceOptions, step: Tensor, out: Tensor) -> Tensor:
+    """g of steps in units of the contrast, ``[N, Cg, H, W]`` or, of vectors, ``[N, 1, H, W]``; ``out`` is used up."""
+    similar = diffusivity_of_vector if options.similarity == "vector" else diffusivity_of_step
+    return similar(options.diffusivity, step, out)
 
 
 def steepness(name: str, g: Tensor, out: Tensor) -> Tensor | float:

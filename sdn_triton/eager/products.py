@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.layouts import channels_last
-from sdn_triton.eager.strips import has_edges, linked_taps
+from sdn_triton.eager.strips import Strip, has_edges, linked_taps
 from sdn_triton.options import DifferenceOptions
 
 
@@ -29,28 +28,30 @@ class Products:
         self.groups, self.taps, self.by_edges = options.groups, linked_taps(options), has_edges(options)
         self.bias = None if bias is None else bias.to(dtype)
         O, C = weight.shape[:2]
+        taps = weight.flatten(2).permute(2, 0, 1)
+        before, after = taps[: len(taps) // 2], taps[len(taps) // 2 + 1 :]
+        if self.by_edges:
+            kernels = weight.new_empty((len(after), O, 2, C), dtype=dtype)
+            kernels[:, :, 0].copy_(before.flip(0)).neg_()
+            kernels[:, :, 1].copy_(after)
+        else:
+            kernels = weight.new_empty((2 * len(after), O, 1, C), dtype=dtype)
+            kernels[: len(before), :, 0].copy_(before)
+            kernels[len(before) :, :, 0].copy_(after)
         # One kernel [O, C / groups, 1, taps] a link, channels-last in memory; that of an opposite tap is negative.
-        self.kernels = [channels_last((O, C, 1, len(taps)), weight, dtype) for taps in self.taps]
-        for kernel, tap, sign in self._pairs(self.kernels, weight):
-            torch.mul(tap, sign, out=kernel)
-
-    def _pairs(self, kernels: Sequence[Tensor], weight: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Each tap in ``kernels`` and in ``weight``, and the sign between them."""
-        rows = [row.unbind(2) for row in weight.unbind(2)]  # faster than an index a tap
-        for kernel, taps in zip(kernels, self.taps, strict=True):
-            for part, tap in zip(kernel.squeeze(2).unbind(2), taps, strict=True):
-                yield part, rows[tap.row][tap.column], 1 if tap is taps[-1] else -1
+        self.kernels = [kernel.transpose(1, 2).unsqueeze(2) for kernel in kernels]
 
     @property
     def nbytes(self) -> int:
         """What the kernels take in memory, one of them twice: a convolution orders it anew."""
         return (len(self.kernels) + 1) * self.kernels[0].nbytes
 
-    def add(self, link: int, spacing: int, f: Tensor, total: Tensor | None) -> Tensor:
-        """``total`` and the products of one link; without a total yet the bias and these."""
-        bias = self.bias if total is None else None
+    def add(self, strip: Strip, link: int, f: Tensor, total: Tensor) -> None:
+        """Add one link's products to ``total [images, O, rows, columns]``; the first are put there, with the bias."""
+        bias, spacing = None if link else self.bias, strip.links[link].spacing
         part = torch.conv2d(self._dense(f), self.kernels[link], bias, dilation=(1, spacing), groups=self.groups)
-        return part if total is None else total.add_(part)
+        part = strip.images_of(part)
+        total.add_(part) if link else total.copy_(part)
 
     def back(
         self, link: int, spacing: int, f: Tensor, grad: Tensor, needs: tuple[bool, bool]
@@ -71,23 +72,23 @@ class Products:
 
     def unpack(self, kernels: Sequence[Tensor], weight: Tensor) -> Tensor:
         """The gradient of ``weight`` from those of the kernels."""
-        gradient = torch.zeros_like(weight)
-        for kernel, tap, sign in self._pairs(kernels, gradient):
-            tap.copy_(kernel if sign > 0 else -kernel)
-        return gradient
+        taps = [kernel[:, :, 0, -1] for kernel in kernels]
+        if self.by_edges:
+            before, after = [-kernel[:, :, 0, 0] for kernel in reversed(kernels)], taps
+        else:
+            before, after = taps[: len(taps) // 2], taps[len(taps) // 2 :]
+        centre = torch.zeros_like(weight[:, :, 0, 0])
+        return torch.empty_like(weight).copy_(torch.stack((*before, centre, *after), 2).view(weight.shape))
 
 
 class DepthwiseProducts(Products):
     """The same for ``groups == C``, element by element: there are no channels to sum over."""
 
-    def add(self, link: int, spacing: int, f: Tensor, total: Tensor | None) -> Tensor:
-        if total is None:
-            N, _, H, W = f.shape
-            total = channels_last((N, len(self.kernels[link]), H, W - spacing * (len(self.taps[link]) - 1)), f)
+    def add(self, strip: Strip, link: int, f: Tensor, total: Tensor) -> None:
+        if link == 0:
             total.zero_() if self.bias is None else total.copy_(self.bias.view(-1, 1, 1))
-        for y, values, kernel in self._terms(spacing, total, f, self.kernels[link]):
-            y.addcmul_(values, kernel)
-        return total
+        for y, values, kernel in self._terms(strip.links[link].spacing, total, f, self.kernels[link]):
+            y.addcmul_(strip.images_of(values), kernel)
 
     def back(
         self, link: int, spacing: int, f: Tensor, grad: Tensor, needs: tuple[bool, bool]
@@ -107,7 +108,8 @@ class DepthwiseProducts(Products):
         """For each tap, and each output of a channel, what is multiplied: outputs, differences and ``[C, 1, 1]``."""
         split = f.shape[1], -1
         outputs, weights = y.unflatten(1, split), kernel.squeeze(2).unflatten(0, split)
+        length = f.shape[3] - spacing * (kernel.shape[3] - 1)
         for end in range(kernel.shape[3]):
-            values = f.narrow(3, end * spacing, y.shape[3])
+            values = f.narrow(3, end * spacing, length)
             for multiple in range(outputs.shape[2]):
                 yield outputs[:, :, multiple], values, weights[:, multiple, :, end, None]

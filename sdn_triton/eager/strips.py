@@ -74,6 +74,7 @@ class Strip:
             self.outputs = images * rows * self.columns
         self.links = tuple(self._links())
         self.pairs = max(link.length for link in self.links)
+        self.rim = 2 * images * (reach_y * self.columns + reach_x * rows)
 
     def _links(self) -> Iterator[Link]:
         for *_, tap in linked_taps(self.options):
@@ -97,8 +98,9 @@ class Strip:
     def pair_buffers(self, channels: int, like: Tensor, dtype: torch.dtype) -> list[Tensor]:
         """One buffer for the values of any link's pairs, as each link sees it."""
         if self.by_edges:
-            values = channels_last((1, channels, 1, self.pairs), like, dtype)
-            return [values.narrow(3, 0, link.length) for link in self.links]
+            reach = self.options.reach[1]
+            values = channels_last((1, channels, 1, reach + self.pairs), like, dtype)
+            return [values.narrow(3, reach, link.length) for link in self.links]
         return [channels_last((self.images, channels, self.rows, self.columns), like, dtype)] * len(self.links)
 
     def output_buffer(self, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -173,15 +175,16 @@ def close(values: Tensor, closed: list[Tensor] | None, link: int) -> None:
 
 
 class Load(NamedTuple):
-    """How many numbers the buffers of a strip hold for each of its pixels, pairs and outputs."""
+    """How many numbers the buffers of a strip hold for each of its pixels, pairs, outputs and pixels at its rim."""
 
     pixel: int
     pair: int
     output: int
+    rim: int = 0
 
     def of(self, strip: Strip) -> int:
         """All numbers that the buffers of ``strip`` hold."""
-        return self.pixel * strip.length + self.pair * strip.pairs + self.output * strip.outputs
+        return self.pixel * strip.length + self.pair * strip.pairs + self.output * strip.outputs + self.rim * strip.rim
 
 
 @lru_cache(maxsize=256)
