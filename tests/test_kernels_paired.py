@@ -40,6 +40,7 @@ CASES = {
     "1x3": Case(1, 32, 8, options=options((1, 3), padding=(0, 1))),
     "5x3": Case(1, 32, 8, options=options((5, 3), padding=(2, 1))),
     "groups2": Case(1, 64, 6, options=options(groups=2), contrast="channel"),
+    "aligned-8x48": Case(2, 32, 8, (8, 48)),
     "one-row": Case(1, 32, 8, (1, 33)),
     "one-column": Case(1, 32, 8, (33, 1)),
     "constant": Case(1, 32, 8, options=options(diffusivity="constant")),
@@ -127,6 +128,17 @@ def test_pairs_that_are_no_pairs() -> None:
         replace(PAIRS, block_c=64)
     with pytest.raises(ValueError, match="a multiple of 16 pixels"):
         replace(PAIRS, block_p=8, block_w=8)
+
+
+def test_pixels_that_nothing_reaches(device) -> None:
+    """The last row is no tap of any output: whatever it holds, the gradient of the weight is that of the others."""
+    case = Case(1, 32, 8, (24, 65), options=options(stride=(2, 2), padding=(0, 0)))
+    tensors, o = tensors_of(case, torch.float16, device), case.options
+    configs = {"difference_weight_gradient": replace(PAIRS, block_w=32)}
+    expected = run(launch, tensors, o, configs=configs)[3]
+    for image in tensors[:2]:
+        image[:, :, -1] = float("nan")
+    assert torch.equal(run(launch, tensors, o, configs=configs)[3], expected)
 
 
 @pytest.mark.parametrize("name", ["C32-O16-9x11", "stride3x1-dilation1x2", "padding-beyond-reach", "no-padding-20x40"])

@@ -292,8 +292,10 @@ def against(repository, revision, *options):
 def test_against_another_revision(repository, tmp_path):
     defaults = repository / "sdn_triton" / "tuning" / "defaults.py"
     unchanged = defaults.read_text()
-    changed = unchanged + "\n\n_compiled_before = _compiled\n\n\ndef _compiled(*args):\n"
-    defaults.write_text(changed + "    return replace(_compiled_before(*args), block_p=32, num_warps=4, block_c=32)\n")
+    changed = unchanged + "\n\nbefore = default_config\n\n\ndef default_config(*args):\n"
+    defaults.write_text(
+        changed + "    return replace(before(*args), block_p=32, num_warps=4, block_c=32, pairs=False)\n"
+    )
     output = tmp_path / "rows.json"
     run = against(repository, "HEAD", "--json", str(output))
     assert run.returncode == 0, run.stderr
