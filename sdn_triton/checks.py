@@ -20,6 +20,7 @@ from sdn_triton.options import (
     Contrast,
     DifferenceOptions,
 )
+from sdn_triton.tracing import is_plain, is_transformed
 
 Size = int | Sequence[int]
 Padding = Size | str
@@ -120,13 +121,14 @@ def check_contrast(contrast: Contrast, channels: int | None, input: Tensor | Non
         raise ValueError(f"contrast must have the shape {layout}, one value per channel, got {shape(contrast)}")
     if input is not None:
         check_like("contrast", contrast, input, same_dtype=False)
-    is_readable = type(contrast) in (Tensor, torch.nn.Parameter) and contrast.device.type == "cpu"
-    if is_readable and not _is_traced() and not bool((contrast > 0).all()):
+    check_positive(contrast)
+
+
+def check_positive(contrast: Tensor) -> None:
+    """Raise where a value of ``contrast`` is on the CPU, can be looked at, and is not positive."""
+    is_readable = contrast.device.type == "cpu" and is_plain(contrast) and not is_transformed()
+    if is_readable and not bool((contrast > 0).all()):
         raise ValueError(f"contrast must be positive, got {contrast.detach().min().item()}")
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def check_difference(

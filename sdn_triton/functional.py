@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdn_triton.checks import Padding, Size, check_difference, check_fusion
+from sdn_triton.checks import Padding, Size
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
 from sdn_triton.options import Contrast
+from sdn_triton.remembered import checked_fusion, difference_options
 
 
 def semantic_difference_conv2d(
@@ -95,7 +96,7 @@ def semantic_difference_conv2d(
     if not batched:
         input, guidance = input.unsqueeze(0), _add_batch(guidance)
     input, guidance, weight, bias = _autocast(input, guidance, weight, bias)
-    options = check_difference(
+    options = difference_options(
         input, guidance, weight, bias, stride, padding, dilation, groups,
         padding_mode, diffusivity, contrast, similarity, backend,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def feature_fusion(
     if not batched:
         input, response = input.unsqueeze(0), _add_batch(response)
     input, response, weight, bias = _autocast(input, response, weight, bias)
-    check_fusion(input, response, weight, bias, scale, shift, activation, backend)
+    checked_fusion(input, response, weight, bias, scale, shift, activation, backend)
     output = fusion((input, response, weight, bias, scale, shift), activation, backend)
     return output if batched else output.squeeze(0)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sdn_triton.backend import Decision, choose, is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
+from sdn_triton.tracing import is_plain, is_transformed
 
 Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
@@ -73,11 +74,17 @@ class Operator:
                 return self.forward(arguments, static, backend)
             if arguments[1] is arguments[0]:
                 arguments = (arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:])
+        elif not is_transformed():
+            if not _needs_gradient(arguments):
+                return self.forward(arguments, static, backend)
+            return _RecordedForward.apply(self.name, backend, static, *arguments)
         return _Forward.apply(self.name, backend, static, *arguments)
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Compute the output, without its derivatives."""
-        if _is_plain(arguments[0]):
+        if is_plain(arguments[0]):
+            if arguments[0].is_meta:
+                return self.empty_output(arguments, static)
             return self.run_forward(arguments, static, backend)
         registered = getattr(torch.ops.sdn_triton, self.name)
         return registered(*self.flatten(arguments, static), backend)
@@ -86,11 +93,21 @@ class Operator:
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed, without their derivatives."""
-        if _is_plain(grad) and _is_plain(arguments[0]):
+        if is_plain(grad) and is_plain(arguments[0]) and not grad.is_meta:
             return self.run_backward(grad, arguments, static, backend, needs)
         registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
         gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
         return tuple(g if need else None for g, need in zip(gradients, needs))
+
+    def empty_output(self, arguments: Arguments, static: Any) -> Tensor:
+        """A tensor like the output, with nothing in it."""
+        input: Tensor = arguments[0]
+        return torch.empty(
+            self.output_shape(*arguments, static),
+            dtype=input.dtype,
+            device=input.device,
+            memory_format=memory_format(input),
+        )
 
     def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the forward of the path that the arguments lead to."""
@@ -114,13 +131,18 @@ class Operator:
         return self._module(self._choose(arguments, static, backend)[0])
 
     def _module(self, path: str) -> ModuleType:
-        # That of launch/ imports triton, so only when it is taken.
-        return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{self.module}")
+        return _path_module(path, self.module)
 
     def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
         path, reason = self._choose(arguments, static, backend)
         configs = self._module(path).describe_configs(*arguments, static) if path == "triton" else ()
         return Decision(self.name, path, reason, configs)
+
+
+@cache
+def _path_module(path: str, module: str) -> ModuleType:
+    """That of launch/ imports triton, so only when it is taken."""
+    return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{module}")
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -148,14 +170,7 @@ def register(operator: Operator) -> Operator:
 
     def fake_forward(*given: Any) -> Tensor:
         *flat, _ = given
-        arguments, static = operator.unflatten(*flat)
-        input: Tensor = arguments[0]
-        return torch.empty(
-            operator.output_shape(*arguments, static),
-            dtype=input.dtype,
-            device=input.device,
-            memory_format=memory_format(input),
-        )
+        return operator.empty_output(*operator.unflatten(*flat))
 
     def fake_backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
         *flat, _, needs = given
@@ -198,16 +213,6 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether nobody traces or intercepts what is done to ``tensor``."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not tensor.is_meta
-        and not torch._C._len_torch_dispatch_stack()
-    )
-
-
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(name: str, backend: str, static: Any, *arguments: Any) -> Tensor:
@@ -226,10 +231,23 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         needs = ctx.needs_input_grad[3:]
-        if torch.compiler.is_compiling():  # compiled graphs have no second derivative
+        # Compiled graphs have no second derivative, and mostly nobody asks for one.
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
             operator = OPERATORS[ctx.name]
             return None, None, None, *operator.backward(grad, _saved(ctx), ctx.static, ctx.backend, needs)
         return None, None, None, *_Backward.apply(ctx.name, ctx.backend, ctx.static, needs, grad, *_saved(ctx))
+
+
+class _RecordedForward(_Forward):
+    """The same without ``torch.func``: to be called with a context costs the host a quarter."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, backend: str, static: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+        ctx.name, ctx.backend, ctx.static = name, backend, static
+        _save(ctx, arguments)
+        return OPERATORS[name].forward(arguments, static, backend)
+
+    setup_context = torch.autograd.Function.setup_context
 
 
 class _Backward(torch.autograd.Function):
@@ -274,7 +292,7 @@ def _needs_gradient(arguments: Arguments) -> bool:
     return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
 
 
-def _save(ctx: Any, arguments: list[Any]) -> None:
+def _save(ctx: Any, arguments: Arguments) -> None:
     ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in arguments])
     ctx.others = [None if isinstance(a, Tensor) else a for a in arguments]
 

@@ -91,7 +91,7 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
 
     if not isinstance(launch.kernel, JITFunction):
         raise RuntimeError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
-    with _offline_driver(target):
+    with active_driver(OfflineDriver(target)):
         kernel = launch.kernel.warmup(**launch.arguments, **launch.options, grid=launch.grid)
     if hasattr(kernel, "result"):  # compiled in the background
         kernel = kernel.result()
@@ -104,7 +104,7 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
     )
 
 
-class _OfflineDriver:
+class OfflineDriver:
     """Stands in for a driver: it knows which device there is, and gives each architecture an index of its own."""
 
     def __init__(self, target: Target) -> None:
@@ -124,12 +124,13 @@ class _OfflineDriver:
 
 
 @contextmanager
-def _offline_driver(target: Target) -> Iterator[None]:
+def active_driver(stand_in: OfflineDriver) -> Iterator[None]:
+    """Let Triton use ``stand_in`` in place of the driver of a device."""
     from triton.runtime import driver
 
     drivers: Any = driver
     previous = vars(drivers).get("_active", vars(drivers).get("active"))  # the second is triton 3.2's name
-    drivers.set_active(_OfflineDriver(target))
+    drivers.set_active(stand_in)
     try:
         yield
     finally:
