@@ -12,9 +12,7 @@ ORDINARY = (Tensor, torch.nn.Parameter)
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether nobody traces or intercepts what is done to ``tensor``."""
-    return (
-        not torch.compiler.is_compiling() and type(tensor) in ORDINARY and torch._C._len_torch_dispatch_stack() == 0
-    )
+    return not torch.compiler.is_compiling() and type(tensor) in ORDINARY and torch._C._len_torch_dispatch_stack() == 0
 
 
 def is_transformed() -> bool:

@@ -29,7 +29,6 @@ LEAST_BYTES = 2**19
 LEAST_BYTES_ON_GPU = 2**28
 
 
-@torch.no_grad()
 def forward(
     input: Tensor,
     guidance: Tensor,
@@ -77,7 +76,6 @@ def forward(
     return output
 
 
-@torch.no_grad()
 def backward(
     grad: Tensor,
     input: Tensor,

@@ -9,7 +9,6 @@ from sdn_triton.eager.layouts import compute_dtype, match, memory_format
 from sdn_triton.options import FusionGradients, FusionNeeds
 
 
-@torch.no_grad()
 def forward(
     input: Tensor,
     response: Tensor,
@@ -31,7 +30,6 @@ def forward(
     return output.copy_(z.add_(torch.conv2d(h, B)))
 
 
-@torch.no_grad()
 def backward(
     grad: Tensor,
     input: Tensor,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdn_triton.backend import is_interpreted
 from sdn_triton.launch import similarity
+from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
@@ -154,6 +155,11 @@ class DifferenceCall:
         """The weight as [O, kh, kw, C / groups], contiguous; a copy only where it is not stored like that."""
         return self.weight.permute(0, 2, 3, 1).contiguous()
 
+    @property
+    def contrast_tensor(self) -> Tensor | None:
+        """What the kernels load the contrast from, if it is not one number."""
+        return self.contrast if isinstance(self.contrast, Tensor) else None
+
     def contrast_arguments(self) -> dict[str, Any]:
         """The contrast as the kernels take it: a pointer that they load from, or the inverse of one number."""
         if isinstance(self.contrast, Tensor):
@@ -169,6 +175,15 @@ class DifferenceCall:
             "stride_contrast": 0,
             "LOAD_CONTRAST": False,
         }
+
+    def launch(self, kernel: str, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan]) -> None:
+        """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made."""
+        device = self.input.device
+        if self.configs:
+            make().run(tensors, device)
+            return
+        number = None if isinstance(self.contrast, Tensor) else self.contrast
+        launch(kernel, tensors, (config, self.options, number, self.arithmetic), device, make)
 
     def word_strides(self) -> dict[str, int]:
         """The strides of input and guidance, which are the same, in words."""

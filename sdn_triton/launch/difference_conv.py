@@ -11,7 +11,8 @@ from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import data_gradients, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
-from sdn_triton.launch.run import Launch, cdiv, count_tiles, empty_output, image_strides, precision_of
+from sdn_triton.launch.plan import Plan
+from sdn_triton.launch.run import cdiv, count_tiles, empty_output, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -34,8 +35,10 @@ def forward(
     if output.numel() == 0:
         return output
     maps = call.similarity_maps()
-    launch = _depthwise_forward(call, output, bias) if call.is_depthwise else _dense_forward(call, output, bias, maps)
-    launch(input.device)
+    if call.is_depthwise:
+        _depthwise_forward(call, output, bias)
+    else:
+        _dense_forward(call, output, bias, maps)
     return output
 
 
@@ -82,101 +85,122 @@ def describe_configs(
     return tuple(f"{kernel}: {call.config(kernel)}" for kernel in kernels)
 
 
-def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None) -> Launch:
+def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None) -> None:
     config = call.config("difference_forward")
     if config.pairs:
-        return _paired_forward(call, output, bias, config)
+        _paired_forward(call, output, bias, config)
+        return
     guidance = call.guidance if maps is None else maps
-    return Launch(
-        kernel=difference_forward_kernel,
-        grid=(
-            count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),
-            call.groups,
-        ),
-        arguments=dict(
-            y_ptr=output,
-            u_ptr=call.input,
-            v_ptr=guidance,
-            weight_ptr=call.packed_weight(),
-            bias_ptr=None if bias is None else bias.contiguous(),
-            C=call.channels,
-            O=call.outputs,
-            **call.geometry(),
-            **image_strides("y", output),
-            **image_strides("u", call.input),
-            **image_strides("v", guidance),
-            **call.contrast_arguments(),
-            **call.constants(output, guidance),
-            HAS_BIAS=bias is not None,
-            VECTOR=maps is not None,
-            PRECISION=precision_of(call.arithmetic),
-            BLOCK_H=config.block_h,
-            BLOCK_W=config.block_w,
-            BLOCK_C=config.block_c,
-            BLOCK_O=config.block_o,
-        ),
-        config=config,
+    tensors = dict(
+        y_ptr=output,
+        u_ptr=call.input,
+        v_ptr=guidance,
+        weight_ptr=call.packed_weight(),
+        bias_ptr=None if bias is None else bias.contiguous(),
+        contrast_ptr=call.contrast_tensor,
     )
 
+    def plan() -> Plan:
+        return Plan(
+            kernel=difference_forward_kernel,
+            grid=_forward_grid(call, output, config),
+            arguments=dict(
+                C=call.channels,
+                O=call.outputs,
+                **call.geometry(),
+                **image_strides("y", output),
+                **image_strides("u", call.input),
+                **image_strides("v", guidance),
+                **call.contrast_arguments(),
+                **call.constants(output, guidance),
+                HAS_BIAS=bias is not None,
+                VECTOR=maps is not None,
+                PRECISION=precision_of(call.arithmetic),
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_C=config.block_c,
+                BLOCK_O=config.block_o,
+            ),
+            config=config,
+        )
 
-def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, config: KernelConfig) -> Launch:
-    constants = call.constants(output)
-    del constants["INT64"]  # see DifferenceCall.can_pair
-    return Launch(
-        kernel=paired_forward_kernel,
-        grid=(
-            count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),
-            call.groups,
-        ),
-        arguments=dict(
-            y_ptr=output,
-            u_ptr=call.input,
-            v_ptr=call.guidance,
-            weight_ptr=in_pairs(call.weight, call.groups, config.block_o),
-            bias_ptr=None if bias is None else bias.contiguous(),
-            C=call.channels,
-            O=call.outputs,
-            **call.geometry(),
-            **image_strides("y", output),
-            **call.word_strides(),
-            **call.contrast_arguments(),
-            **constants,
-            **call.pair_constants(),
-            HAS_BIAS=bias is not None,
-            BLOCK_H=config.block_h,
-            BLOCK_W=config.block_w,
-            BLOCK_O=config.block_o,
-        ),
-        config=config,
+    call.launch("difference_forward", tensors, config, plan)
+
+
+def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, config: KernelConfig) -> None:
+    tensors = dict(
+        y_ptr=output,
+        u_ptr=call.input,
+        v_ptr=call.guidance,
+        weight_ptr=in_pairs(call.weight, call.groups, config.block_o),
+        bias_ptr=None if bias is None else bias.contiguous(),
+        contrast_ptr=call.contrast_tensor,
     )
 
+    def plan() -> Plan:
+        constants = call.constants(output)
+        del constants["INT64"]  # see DifferenceCall.can_pair
+        return Plan(
+            kernel=paired_forward_kernel,
+            grid=_forward_grid(call, output, config),
+            arguments=dict(
+                C=call.channels,
+                O=call.outputs,
+                **call.geometry(),
+                **image_strides("y", output),
+                **call.word_strides(),
+                **call.contrast_arguments(),
+                **constants,
+                **call.pair_constants(),
+                HAS_BIAS=bias is not None,
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_O=config.block_o,
+            ),
+            config=config,
+        )
 
-def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None) -> Launch:
+    call.launch("paired_forward", tensors, config, plan)
+
+
+def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None) -> None:
     config = call.config("depthwise_forward")
-    return Launch(
-        kernel=depthwise_forward_kernel,
-        grid=(count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),),
-        arguments=dict(
-            y_ptr=output,
-            u_ptr=call.input,
-            v_ptr=call.guidance,
-            weight_ptr=call.packed_weight(),
-            bias_ptr=None if bias is None else bias.contiguous(),
-            O=call.outputs,
-            **call.geometry(),
-            **image_strides("y", output),
-            **image_strides("u", call.input),
-            **image_strides("v", call.guidance),
-            **call.contrast_arguments(),
-            **call.constants(output),
-            MULTIPLIER=call.multiplier,
-            HAS_BIAS=bias is not None,
-            BLOCK_H=config.block_h,
-            BLOCK_W=config.block_w,
-            BLOCK_O=config.block_o,
-        ),
-        config=config,
+    tensors = dict(
+        y_ptr=output,
+        u_ptr=call.input,
+        v_ptr=call.guidance,
+        weight_ptr=call.packed_weight(),
+        bias_ptr=None if bias is None else bias.contiguous(),
+        contrast_ptr=call.contrast_tensor,
     )
+
+    def plan() -> Plan:
+        return Plan(
+            kernel=depthwise_forward_kernel,
+            grid=_forward_grid(call, output, config)[:1],
+            arguments=dict(
+                O=call.outputs,
+                **call.geometry(),
+                **image_strides("y", output),
+                **image_strides("u", call.input),
+                **image_strides("v", call.guidance),
+                **call.contrast_arguments(),
+                **call.constants(output),
+                MULTIPLIER=call.multiplier,
+                HAS_BIAS=bias is not None,
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_O=config.block_o,
+            ),
+            config=config,
+        )
+
+    call.launch("depthwise_forward", tensors, config, plan)
+
+
+def _forward_grid(call: DifferenceCall, output: Tensor, config: KernelConfig) -> tuple[int, int]:
+    tiles = count_tiles(output.shape[0], *call.output_size, config)
+    return tiles * cdiv(call.outputs, config.block_o), call.groups
 
 
 def _zero_gradients(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,8 +10,8 @@ from torch import Tensor
 from sdn_triton.kernels.fusion_data_gradient import fusion_data_gradient_kernel
 from sdn_triton.kernels.fusion_forward import fusion_forward_kernel
 from sdn_triton.kernels.fusion_weight_gradient import fusion_weight_gradient_kernel
+from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
-    Launch,
     arithmetic_of,
     cdiv,
     count_tiles,
@@ -49,38 +48,46 @@ def forward(
     if output.numel() == 0:
         return output
     input_rows, response_rows, output_rows = _rows(input, response, output)
+    tensors = dict(
+        z_ptr=output_rows,
+        u_ptr=input_rows,
+        y_ptr=response_rows,
+        weight_ptr=weight.contiguous(),
+        bias_ptr=None if bias is None else bias.contiguous(),
+        **_affine_tensors(scale, shift),
+    )
+
     config = _config("fusion_forward", input_rows, response, weight, configs)
-    images, channels, rows, columns = input_rows.shape
-    outputs = weight.shape[0]
-    Launch(
-        kernel=fusion_forward_kernel,
-        grid=(count_tiles(images, rows, columns, config) * cdiv(outputs, config.block_o),),
-        arguments=dict(
-            z_ptr=output_rows,
-            u_ptr=input_rows,
-            y_ptr=response_rows,
-            weight_ptr=weight.contiguous(),
-            bias_ptr=None if bias is None else bias.contiguous(),
-            **_affine(scale, shift),
-            C=channels,
-            R=response.shape[1],
-            O=outputs,
-            H=rows,
-            W=columns,
-            **image_strides("z", output_rows),
-            **image_strides("u", input_rows),
-            **image_strides("y", response_rows),
-            HAS_BIAS=bias is not None,
-            ACTIVATION=activation,
-            PRECISION=precision_of(arithmetic_of(input.dtype)),
-            INT64=needs_64_bits(input_rows, response_rows, output_rows),
-            BLOCK_H=config.block_h,
-            BLOCK_W=config.block_w,
-            BLOCK_C=config.block_c,
-            BLOCK_O=config.block_o,
-        ),
-        config=config,
-    )(input.device)
+
+    def plan() -> Plan:
+        images, channels, rows, columns = input_rows.shape
+        return Plan(
+            kernel=fusion_forward_kernel,
+            grid=(count_tiles(images, rows, columns, config) * cdiv(weight.shape[0], config.block_o),),
+            arguments=dict(
+                C=channels,
+                R=response.shape[1],
+                O=weight.shape[0],
+                H=rows,
+                W=columns,
+                **image_strides("z", output_rows),
+                **image_strides("u", input_rows),
+                **image_strides("y", response_rows),
+                HAS_BIAS=bias is not None,
+                HAS_SCALE=scale is not None,
+                HAS_SHIFT=shift is not None,
+                ACTIVATION=activation,
+                PRECISION=precision_of(arithmetic_of(input.dtype)),
+                INT64=needs_64_bits(input_rows, response_rows, output_rows),
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_C=config.block_c,
+                BLOCK_O=config.block_o,
+            ),
+            config=config,
+        )
+
+    _launch("fusion_forward", tensors, config, activation, input, configs, plan)
     return output
 
 
@@ -161,43 +168,51 @@ def _data_gradients(
     sums_shape = (tiles, response.shape[1])
     scale_sums = input.new_empty(sums_shape, dtype=torch.float32) if needs_scale else None
     shift_sums = input.new_empty(sums_shape, dtype=torch.float32) if needs_shift else None
-    Launch(
-        kernel=fusion_data_gradient_kernel,
-        grid=(tiles * blocks,),
-        arguments=dict(
-            du_ptr=dinput_rows,
-            dy_ptr=dresponse_rows,
-            scale_sums_ptr=scale_sums,
-            shift_sums_ptr=shift_sums,
-            gradient_ptr=grad_rows,
-            y_ptr=response_rows,
-            weight_ptr=weight.contiguous(),
-            **_affine(scale, shift),
-            C=input.shape[1],
-            R=response.shape[1],
-            O=outputs,
-            H=rows,
-            W=columns,
-            first_block=0 if needs.input else input_blocks,
-            blocks=blocks,
-            **image_strides("du", dinput_rows),
-            **image_strides("dy", dresponse_rows),
-            **image_strides("g", grad_rows),
-            **image_strides("y", response_rows),
-            NEEDS_U=needs.input,
-            NEEDS_Y=needs.response,
-            NEEDS_SCALE=needs_scale,
-            NEEDS_SHIFT=needs_shift,
-            ACTIVATION=activation,
-            PRECISION=precision_of(arithmetic_of(input.dtype)),
-            INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
-            BLOCK_H=config.block_h,
-            BLOCK_W=config.block_w,
-            BLOCK_C=config.block_c,
-            BLOCK_O=config.block_o,
-        ),
-        config=config,
-    )(input.device)
+    tensors = dict(
+        du_ptr=dinput_rows,
+        dy_ptr=dresponse_rows,
+        scale_sums_ptr=scale_sums,
+        shift_sums_ptr=shift_sums,
+        gradient_ptr=grad_rows,
+        y_ptr=response_rows,
+        weight_ptr=weight.contiguous(),
+        **_affine_tensors(scale, shift),
+    )
+
+    def plan() -> Plan:
+        return Plan(
+            kernel=fusion_data_gradient_kernel,
+            grid=(tiles * blocks,),
+            arguments=dict(
+                C=input.shape[1],
+                R=response.shape[1],
+                O=outputs,
+                H=rows,
+                W=columns,
+                first_block=0 if needs.input else input_blocks,
+                blocks=blocks,
+                **image_strides("du", dinput_rows),
+                **image_strides("dy", dresponse_rows),
+                **image_strides("g", grad_rows),
+                **image_strides("y", response_rows),
+                HAS_SCALE=scale is not None,
+                HAS_SHIFT=shift is not None,
+                NEEDS_U=needs.input,
+                NEEDS_Y=needs.response,
+                NEEDS_SCALE=needs_scale,
+                NEEDS_SHIFT=needs_shift,
+                ACTIVATION=activation,
+                PRECISION=precision_of(arithmetic_of(input.dtype)),
+                INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_C=config.block_c,
+                BLOCK_O=config.block_o,
+            ),
+            config=config,
+        )
+
+    _launch("fusion_data_gradient", tensors, config, activation, input, configs, plan)
     dscale = None if scale_sums is None or scale is None else scale_sums.sum(0).to(scale.dtype)
     dshift = None if shift_sums is None or shift is None else shift_sums.sum(0).to(shift.dtype)
     return dinput, dresponse, dscale, dshift
@@ -230,43 +245,51 @@ def _weight_gradients(
         weight_sums = weight.new_empty((splits, outputs, weight_columns), dtype=torch.float32)
     if needs.bias:
         bias_sums = weight.new_empty((splits, outputs), dtype=torch.float32)
-    parts: list[tuple[Tensor, int, Tensor | None, dict[str, Any], str]] = [
-        (input_rows, 0, bias_sums, _affine(None, None), "identity")
+    parts: list[tuple[Tensor, int, Tensor | None, Tensor | None, Tensor | None, str]] = [
+        (input_rows, 0, bias_sums, None, None, "identity")
     ]
     if needs.weight:
-        parts.append((response_rows, channels, None, _affine(scale, shift), activation))
-    for x, first_column, sums, affine, part_activation in parts:
-        images, part_channels, rows, columns = x.shape
-        blocks = cdiv(part_channels, config.block_c) + (sums is not None)
-        Launch(
-            kernel=fusion_weight_gradient_kernel,
-            grid=(cdiv(outputs, config.block_o), blocks, splits),
-            arguments=dict(
-                dweight_ptr=None if weight_sums is None else weight_sums[:, :, first_column:],
-                dbias_ptr=sums,
-                gradient_ptr=grad_rows,
-                x_ptr=x,
-                **affine,
-                tiles=count_tiles(images, rows, columns, config),
-                C=part_channels,
-                O=outputs,
-                H=rows,
-                W=columns,
-                weight_columns=weight_columns,
-                **image_strides("g", grad_rows),
-                **image_strides("x", x),
-                NEEDS_WEIGHT=needs.weight,
-                NEEDS_BIAS=sums is not None,
-                ACTIVATION=part_activation,
-                PRECISION=precision_of(arithmetic_of(input.dtype)),
-                INT64=needs_64_bits(grad_rows, x),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-        )(input.device)
+        parts.append((response_rows, channels, None, scale, shift, activation))
+    for x, first_column, sums, part_scale, part_shift, part_activation in parts:
+        tensors = dict(
+            dweight_ptr=None if weight_sums is None else weight_sums[:, :, first_column:],
+            dbias_ptr=sums,
+            gradient_ptr=grad_rows,
+            x_ptr=x,
+            **_affine_tensors(part_scale, part_shift),
+        )
+
+        def plan() -> Plan:
+            images, part_channels, rows, columns = x.shape
+            blocks = cdiv(part_channels, config.block_c) + (sums is not None)
+            return Plan(
+                kernel=fusion_weight_gradient_kernel,
+                grid=(cdiv(outputs, config.block_o), blocks, splits),
+                arguments=dict(
+                    tiles=count_tiles(images, rows, columns, config),
+                    C=part_channels,
+                    O=outputs,
+                    H=rows,
+                    W=columns,
+                    weight_columns=weight_columns,
+                    **image_strides("g", grad_rows),
+                    **image_strides("x", x),
+                    HAS_SCALE=part_scale is not None,
+                    HAS_SHIFT=part_shift is not None,
+                    NEEDS_WEIGHT=needs.weight,
+                    NEEDS_BIAS=sums is not None,
+                    ACTIVATION=part_activation,
+                    PRECISION=precision_of(arithmetic_of(input.dtype)),
+                    INT64=needs_64_bits(grad_rows, x),
+                    BLOCK_H=config.block_h,
+                    BLOCK_W=config.block_w,
+                    BLOCK_C=config.block_c,
+                    BLOCK_O=config.block_o,
+                ),
+                config=config,
+            )
+
+        _launch("fusion_weight_gradient", tensors, config, part_activation, input, configs, plan)
     dweight = None
     if weight_sums is not None:
         dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
@@ -289,13 +312,27 @@ def _rows(*tensors: Tensor) -> list[Tensor]:
     return list(tensors)
 
 
-def _affine(scale: Tensor | None, shift: Tensor | None) -> dict[str, Any]:
+def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Tensor | None]:
     return {
         "scale_ptr": None if scale is None else scale.contiguous(),
         "shift_ptr": None if shift is None else shift.contiguous(),
-        "HAS_SCALE": scale is not None,
-        "HAS_SHIFT": shift is not None,
     }
+
+
+def _launch(
+    kernel: str,
+    tensors: Tensors,
+    config: KernelConfig,
+    activation: str,
+    input: Tensor,
+    configs: Configs | None,
+    make: Callable[[], Plan],
+) -> None:
+    """Launch by the plan of an earlier call that looked the same, or else by the one that is made."""
+    if configs:
+        make().run(tensors, input.device)
+    else:
+        launch(kernel, tensors, (config, activation, arithmetic_of(input.dtype)), input.device, make)
 
 
 def _config(

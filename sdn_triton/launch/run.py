@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,12 +42,19 @@ class Launch:
 
     def __call__(self, device: torch.device) -> None:
         """Run on ``device``, or only take note of the launch inside :func:`recorded_launches`."""
-        launches = _record.get()
-        if launches is not None:
-            launches.append(self)
+        if note_launch(lambda: self):
             return
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             self.kernel[self.grid](**self.arguments, **self.options)
+
+
+def note_launch(launch: Callable[[], Launch]) -> bool:
+    """Take note of a launch inside :func:`recorded_launches`; outside of it there is nothing to note."""
+    launches = _record.get()
+    if launches is None:
+        return False
+    launches.append(launch())
+    return True
 
 
 @contextmanager

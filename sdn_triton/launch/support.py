@@ -64,8 +64,13 @@ def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None
         return "Triton's interpreter computes bfloat16 wrongly"
     if weight.numel() > LARGEST_WEIGHT:
         return f"the kernels take weights of at most {LARGEST_WEIGHT} elements, got {weight.numel()}"
-    if input.device.type == "cuda" and torch.cuda.is_available() and not torch.version.hip:
-        capability = torch.cuda.get_device_capability(input.device)
+    return _why_not_gpu(input.device) if input.device.type == "cuda" else None
+
+
+@cache
+def _why_not_gpu(device: torch.device) -> str | None:
+    if torch.cuda.is_available() and not torch.version.hip:
+        capability = torch.cuda.get_device_capability(device)
         if capability < OLDEST_CAPABILITY:
             return f"the kernels need compute capability 8.0 or newer, this GPU has {capability[0]}.{capability[1]}"
     return None

@@ -123,26 +123,24 @@ class Operator:
 
     def _choose(self, arguments: Arguments, static: Any, backend: str) -> tuple[str, str]:
         input: Tensor = arguments[0]
-        if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
-            return choose(backend, input, None)
-        return choose(backend, input, self.why_not(*arguments, static))
+        possible = backend == "triton" or (backend == "auto" and input.device.type == "cuda")
+        return choose(backend, input, self.why_not(*arguments, static) if possible else None)
 
     def _path(self, arguments: Arguments, static: Any, backend: str) -> ModuleType:
-        return self._module(self._choose(arguments, static, backend)[0])
-
-    def _module(self, path: str) -> ModuleType:
-        return _path_module(path, self.module)
+        if backend == "auto" and arguments[0].device.type == "cpu":  # without making up the reason
+            return _module("eager", self.module)
+        return _module(self._choose(arguments, static, backend)[0], self.module)
 
     def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
         path, reason = self._choose(arguments, static, backend)
-        configs = self._module(path).describe_configs(*arguments, static) if path == "triton" else ()
+        configs = _module(path, self.module).describe_configs(*arguments, static) if path == "triton" else ()
         return Decision(self.name, path, reason, configs)
 
 
 @cache
-def _path_module(path: str, module: str) -> ModuleType:
+def _module(path: str, name: str) -> ModuleType:
     """That of launch/ imports triton, so only when it is taken."""
-    return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{module}")
+    return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{name}")
 
 
 OPERATORS: dict[str, Operator] = {}
@@ -159,10 +157,13 @@ def register(operator: Operator) -> Operator:
         f"(Tensor grad, {operator.schema}, str backend, bool[] needs) -> ({', '.join(['Tensor'] * count)})",
     )
 
+    # PyTorch records what a registered kernel does, unless told not to.
+    @torch.no_grad()
     def forward(*given: Any) -> Tensor:
         *flat, backend = given
         return operator.run_forward(*operator.unflatten(*flat), backend)
 
+    @torch.no_grad()
     def backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
         *flat, backend, needs = given
         gradients = operator.run_backward(grad, *operator.unflatten(*flat), backend, needs)
@@ -289,7 +290,11 @@ class _Backward(torch.autograd.Function):
 
 
 def _needs_gradient(arguments: Arguments) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    if torch.is_grad_enabled():
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                return True
+    return False
 
 
 def _save(ctx: Any, arguments: Arguments) -> None:
