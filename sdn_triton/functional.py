@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.checks import Padding, Size
-from sdn_triton.ops.autocast import autocast_dtype
+from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
 from sdn_triton.options import Contrast
@@ -95,7 +95,15 @@ def semantic_difference_conv2d(
     batched = not (isinstance(input, Tensor) and input.dim() == 3)
     if not batched:
         input, guidance = input.unsqueeze(0), _add_batch(guidance)
-    input, guidance, weight, bias = _autocast(input, guidance, weight, bias)
+    dtype = autocast_dtype(input)
+    if dtype is not None:  # the paths choose their own precisions
+        with torch.autocast(input.device.type, enabled=False):
+            output = semantic_difference_conv2d(
+                *cast(dtype, input, guidance, weight, bias), stride, padding, dilation, groups,
+                padding_mode=padding_mode, diffusivity=diffusivity, contrast=contrast, similarity=similarity,
+                backend=backend,
+            )  # fmt: skip
+        return output if batched else output.squeeze(0)
     options = difference_options(
         input, guidance, weight, bias, stride, padding, dilation, groups,
         padding_mode, diffusivity, contrast, similarity, backend,
@@ -157,7 +165,14 @@ def feature_fusion(
     batched = not (isinstance(input, Tensor) and input.dim() == 3)
     if not batched:
         input, response = input.unsqueeze(0), _add_batch(response)
-    input, response, weight, bias = _autocast(input, response, weight, bias)
+    dtype = autocast_dtype(input)
+    if dtype is not None:  # the paths choose their own precisions
+        with torch.autocast(input.device.type, enabled=False):
+            output = feature_fusion(
+                *cast(dtype, input, response, weight, bias),
+                scale=scale, shift=shift, activation=activation, backend=backend,
+            )  # fmt: skip
+        return output if batched else output.squeeze(0)
     checked_fusion(input, response, weight, bias, scale, shift, activation, backend)
     output = fusion((input, response, weight, bias, scale, shift), activation, backend)
     return output if batched else output.squeeze(0)
@@ -165,14 +180,3 @@ def feature_fusion(
 
 def _add_batch(value: Tensor) -> Tensor:
     return value.unsqueeze(0) if isinstance(value, Tensor) and value.dim() == 3 else value
-
-
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The tensors in the dtype of the active autocast, which like ``conv2d``'s leaves float64 alone."""
-    dtype = autocast_dtype(tensors[0].device.type) if isinstance(tensors[0], Tensor) else None
-    if dtype is None:
-        return tensors  # type: ignore[return-value]
-    return tuple(  # type: ignore[return-value]
-        t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t
-        for t in tensors
-    )

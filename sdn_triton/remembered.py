@@ -77,24 +77,23 @@ def difference_options(
     backend: str,
 ) -> DifferenceOptions:
     """What ``check_difference`` returns or raises."""
-    given = (
+    key, sizes = _describe(input, guidance, weight, bias), (stride, padding, dilation, groups)
+    if key is not None:
+        # The contrast by its type too, because True is equal to 1 here as well.
+        number = _describe_one(contrast) if isinstance(contrast, Tensor) else (type(contrast), contrast)
+        key = (key, sizes, number, padding_mode, diffusivity, similarity, backend)
+        entry = _differences.find(key, sizes)
+        if entry is not None:
+            if isinstance(contrast, Tensor):
+                check_positive(contrast)
+            return entry.result
+    options = check_difference(
         input, guidance, weight, bias, stride, padding, dilation, groups,
         padding_mode, diffusivity, contrast, similarity, backend,
     )  # fmt: skip
-    key = _describe(input, guidance, weight, bias)
-    if key is None:
-        return check_difference(*given)
-    # Names and sizes as they are; the contrast by its type too, because True and 1.0 are equal to 1 here as well.
-    number = _describe_one(contrast) if isinstance(contrast, Tensor) else (type(contrast), contrast)
-    key = (key, given[4:10], number, similarity, backend)
-    entry = _differences.find(key, given[4:8])
-    if entry is None:
-        options = check_difference(*given)
-        _differences.keep(key, given[4:8], options)
-        return options
-    if isinstance(contrast, Tensor):
-        check_positive(contrast)
-    return entry.result
+    if key is not None:
+        _differences.keep(key, sizes, options)
+    return options
 
 
 def checked_fusion(

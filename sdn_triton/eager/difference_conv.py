@@ -16,11 +16,12 @@ from torch import Tensor
 
 from sdn_triton.eager.diffusivity import steepness
 from sdn_triton.eager.edges import Edges, can_read
-from sdn_triton.eager.layouts import compute_dtype, memory_format, read_image, write_image
+from sdn_triton.eager.layouts import compute_dtype, read_image, write_image
 from sdn_triton.eager.pairs import Difference, Ends, Pairs, is_scaled, scale, weighted_difference
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Field, Load, close, closed_pairs, cut
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
+from sdn_triton.outputs import empty_output
 
 CACHE_BYTES = 8 * 2**20
 """What the buffers of a strip may take on a CPU, to stay in its last-level cache."""
@@ -43,7 +44,7 @@ def forward(
     """
     size = input.shape[2], input.shape[3]
     shape = input.shape[0], weight.shape[0], *options.output_size(*size)
-    output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
+    output = empty_output(shape, like=input)
     if output.is_meta or output.numel() == 0:
         return output
     if not options.taps:

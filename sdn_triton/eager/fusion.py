@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.layouts import compute_dtype, match, memory_format
+from sdn_triton.eager.layouts import compute_dtype, match
 from sdn_triton.options import FusionGradients, FusionNeeds
+from sdn_triton.outputs import empty_output
 
 
 def forward(
@@ -20,7 +21,7 @@ def forward(
 ) -> Tensor:
     """``z = A u + B act(scale y + shift) + bias`` with ``weight = [A, B]``, ``u [N, C, H, W]``, ``y [N, R, H, W]``."""
     shape = input.shape[0], weight.shape[0], *input.shape[2:]
-    output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
+    output = empty_output(shape, like=input)
     if output.is_meta or output.numel() == 0:
         return output
     dtype = compute_dtype(input)

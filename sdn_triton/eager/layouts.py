@@ -14,13 +14,6 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """That of an output made from ``tensor``: channels_last only where ``tensor`` is nothing else."""
-    if tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 def match(value: Tensor, like: Tensor) -> Tensor:
     """``value`` in the dtype and layout of ``like``."""
     if value.dtype == like.dtype and value.stride() == like.stride():

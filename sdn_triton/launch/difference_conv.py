@@ -12,9 +12,11 @@ from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import data_gradients, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import cdiv, count_tiles, empty_output, image_strides, precision_of
+from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.launch.paired_weight import in_pairs
+from sdn_triton.launch.plan import Plan
+from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
 
 
 def forward(

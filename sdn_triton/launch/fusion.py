@@ -15,7 +15,6 @@ from sdn_triton.launch.run import (
     arithmetic_of,
     cdiv,
     count_tiles,
-    empty_output,
     image_strides,
     needs_64_bits,
     precision_of,
@@ -23,6 +22,7 @@ from sdn_triton.launch.run import (
     target_of,
 )
 from sdn_triton.options import FusionGradients, FusionNeeds
+from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import Work, default_config
 

@@ -116,13 +116,6 @@ def needs_64_bits(*tensors: Tensor, margin: int = 0) -> bool:
     )
 
 
-def empty_output(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A new tensor of the dtype and memory format of ``like``."""
-    channels_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-
 def cdiv(numerator: int, denominator: int) -> int:
     """The quotient, rounded up."""
     return -(-numerator // denominator)

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton.backend import Decision, choose, is_recording, note
-from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
+from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import is_plain, is_transformed
 
 Arguments = Sequence[Any]
@@ -56,28 +56,24 @@ class Operator:
     unflatten: Callable[..., tuple[Arguments, Any]]
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        """Run the operator on the path that ``backend`` and the arguments lead to."""
-        device = arguments[0].device.type
-        if not torch.compiler.is_compiling() and is_recording():
-            note(self._decision(arguments, static, backend))
-        # The paths choose their own precisions; autocast, if on, was applied to the arguments already.
-        if autocast_dtype(device) is not None:
-            with torch.autocast(device, enabled=False):
-                return self._apply(arguments, static, backend)
-        return self._apply(arguments, static, backend)
-
-    def _apply(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+        """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
         if torch.compiler.is_compiling():
-            # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient, nor
-            # one tensor in two roles.
-            if not _needs_gradient(arguments):
-                return self.forward(arguments, static, backend)
-            if arguments[1] is arguments[0]:
-                arguments = (arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:])
-        elif not is_transformed():
-            if not _needs_gradient(arguments):
-                return self.forward(arguments, static, backend)
-            return _RecordedForward.apply(self.name, backend, static, *arguments)
+            return self._traced(arguments, static, backend)
+        if is_recording():
+            note(self._decision(arguments, static, backend))
+        if is_transformed():
+            return _Forward.apply(self.name, backend, static, *arguments)
+        if _needs_gradient(arguments):
+            return _RecordedForward.record(self, backend, static, *arguments)
+        return self.forward(arguments, static, backend)
+
+    def _traced(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+        # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient, nor one
+        # tensor in two roles.
+        if not _needs_gradient(arguments):
+            return self.forward(arguments, static, backend)
+        if arguments[1] is arguments[0]:
+            arguments = (arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:])
         return _Forward.apply(self.name, backend, static, *arguments)
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
@@ -85,7 +81,7 @@ class Operator:
         if is_plain(arguments[0]):
             if arguments[0].is_meta:
                 return self.empty_output(arguments, static)
-            return self.run_forward(arguments, static, backend)
+            return self._path(arguments, static, backend).forward(*arguments, static)
         registered = getattr(torch.ops.sdn_triton, self.name)
         return registered(*self.flatten(arguments, static), backend)
 
@@ -101,13 +97,7 @@ class Operator:
 
     def empty_output(self, arguments: Arguments, static: Any) -> Tensor:
         """A tensor like the output, with nothing in it."""
-        input: Tensor = arguments[0]
-        return torch.empty(
-            self.output_shape(*arguments, static),
-            dtype=input.dtype,
-            device=input.device,
-            memory_format=memory_format(input),
-        )
+        return empty_output(self.output_shape(*arguments, static), like=arguments[0])
 
     def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the forward of the path that the arguments lead to."""
@@ -207,13 +197,6 @@ def register(operator: Operator) -> Operator:
     return operator
 
 
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """The memory format of an output made from ``tensor``: channels_last only where ``tensor`` is nothing else."""
-    if tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
-
-
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(name: str, backend: str, static: Any, *arguments: Any) -> Tensor:
@@ -240,13 +223,18 @@ class _Forward(torch.autograd.Function):
 
 
 class _RecordedForward(_Forward):
-    """The same without ``torch.func``: to be called with a context costs the host a quarter."""
+    """The same where ``torch.func`` is not at work, for a fraction of the host's time."""
+
+    @classmethod
+    def record(cls, operator: Operator, backend: str, static: Any, *arguments: Any) -> Tensor:
+        """What ``apply`` comes to after it has looked for ``torch.func``."""
+        return super(torch.autograd.Function, cls).apply(operator, backend, static, *arguments)  # type: ignore[misc]
 
     @staticmethod
-    def forward(ctx: Any, name: str, backend: str, static: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
-        ctx.name, ctx.backend, ctx.static = name, backend, static
+    def forward(ctx: Any, operator: Operator, backend: str, static: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
+        ctx.name, ctx.backend, ctx.static = operator.name, backend, static
         _save(ctx, arguments)
-        return OPERATORS[name].forward(arguments, static, backend)
+        return operator.forward(arguments, static, backend)
 
     setup_context = torch.autograd.Function.setup_context
 
@@ -298,8 +286,13 @@ def _needs_gradient(arguments: Arguments) -> bool:
 
 
 def _save(ctx: Any, arguments: Arguments) -> None:
-    ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in arguments])
-    ctx.others = [None if isinstance(a, Tensor) else a for a in arguments]
+    tensors, others = [], []
+    for argument in arguments:
+        is_tensor = isinstance(argument, Tensor)
+        tensors.append(argument if is_tensor else None)
+        others.append(None if is_tensor else argument)
+    ctx.save_for_backward(*tensors)
+    ctx.others = others
 
 
 def _saved(ctx: Any) -> list[Any]:
