@@ -5,7 +5,7 @@ autograd. Of many rounds in turns the fastest counts: on a shared machine every 
 
 - ``meta``: tensors without memory.
 - ``no images``: an empty batch on the CPU.
-- ``one pixel``: the eager path's own work, some hundred PyTorch operations, is part of this one.
+- ``one pixel``: a hundred small PyTorch operations, the eager path's own work, are part of this one.
 - ``triton``: the Triton path for an sm_90, with its kernels compiled, Triton's own host code and a driver that launches
   nothing, on CPU tensors. It is held against the convolution of an empty batch, which is less than what one costs on
   a GPU.
@@ -58,8 +58,9 @@ def layers(device: torch.device, size: Sequence[int], grad: bool, dtype: torch.d
     """A convolution and a difference convolution of one image size, weights channels-last in memory."""
     C = size[1]
     options: dict[str, Any] = dict(padding=1, device=device, dtype=dtype)
-    conv = nn.Conv2d(C, C, 3, **options).to(memory_format=torch.channels_last)
-    ours = SemanticDifferenceConv2d(C, C, 3, backend=path, **options).to(memory_format=torch.channels_last)
+    conv, ours = nn.Conv2d(C, C, 3, **options), SemanticDifferenceConv2d(C, C, 3, backend=path, **options)
+    for layer in (conv, ours):
+        layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     input, guidance = (torch.empty(*size, device=device, dtype=dtype).fill_(0.5) for _ in range(2))
     conv.requires_grad_(grad)
     ours.requires_grad_(grad)
@@ -149,7 +150,7 @@ def pretended_gpu() -> Iterator[None]:
 
     with (
         active_driver(IdleDriver(PRETENDED)),
-        mock.patch.object(backend, "why_no_device", lambda input: None),
+        mock.patch.object(backend, "why_no_device", return_value=None),
         mock.patch.object(run, "INTERPRETER", PRETENDED),  # what tensors that are not on a GPU are taken for
     ):
         yield
@@ -157,7 +158,7 @@ def pretended_gpu() -> Iterator[None]:
 
 def triton_calls() -> dict[str, Pair]:
     """The calls on the Triton path; the convolution beside them has no images."""
-    ours = calls_of(CPU, (2, 64, 32, 32), torch.float16, "triton")
+    ours = calls_of(CPU, SIZES["gpu"], torch.float16, "triton")
     return {name: (conv, ours[name][1]) for name, (conv, _) in calls_of(CPU, SIZES["no images"]).items()}
 
 

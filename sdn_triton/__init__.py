@@ -3,6 +3,7 @@
 from sdn_triton._version import __version__
 from sdn_triton.backend import BackendUnavailableError
 from sdn_triton.explanation import Explanation, explain
+from sdn_triton.export import decomposed
 from sdn_triton.functional import feature_fusion, semantic_difference_conv2d
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
 from sdn_triton.solver import anisotropic_diffusion
@@ -16,6 +17,7 @@ __all__ = [
     "SemanticDifferenceConv2d",
     "__version__",
     "anisotropic_diffusion",
+    "decomposed",
     "explain",
     "feature_fusion",
     "semantic_difference_conv2d",

@@ -98,8 +98,9 @@ def semantic_difference_conv2d(
     dtype = autocast_dtype(input)
     if dtype is not None:  # the paths choose their own precisions
         with torch.autocast(input.device.type, enabled=False):
+            input, guidance, weight, bias = cast(dtype, input, guidance, weight, bias)
             output = semantic_difference_conv2d(
-                *cast(dtype, input, guidance, weight, bias), stride, padding, dilation, groups,
+                input, guidance, weight, bias, stride, padding, dilation, groups,
                 padding_mode=padding_mode, diffusivity=diffusivity, contrast=contrast, similarity=similarity,
                 backend=backend,
             )  # fmt: skip
@@ -168,8 +169,9 @@ def feature_fusion(
     dtype = autocast_dtype(input)
     if dtype is not None:  # the paths choose their own precisions
         with torch.autocast(input.device.type, enabled=False):
+            input, response, weight, bias = cast(dtype, input, response, weight, bias)
             output = feature_fusion(
-                *cast(dtype, input, response, weight, bias),
+                input, response, weight, bias,
                 scale=scale, shift=shift, activation=activation, backend=backend,
             )  # fmt: skip
         return output if batched else output.squeeze(0)

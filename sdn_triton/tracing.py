@@ -9,6 +9,9 @@ from torch.autograd import forward_ad
 ORDINARY = (Tensor, torch.nn.Parameter)
 """Tensors that are what they seem; subclasses bring rules of their own."""
 
+decomposing = False
+"""Whether the operators take their plain form; set by :func:`sdn_triton.export.decomposed`."""
+
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether nobody traces or intercepts what is done to ``tensor``."""

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from sdn_triton import tracing
 from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
 from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import is_plain, is_transformed
@@ -57,6 +59,8 @@ class Operator:
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
+        if tracing.decomposing:
+            return self.plain(*arguments, static)
         if torch.compiler.is_compiling():
             return self._traced(arguments, static, backend)
         if is_recording():
@@ -107,6 +111,8 @@ class Operator:
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Run the backward of the path that the arguments lead to."""
+        if grad.numel() == 0:
+            return tuple(torch.zeros_like(a) if need else None for a, need in zip(arguments, needs))
         input, other, weight, _, *rest = arguments
         path = self._path(arguments, static, backend)
         return tuple(path.backward(grad, input, other, weight, *rest, static, self.needs(*needs)))
@@ -256,6 +262,13 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        if autocast_dtype(ctx.saved_tensors[0]) is not None:  # the plain form chooses its own precisions, too
+            with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+                return _Backward._second_derivatives(ctx, grads)
+        return _Backward._second_derivatives(ctx, grads)
+
+    @staticmethod
+    def _second_derivatives(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
         saved = _saved(ctx)
         places = [i for i, a in enumerate(saved) if isinstance(a, Tensor)]
 
