@@ -37,5 +37,5 @@ clean:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[interpreter,test,bench,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[interpreter,test,bench,onnx,dev]"
 	touch $@

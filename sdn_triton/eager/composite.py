@@ -56,8 +56,9 @@ def difference_conv2d(
         differences.append(difference)
         kernels.append(weight[:, :, tap.row, tap.column])
     bias = None if bias is None else bias.to(dtype)
-    if not differences:  # A sum over no taps: zeros that have gradients.
-        y = torch.einsum("oc,nchw->nohw", weight[:, :0, 0, 0].to(dtype), at(u)[:, :0])
+    if not differences:  # A sum over no taps: zeros that have gradients, and no operation on nothing.
+        everything = at(u)[:, :1] + at(v)[:, :1] + weight[:, :1, 0].to(dtype).view(1, -1, 1, 1)
+        y = everything.masked_fill(torch.ones_like(everything, dtype=torch.bool), 0)
         return (y if bias is None else y + bias.view(-1, 1, 1)).to(input.dtype)
     stacked = torch.stack(differences, 2).flatten(1, 2)
     kernel = torch.stack(kernels, 2).flatten(1).to(dtype)
