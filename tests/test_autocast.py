@@ -26,25 +26,30 @@ def tensors_of(mix: tuple[torch.dtype, ...], *shapes: tuple[int, ...]) -> list[T
     return [t.to(DEVICE, dtype).requires_grad_() for t, dtype in zip(made, mix, strict=True)]
 
 
+def assert_rounded(result: Tensor, reference: Tensor, dtypes: set[torch.dtype]) -> None:
+    """On the eager path only these roundings are made to half dtypes; the kernels form differences in half, too."""
+    eps, size = sum(torch.finfo(dtype).eps for dtype in dtypes if dtype in HALF), reference.abs()
+    allowed = 0.51 * eps * size + 1e-5 if DEVICE.type == "cpu" else 4 * eps * size.max()
+    assert ((result.double() - reference).abs() <= allowed).all()
+
+
 def assert_gradients(tensors: list[Tensor], exact: list[Tensor], dtype: torch.dtype) -> None:
     for tensor, reference in zip(tensors, exact, strict=True):
         assert tensor.grad is not None
         assert tensor.grad.dtype == tensor.dtype
-        error = (tensor.grad.double() - reference.grad).abs().max()
-        assert error <= 4 * torch.finfo(dtype).eps * reference.grad.abs().max()
+        assert_rounded(tensor.grad, reference.grad, {dtype, tensor.dtype})
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=to_name)
 @pytest.mark.parametrize("mix", MIXES, ids=to_name)
 def test_any_mix_of_input_guidance_weight_and_bias(mix, dtype):
-    """The error against float64 is that of rounding the output: nothing in between is rounded to half."""
     tensors = tensors_of(mix, (2, 4, 6, 7), (2, 4, 6, 7), (6, 4, 3, 3), (6,))
     exact = [t.detach().double().requires_grad_() for t in tensors]
     with torch.autocast(DEVICE.type, dtype):
         output = semantic_difference_conv2d(*tensors, padding=1)
         assert output.dtype == torch.nn.functional.conv2d(tensors[0], tensors[2], tensors[3]).dtype == dtype
     reference = semantic_difference_conv2d(*exact, padding=1)
-    assert (output.double() - reference).abs().max() <= torch.finfo(dtype).eps * reference.abs().max()
+    assert_rounded(output, reference, {dtype})
     grad = torch.randn_like(output)
     output.backward(grad)
     reference.backward(grad.double())
@@ -66,7 +71,7 @@ def test_any_mix_in_the_fusion(mix, dtype):
         output = call(*tensors)
     assert output.dtype == dtype
     reference = call(*exact)
-    assert (output.double() - reference).abs().max() <= torch.finfo(dtype).eps * reference.abs().max()
+    assert_rounded(output, reference, {dtype})
     grad = torch.randn_like(output)
     output.backward(grad)
     reference.backward(grad.double())
