@@ -14,9 +14,8 @@ from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
-from sdn_triton.launch.paired_weight import in_pairs
-from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
+from sdn_triton.outputs import empty_output
+from sdn_triton.tuning.configs import KernelConfig
 
 
 def forward(
