@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +37,8 @@ Pair = tuple[Call, Call]
 """The convolution and this library's call."""
 
 CPU = torch.device("cpu")
+launches: deque[tuple[Any, ...]] = deque(maxlen=16)
+"""What the last kernels would have been launched with; Triton keeps a kernel and its launcher once they are made."""
 PRETENDED = Target("cuda", 90, 132)
 SIZES = {"meta": (2, 64, 32, 32), "no images": (0, 64, 32, 32), "one pixel": (1, 64, 1, 1), "gpu": (1, 64, 8, 8)}
 
@@ -128,8 +131,11 @@ def fastest(calls: Sequence[Call], device: torch.device, seconds: float) -> list
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[None]:
-    """The whole Triton path on CPU tensors, but with a driver that launches nothing."""
+def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
+    """The whole Triton path on CPU tensors, but with a driver that launches nothing.
+
+    What the last kernels would have been launched with is in what is returned: grid, stream, handles, arguments.
+    """
     from sdn_triton.launch import run
     from sdn_triton.tuning.compile import OfflineDriver, active_driver
 
@@ -146,14 +152,15 @@ def pretended_gpu() -> Iterator[None]:
                 return {"max_shared_mem": PRETENDED.shared_bytes, "multiprocessor_count": PRETENDED.multiprocessors}
 
         def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-            return lambda *_: None
+            return lambda *given: launches.append(given)
 
+    launches.clear()
     with (
         active_driver(IdleDriver(PRETENDED)),
         mock.patch.object(backend, "why_no_device", return_value=None),
         mock.patch.object(run, "INTERPRETER", PRETENDED),  # what tensors that are not on a GPU are taken for
     ):
-        yield
+        yield launches
 
 
 def triton_calls() -> dict[str, Pair]:
