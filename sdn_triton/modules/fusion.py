@@ -25,6 +25,7 @@ class FeatureFusion(nn.Module):
         out_channels: ``O``; None is ``C``.
         bias: whether the convolution has a bias.
         activation: ``"relu"`` or ``"identity"``.
+        zero_init: make the output equal the input at first (needs ``out_channels == in_channels``).
         eps, momentum: of the batch normalisation.
         backend: ``"auto"``, ``"triton"`` or ``"eager"``.
 
@@ -46,6 +47,7 @@ class FeatureFusion(nn.Module):
         *,
         bias: bool = True,
         activation: str = "relu",
+        zero_init: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         backend: str = "auto",
@@ -59,6 +61,7 @@ class FeatureFusion(nn.Module):
         self.response_channels = response_channels
         self.out_channels = in_channels if out_channels is None else out_channels
         self.activation = activation
+        self.zero_init = zero_init
         self.backend = backend
         self.norm: nn.Module = nn.BatchNorm2d(response_channels, eps=eps, momentum=momentum, device=device, dtype=dtype)
         channels = in_channels + response_channels
@@ -67,8 +70,11 @@ class FeatureFusion(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise weight and bias as ``nn.Conv2d`` does."""
-        nn.Conv2d.reset_parameters(self)  # type: ignore[arg-type]
+        """Initialise weight and bias as ``nn.Conv2d`` does or, with ``zero_init``, as an identity."""
+        if self.zero_init:
+            self.reset_to_identity()
+        else:
+            nn.Conv2d.reset_parameters(self)  # type: ignore[arg-type]
 
     def reset_to_identity(self) -> None:
         """Make the output equal the input, whatever the response; training leaves from there."""

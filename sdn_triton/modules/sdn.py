@@ -94,6 +94,7 @@ class SDN(nn.Module):
             in_channels,
             response_channels,
             out_channels,
+            zero_init=zero_init,
             eps=eps,
             momentum=momentum,
             backend=backend,
@@ -104,8 +105,6 @@ class SDN(nn.Module):
         self.project = (
             nn.Conv2d(guidance_channels, in_channels, 1, device=device, dtype=dtype) if needs_projection else None
         )
-        if zero_init:
-            self.fusion.reset_to_identity()
 
     def forward(self, input: Tensor, guidance: Tensor) -> Tensor:
         """Sharpen ``input`` where ``guidance``, deeper features of the same image, changes."""
