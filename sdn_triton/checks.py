@@ -112,7 +112,7 @@ def check_contrast(contrast: Contrast, channels: int | None, input: Tensor | Non
     if not isinstance(contrast, Tensor):
         if isinstance(contrast, bool) or not isinstance(contrast, (int, float)):
             raise TypeError(f"contrast must be a float or a Tensor, got {type(contrast).__name__}")
-        if not (contrast > 0 and math.isfinite(contrast)):
+        if not 0 < contrast < math.inf:  # which torch.compile can trace of a number it takes for dynamic
             raise ValueError(f"contrast must be positive and finite, got {contrast}")
         return
     layout = "[]" if channels is None else f"[] or [{channels}]"

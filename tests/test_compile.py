@@ -5,9 +5,10 @@ import io
 
 import pytest
 import torch
-import torch._dynamo
+import torch._dynamo.testing
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +33,13 @@ class Network(nn.Module):
         fine, coarse = self.neck((fine, self.second(fine).relu()))
         coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         return self.decoder(torch.cat([fine, coarse], 1))
+
+
+class Neck(SDNNeck):
+    """A neck that takes its features one by one."""
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(features)
 
 
 def image(height: int = 16, width: int = 24) -> Tensor:
@@ -61,39 +69,75 @@ MODULES = {
         lambda: SemanticDifferenceConv2d(3, 4, stride=2, padding=1, padding_mode="replicate"),
         [(2, 3, 9, 8)],
     ),
+    "layer-vector-zero_flux": (
+        lambda: SemanticDifferenceConv2d(3, 4, padding=1, similarity="vector", padding_mode="zero_flux", contrast=0.8),
+        [(2, 3, 9, 8), (2, 5, 9, 8)],
+    ),
     "block": (lambda: SDN(3, 5, learn_contrast=True), [(2, 3, 8, 8), (2, 5, 4, 4)]),
+    "neck": (lambda: Neck([3, 5]), [(2, 3, 8, 8), (2, 5, 4, 4)]),
     "network": (Network, [(2, 3, 16, 24)]),
 }
 
 
+def in_float64(module: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    """Outputs and every gradient, eagerly in float64."""
+    exact = copy.deepcopy(module).double()
+    return [x.float() for x in run(exact, exact, *(x.double() for x in inputs))]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize(("make", "shapes"), MODULES.values(), ids=MODULES.keys())
-def test_compiled_whole_forward_and_backward(make, shapes):
-    module = make()
+def test_compiled_whole_forward_and_backward(make, shapes, training):
+    module = make().train(training)
     inputs = [torch.randn(shape) for shape in shapes]
-    reference = copy.deepcopy(module)
-    expected = run(reference, reference, *inputs)
+    expected = in_float64(module, *inputs)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     for got, want in zip(run(module, compiled, *inputs), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_functions_forward_and_backward():
+    u, v, k, w = (torch.randn(s) for s in ((2, 3, 6, 7), (2, 3, 6, 7), (4, 3, 3, 3), (5, 7, 1, 1)))
+
+    def call(u: Tensor, v: Tensor, k: Tensor, w: Tensor, contrast: Tensor) -> Tensor:
+        y = semantic_difference_conv2d(u, v, k, padding="same", contrast=contrast, diffusivity="exponential")
+        return feature_fusion(u, y, w, scale=k[:, 0, 0, 0], shift=k[:, 1, 1, 1])
+
+    arguments = (u, v, k, w, torch.tensor([0.5, 1.0, 2.0]))
+    exact = [x.double().requires_grad_() for x in arguments]
+    given = [x.clone().requires_grad_() for x in arguments]
+    output, reference = torch.compile(call, fullgraph=True, backend="aot_eager")(*given), call(*exact)
+    torch.testing.assert_close(output.double(), reference, rtol=1e-4, atol=1e-4)
+    wanted = torch.autograd.grad(reference.sin().sum(), exact)
+    for got, want in zip(torch.autograd.grad(output.sin().sum(), given), wanted, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-3)
 
 
 def test_compiled_by_inductor():
     module = Network()
-    reference = copy.deepcopy(module)
-    expected = run(reference, reference, x := image())
+    expected = in_float64(module, x := image())
     for got, want in zip(run(module, torch.compile(module, fullgraph=True), x), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
 
 
-def test_dynamic_shapes_compile_at_most_twice():
-    network = Network().eval()
+SIZES = ((16, 24), (20, 28), (32, 16), (18, 30), (17, 23), (40, 44))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", ["layer", "block", "neck", "network"])
+def test_dynamic_shapes_compile_at_most_twice(name, training):
+    """A third compilation would be an error inside the compiled call."""
+    make, shapes = MODULES[name]
+    module = make().train(training)
     count = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(network, fullgraph=True, dynamic=True, backend=count)
-    with torch.no_grad():
-        for height, width in ((16, 24), (20, 28), (32, 16), (18, 30), (17, 23), (40, 44)):
-            x = image(height, width)
-            torch.testing.assert_close(compiled(x), network(x), rtol=1e-4, atol=1e-5)
-    assert count.frame_count <= 2
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=count)
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for height, width in SIZES:
+            inputs = [torch.randn(2, s[1], height // (1 + i), width // (1 + i)) for i, s in enumerate(shapes)]
+            expected = in_float64(module, *inputs)
+            for got, want in zip(run(module, compiled, *inputs), expected, strict=True):
+                torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    assert 1 <= count.frame_count <= 2
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
@@ -167,8 +211,123 @@ def test_flops_are_eight_ninths_of_a_vanilla_convolution():
     assert counter.get_total_flops() == 2 * 2 * 9 * 8 * 4 * 12
 
 
-def test_memory_format_is_kept_compiled_and_not():
-    layer = SemanticDifferenceConv2d(3, 4, padding=1)
-    x = torch.randn(2, 3, 9, 8).to(memory_format=torch.channels_last)
-    for call in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
-        assert call(x).is_contiguous(memory_format=torch.channels_last)
+def significant(tensor: Tensor) -> list[tuple[int, int | None]]:
+    """Sizes, and the strides that anybody could notice."""
+    noticed = [size > 1 and tensor.numel() > 0 for size in tensor.shape]
+    return [(size, stride if n else None) for size, stride, n in zip(tensor.shape, tensor.stride(), noticed)]
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "channels-of-more": lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+    "expanded": lambda x: x[:1, :, :1].expand_as(x),
+    "batch-last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+}
+
+
+@pytest.mark.parametrize(
+    "size", [(2, 3, 5, 4), (1, 3, 5, 4), (2, 1, 5, 4), (2, 3, 1, 1), (1, 1, 1, 4), (0, 3, 5, 4)], ids=str
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_strides_that_are_promised_are_the_real_ones(layout, size):
+    """On stand-ins, on the meta device, compiled and in every path, of outputs and of gradients."""
+    if size[0] == 0 and layout == "expanded":
+        pytest.skip("there is no image to expand")
+    u, v, x = (LAYOUTS[layout](torch.randn(size)) for _ in range(3))
+    k, w = torch.randn(4, size[1], 3, 3), torch.randn(2, size[1] + 4, 1, 1)
+
+    def call(u: Tensor, v: Tensor, x: Tensor, k: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        y = semantic_difference_conv2d(u, v, k, padding=1)
+        return y, feature_fusion(x, y, w)
+
+    def everything(call, *given: Tensor) -> list[Tensor]:
+        given = tuple(x.detach().requires_grad_() for x in given)
+        outputs = call(*given)
+        return [*outputs, *torch.autograd.grad(sum(o.sum() for o in outputs), given)]
+
+    mode = FakeTensorMode()
+    given = (u, v, x, k, w)
+    real = everything(call, *given)
+    with mode:
+        fake = everything(call, *(mode.from_tensor(t) for t in given))
+    meta = everything(call, *(torch.empty_strided(t.shape, t.stride(), device="meta") for t in given))
+    compiled = everything(torch.compile(call, fullgraph=True, backend="aot_eager"), *given)
+    for name, other in (("fake", fake), ("meta", meta), ("compiled", compiled)):
+        assert [(x.shape, x.stride()) for x in other[:2]] == [(x.shape, x.stride()) for x in real[:2]], name
+        # PyTorch's own empty_like promises another stride than it keeps where a size is 1 or there is no element.
+        assert [significant(x) for x in other] == [significant(x) for x in real], name
+    if layout in ("contiguous", "channels_last"):
+        formats = [m for m in (torch.contiguous_format, torch.channels_last) if u.is_contiguous(memory_format=m)]
+        for output in real[:2]:
+            assert any(output.is_contiguous(memory_format=m) for m in formats)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_reduced_overhead_replays_cuda_graphs(training):
+    module = Network().cuda().train(training)
+    compiled = torch.compile(module, fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):  # warm-up, capture, replays
+        x = image().cuda()
+        expected = in_float64(module, x)
+        for got, want in zip(run(module, compiled, x), expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_captures_forward_and_backward():
+    neck = SDNNeck([4, 6], contrast=0.7, learn_contrast=True).cuda()
+    features = [torch.randn(2, 4, 8, 8, device="cuda"), torch.randn(2, 6, 4, 4, device="cuda")]
+
+    def forward_and_backward() -> tuple[Tensor, ...]:
+        outputs = neck(features)
+        sum(o.square().sum() for o in outputs).backward()
+        return outputs
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            forward_and_backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    neck.eval()
+    neck.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = forward_and_backward()
+    for feature in features:
+        feature.copy_(torch.randn_like(feature))
+    graph.replay()
+    gradients = [p.grad.clone() for p in neck.parameters()]
+    neck.zero_grad(set_to_none=True)
+    for got, want in zip((*captured, *gradients), (*forward_and_backward(), *(p.grad for p in neck.parameters()))):
+        assert torch.equal(got, want)
+
+
+def test_no_value_is_read_on_the_way_to_the_kernels():
+    """A stand-in has no values: whoever reads one, as a CUDA graph would not allow either, fails."""
+    pytest.importorskip("triton")
+    from sdn_triton.launch import difference_conv as launch
+    from sdn_triton.launch import fusion
+    from sdn_triton.launch.run import recorded_launches
+    from sdn_triton.options import DifferenceNeeds, FusionNeeds
+
+    u, v, grad = (torch.empty(2, 4, 6, 6, device="meta") for _ in range(3))
+    bias, contrast = torch.empty(4, device="meta"), torch.empty((), device="meta")
+    for similarity, groups in (("channel", 1), ("channel", 4), ("vector", 1)):
+        o, k = make_options(similarity=similarity, groups=groups), torch.empty(4, 4 // groups, 3, 3, device="meta")
+        with recorded_launches() as launches:
+            launch.forward(u, v, k, bias, contrast, o)
+            launch.backward(grad, u, v, k, contrast, o, DifferenceNeeds(*[True] * 5))
+        assert len(launches) >= 3
+    w = torch.empty(4, 8, 1, 1, device="meta")
+    with recorded_launches() as launches:
+        fusion.forward(u, v, w, bias, bias, bias, "relu")
+        fusion.backward(grad, u, v, w, bias, bias, "relu", FusionNeeds(*[True] * 6))
+    assert len(launches) == 4
+    call = difference_conv.flatten((u, v, k, bias, contrast), o)
+    with FakeTensorMode() as mode:  # the checks before, and the eager path's way there
+        stand_ins = [mode.from_tensor(torch.zeros(x.shape)) if isinstance(x, Tensor) else x for x in call[:5]]
+        assert semantic_difference_conv2d(*stand_ins[:4], contrast=stand_ins[4], padding=1, similarity="vector").shape
