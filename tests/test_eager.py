@@ -14,7 +14,6 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from sdn_triton.eager import composite, difference_conv, fusion, strips
 from sdn_triton.eager.diffusivity import diffusivity, diffusivity_of_step, steepness
-from sdn_triton.eager.layouts import memory_format
 from sdn_triton.options import (
     DIFFUSIVITIES,
     Contrast,
@@ -23,6 +22,7 @@ from sdn_triton.options import (
     DifferenceOptions,
     FusionNeeds,
 )
+from sdn_triton.outputs import memory_format
 
 ALL = DifferenceNeeds(True, True, True, True, True)
 STRIPS = {"rows": 0, "some": 10_000, "whole": 2**40}
