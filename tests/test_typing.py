@@ -1,0 +1,47 @@
+"""The public interface as a type checker sees it from outside."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+USER = """
+import torch
+from sdn_triton import (
+    SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, anisotropic_diffusion, decomposed, explain, feature_fusion,
+    semantic_difference_conv2d,
+)
+
+x, k = torch.ones(1, 2, 5, 5), torch.ones(2, 2, 3, 3)
+y: torch.Tensor = semantic_difference_conv2d(x, x, k, None, (1, 1), "same", contrast=0.5)
+z: torch.Tensor = feature_fusion(x, y, torch.ones(2, 4, 1, 1), activation="relu")
+w: torch.Tensor = anisotropic_diffusion(x, num_steps=2)
+layer: torch.nn.Module = SemanticDifferenceConv2d(2, 2, padding=1)
+blocks: list[torch.nn.Module] = [SDN(2), FeatureFusion(2, 2), SDNNeck([2, 4])]
+text: str = str(explain(layer, x))
+with decomposed():
+    pass
+"""
+MISTAKES = {
+    "keyword": "semantic_difference_conv2d(x, x, k, contrasts=0.5)",
+    "guidance": "semantic_difference_conv2d(x, 1.0, k)",
+    "result": "n: int = feature_fusion(x, x, k)",
+    "channels": "SDN('2')",
+}
+
+
+def check(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    file = folder / "user.py"
+    file.write_text(code)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", str(file)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_mypy_strict_accepts_right_use_and_refuses_mistakes(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed: pip install sdn-triton[dev]")
+    done = check(USER, tmp_path)
+    assert done.returncode == 0, done.stdout
+    done = check(USER + "\n".join(MISTAKES.values()) + "\n", tmp_path)
+    assert done.stdout.count(" error: ") == len(MISTAKES), done.stdout
