@@ -144,3 +144,27 @@ def test_line(line, on_cuda, on_cpu):
     ):
         for call in calls(on_a_gpu):
             assert decided(call) == on_cuda
+
+
+FEATURES = re.findall(r"^\| (.+) \| .+ \| (test_\w+(?:, test_\w+)*) \|$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("feature", "files"), FEATURES, ids=[feature[:40] for feature, _ in FEATURES])
+def test_what_pytorch_does_names_its_tests(feature, files):
+    for name in files.split(", "):
+        assert "def test_" in (Path(__file__).parent / f"{name}.py").read_text(), feature
+
+
+def test_every_promise_has_its_words_in_the_tests_that_it_names():
+    """A line that loses its test has to go."""
+    words = {
+        "torch.compile,": "fullgraph=True", "CUDA graphs": "CUDAGraph", "torch.export": "export.load",
+        "AOTInductor": "aoti_load_package", "ONNX": "InferenceSession", "autocast": "GradScaler",
+        "torch.func": "vmap(grad", "forward mode": "is_grads_batched", "second derivatives": "gradgradcheck",
+        "gradients in any layout": "expand_as", "opcheck": "opcheck(", "copies": "AveragedModel",
+        "BatchNorm": "fuse_conv_bn_eval(", "strict typing": "--strict",
+    }  # fmt: skip
+    assert len(FEATURES) == len(words)
+    for (feature, files), (start, word) in zip(FEATURES, words.items(), strict=True):
+        assert feature.startswith(start)
+        assert any(word in (Path(__file__).parent / f"{name}.py").read_text() for name in files.split(", ")), feature
