@@ -23,6 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sdn_triton.backend import Decision, choose, is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
+from sdn_triton.ops.sharding import register_rules_if_used
 
 Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
@@ -41,6 +42,9 @@ class Operator:
 
     ``schema`` is the registered operator's arguments; ``flatten(arguments, static)`` makes them of a call, and
     ``unflatten(*flat)`` takes them apart again.
+
+    For sharding: along each of ``independent_dims`` the images can be cut and computed apart, and where
+    ``has_one_group(*flat)`` so can the outputs of the weight.
     """
 
     name: str
@@ -53,6 +57,8 @@ class Operator:
     schema: str
     flatten: Callable[[Arguments, Any], tuple[Any, ...]]
     unflatten: Callable[..., tuple[Arguments, Any]]
+    independent_dims: tuple[int, ...]
+    has_one_group: Callable[..., bool]
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to."""
@@ -77,8 +83,10 @@ class Operator:
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Compute the output, without its derivatives."""
-        if _is_plain(arguments[0]):
+        if _are_plain(arguments):
             return self.run_forward(arguments, static, backend)
+        if not torch.compiler.is_compiling():
+            register_rules_if_used(OPERATORS.values())
         registered = getattr(torch.ops.sdn_triton, self.name)
         return registered(*self.flatten(arguments, static), backend)
 
@@ -86,7 +94,7 @@ class Operator:
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed, without their derivatives."""
-        if _is_plain(grad) and _is_plain(arguments[0]):
+        if _is_plain(grad) and _are_plain(arguments):
             return self.run_backward(grad, arguments, static, backend, needs)
         registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
         gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
@@ -196,6 +204,11 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     if tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format
+
+
+def _are_plain(arguments: Arguments) -> bool:
+    """Whether nobody traces or intercepts what is done to any of the tensors: one DTensor is enough."""
+    return all(_is_plain(a) for a in arguments if isinstance(a, Tensor))
 
 
 def _is_plain(tensor: Tensor) -> bool:
