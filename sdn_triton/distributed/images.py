@@ -6,6 +6,7 @@ outside the image filled in as the padding mode says. On its tile each rank runs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from sdn_triton.checks import check_difference, pair
 from sdn_triton.distributed.rows import OUTSIDE, Rows, Wanted, take_rows
 from sdn_triton.functional import cast_by_autocast, semantic_difference_conv2d
+from sdn_triton.ops.operator import memory_format
 from sdn_triton.options import DifferenceOptions
 
 
@@ -66,7 +68,7 @@ def difference_conv(input: Image, guidance: Image, weight: Tensor, bias: Tensor 
     response = semantic_difference_conv2d(
         tiles[0], tiles[-1], weight, bias, **{**options, "padding": (padding, checked.padding[1])}
     )
-    return Image(response.narrow(2, skipped, len(out.own)), out)
+    return Image(_cut(response, skipped, len(out.own)), out)
 
 
 def conv2d(input: Image, layer: nn.Conv2d) -> Image:
@@ -78,7 +80,16 @@ def conv2d(input: Image, layer: nn.Conv2d) -> Image:
     out = _output_rows(input, (input.rows.height + 2 * window.padding - window.length) // window.stride + 1)
     (tile,) = take_rows([input.local], input.rows, _windows(input.rows.bounds, out.bounds, window, "zeros"))
     response = F.conv2d(tile, layer.weight, layer.bias, stride, (0, padding[1]), dilation, layer.groups)
-    return Image(response.narrow(2, 0, len(out.own)), out)
+    return Image(_cut(response, 0, len(out.own)), out)
+
+
+def pointwise(call: Callable[..., Tensor], *images: Image) -> Image:
+    """``call`` on images alike, of a function that looks at one pixel at a time."""
+    rows = images[0].rows
+    if rows.own:
+        return Image(call(*(image.local for image in images)), rows)
+    # No convolution takes an image without a row. Not left out, so that parameters get their gradients on all ranks.
+    return Image(call(*(F.pad(image.local, (0, 0, 0, 1)) for image in images)).narrow(2, 0, 0), rows)
 
 
 def resize(image: Image, width: int, rows: Rows) -> Image:
@@ -139,6 +150,12 @@ class _Moments(torch.autograd.Function):
         dist.all_reduce(both, group=ctx.group)
         offset, slope = (x.view(-1, 1, 1) for x in (both[0] / count, 2 * both[1] / count))
         return (values - mean.view(-1, 1, 1)).mul_(slope).add_(offset).to(values.dtype), None
+
+
+def _cut(tensor: Tensor, first: int, length: int) -> Tensor:
+    """``length`` rows of ``tensor``, in memory of their own where there are others."""
+    part = tensor.narrow(2, first, length)
+    return tensor if length == tensor.shape[2] else part.contiguous(memory_format=memory_format(tensor))
 
 
 def _output_rows(input: Image, height: int) -> Rows:

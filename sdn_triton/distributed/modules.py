@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
-from sdn_triton.distributed.images import Image, conv2d, difference_conv, moments, resize
+from sdn_triton.distributed.images import Image, conv2d, difference_conv, moments, pointwise, resize
 from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
@@ -128,22 +128,25 @@ def _layer(layer: Any, input: Image, guidance: Image | None = None) -> Image:
 def _fusion(fusion: FeatureFusion, input: Image, response: Image) -> Image:
     """A pixel at a time: nothing is exchanged but the statistics."""
     scale, shift = _affine(fusion.norm, response)
-    fused = feature_fusion(
-        input.local,
-        response.local,
-        fusion.weight,
-        fusion.bias,
-        scale=scale,
-        shift=shift,
-        activation=fusion.activation,
-        backend=fusion.backend,
-    )
-    return Image(fused, input.rows)
+
+    def fuse(u: Tensor, y: Tensor) -> Tensor:
+        return feature_fusion(
+            u,
+            y,
+            fusion.weight,
+            fusion.bias,
+            scale=scale,
+            shift=shift,
+            activation=fusion.activation,
+            backend=fusion.backend,
+        )
+
+    return pointwise(fuse, input, response)
 
 
 def _block(sdn: SDN, input: Image, guidance: Image) -> Image:
     if sdn.project is not None:
-        guidance = Image(sdn.project(guidance.local), guidance.rows)
+        guidance = pointwise(sdn.project, guidance)
     guidance = resize(guidance, input.local.shape[3], input.rows)
     return _fusion(sdn.fusion, input, _layer(sdn.sdc, input, guidance))
 

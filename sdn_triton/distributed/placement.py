@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from sdn_triton.checks import shape
 from sdn_triton.distributed.images import Image
 from sdn_triton.distributed.rows import Rows
+from sdn_triton.ops.operator import memory_format
 
 ROWS = Shard(2)
 
@@ -57,7 +58,7 @@ def from_own_rows(local: Tensor, height: int, mesh: DeviceMesh) -> DTensor:
             f"local must be [N, C, {len(rows)}, W], this rank's rows {rows.start} to {rows.stop} of {height}, "
             f"got {shape(local)}"
         )
-    return _placed(local, (*local.shape[:2], height, local.shape[3]), mesh, [ROWS])
+    return _placed(local, (*local.shape[:2], height, local.shape[3]), mesh, (ROWS,), memory_format(local))
 
 
 def as_image(name: str, value: object, like: object) -> Image:
@@ -90,7 +91,8 @@ def as_image(name: str, value: object, like: object) -> Image:
 def as_dtensor(image: Image, like: DTensor) -> DTensor:
     """``image`` as a DTensor that is placed as ``like`` is."""
     _, C, _, W = image.local.shape
-    return _placed(image.local, (like.shape[0], C, image.rows.height, W), like.device_mesh, like.placements)
+    size = like.shape[0], C, image.rows.height, W
+    return _placed(image.local, size, like.device_mesh, like.placements, memory_format(like))
 
 
 def _rows_of(height: int, mesh: DeviceMesh, mesh_dim: int) -> Rows:
@@ -98,8 +100,11 @@ def _rows_of(height: int, mesh: DeviceMesh, mesh_dim: int) -> Rows:
 
 
 def _placed(
-    local: Tensor, size: tuple[int, ...], mesh: DeviceMesh, placements: list[Placement] | tuple[Placement, ...]
+    local: Tensor,
+    size: tuple[int, ...],
+    mesh: DeviceMesh,
+    placements: tuple[Placement, ...],
+    memory_format: torch.memory_format,
 ) -> DTensor:
-    is_last = local.is_contiguous(memory_format=torch.channels_last) and not local.is_contiguous()
-    whole = torch.empty(size, device="meta", memory_format=torch.channels_last if is_last else torch.contiguous_format)
+    whole = torch.empty(size, device="meta", memory_format=memory_format)
     return DTensor.from_local(local, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sdn_triton.ops.operator import memory_format
+
 OUTSIDE = -1
 """The number of a row outside the image, which is zero."""
 
@@ -182,9 +184,8 @@ class _Give(torch.autograd.Function):
 def _like(image: Tensor, height: int) -> Tensor:
     """An empty image of ``height`` rows, in the memory format of ``image``."""
     N, C, _, W = image.shape
-    is_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
-    return image.new_empty((N, C, height, W)).to(
-        memory_format=torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty(
+        (N, C, height, W), dtype=image.dtype, device=image.device, memory_format=memory_format(image)
     )
 
 
