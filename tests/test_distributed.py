@@ -8,7 +8,7 @@ import torch
 from ranks import NOT_RUN, PASSED, outcomes
 
 # Module in tests/ranks -> how many ranks it needs, and how many seconds they may take on slow cores.
-PARTS = {"tensors": (2, 150), "rows": (4, 240)}
+PARTS = {"data_parallel": (2, 150), "tensors": (2, 150), "rows": (4, 200), "necks": (4, 200), "memory": (4, 200)}
 
 
 def assert_passed(part: str, device: str) -> None:

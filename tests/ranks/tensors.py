@@ -1,13 +1,13 @@
-"""The operators on DTensors: batch, output channels and, for the fusion, rows and columns sharded; the rest replicated."""
+"""The operators on DTensors: batch, output channels and, for the fusion, rows and columns sharded."""
 
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import values, whole
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
+from ranks import values, whole
 from sdn_triton import SemanticDifferenceConv2d, feature_fusion, semantic_difference_conv2d
 
 R, P = Replicate(), Partial()
