@@ -184,9 +184,7 @@ class _Give(torch.autograd.Function):
 def _like(image: Tensor, height: int) -> Tensor:
     """An empty image of ``height`` rows, in the memory format of ``image``."""
     N, C, _, W = image.shape
-    return torch.empty(
-        (N, C, height, W), dtype=image.dtype, device=image.device, memory_format=memory_format(image)
-    )
+    return torch.empty((N, C, height, W), dtype=image.dtype, device=image.device, memory_format=memory_format(image))
 
 
 def _assembled(plan: Plan, own: Tensor, received: Tensor | None = None) -> Tensor:

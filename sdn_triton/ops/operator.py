@@ -22,7 +22,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton.backend import Decision, choose, is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
-from sdn_triton.ops.batching import map_backward, map_forward
+from sdn_triton.ops.batching import image_by_image, map_backward, map_forward
 from sdn_triton.ops.sharding import register_rules_if_used
 
 Arguments = Sequence[Any]
@@ -101,8 +101,14 @@ class Operator:
         return tuple(g if need else None for g, need in zip(gradients, needs))
 
     def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        """Run the forward of the path that the arguments lead to."""
-        return self._path(arguments, static, backend).forward(*arguments, static)
+        """Run the forward of the path that the arguments lead to.
+
+        Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
+        """
+        path = self._path(arguments, static, backend)
+        if torch.are_deterministic_algorithms_enabled() and path is self._module("eager") and len(arguments[0]) > 1:
+            return image_by_image(path.forward, (*arguments, static), self._empty_output(arguments, static))
+        return path.forward(*arguments, static)
 
     def run_backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
@@ -111,6 +117,15 @@ class Operator:
         input, other, weight, _, *rest = arguments
         path = self._path(arguments, static, backend)
         return tuple(path.backward(grad, input, other, weight, *rest, static, self.needs(*needs)))
+
+    def _empty_output(self, arguments: Arguments, static: Any) -> Tensor:
+        input: Tensor = arguments[0]
+        return torch.empty(
+            self.output_shape(*arguments, static),
+            dtype=input.dtype,
+            device=input.device,
+            memory_format=memory_format(input),
+        )
 
     def _choose(self, arguments: Arguments, static: Any, backend: str) -> tuple[str, str]:
         input: Tensor = arguments[0]
@@ -156,14 +171,7 @@ def register(operator: Operator) -> Operator:
 
     def fake_forward(*given: Any) -> Tensor:
         *flat, _ = given
-        arguments, static = operator.unflatten(*flat)
-        input: Tensor = arguments[0]
-        return torch.empty(
-            operator.output_shape(*arguments, static),
-            dtype=input.dtype,
-            device=input.device,
-            memory_format=memory_format(input),
-        )
+        return operator._empty_output(*operator.unflatten(*flat))
 
     def fake_backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
         *flat, _, needs = given
