@@ -84,6 +84,8 @@ class Plan:
     receive_counts: tuple[int, ...]
     is_exchange: bool
     """Whether any rank wants anything of another; all ranks agree on it."""
+    is_nothing: bool
+    """Whether what this rank wants is what it has, and nobody else wants anything of it."""
 
 
 @lru_cache(maxsize=256)
@@ -100,13 +102,15 @@ def make_plan(bounds: tuple[int, ...], rank: int, wanted: Wanted) -> Plan:
     places = {row: ("own", row - own.start) for row in own}
     places |= {row: ("received", place) for place, row in enumerate(row for part in receives for row in part)}
     places[OUTSIDE] = ("zeros", 0)
+    is_exchange = any(row != OUTSIDE and row not in spans[taker] for taker in ranks for row in wanted[taker])
     return Plan(
         wanted=len(wanted[rank]),
         pieces=_pieces([places[row] for row in wanted[rank]]),
         sent=tuple(run for part in sends for run in _runs([row - own.start for row in part])),
         send_counts=tuple(map(len, sends)),
         receive_counts=tuple(map(len, receives)),
-        is_exchange=any(row != OUTSIDE and row not in spans[taker] for taker in ranks for row in wanted[taker]),
+        is_exchange=is_exchange,
+        is_nothing=not is_exchange and wanted[rank] == tuple(own),
     )
 
 
@@ -137,7 +141,8 @@ def take_rows(images: Sequence[Tensor], rows: Rows, wanted: Wanted) -> tuple[Ten
 
     One collective serves all images, and one their gradients; every rank of the group has to call it.
     """
-    return _Take.apply(rows.group, make_plan(rows.bounds, rows.rank, wanted), *images)
+    plan = make_plan(rows.bounds, rows.rank, wanted)
+    return tuple(images) if plan.is_nothing else _Take.apply(rows.group, plan, *images)
 
 
 class _Take(torch.autograd.Function):
