@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
+from torch.multiprocessing.spawn import spawn
 
 from sdn_triton import SDNNeck
 from sdn_triton.distributed import RowSharded, from_own_rows, own_rows
@@ -77,7 +77,7 @@ def measure_rank(rank: int, run: Run, folder: str) -> None:
 def measure(run: Run) -> dict[str, Any]:
     """The figures of all ranks."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(measure_rank, (run, folder), run.ranks)
+        spawn(measure_rank, (run, folder), run.ranks)
         ranks = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(run.ranks)]
     return {
         **run._asdict(),
