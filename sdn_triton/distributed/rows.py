@@ -148,17 +148,26 @@ def take_rows(images: Sequence[Tensor], rows: Rows, wanted: Wanted) -> tuple[Ten
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, group: dist.ProcessGroup, plan: Plan, *images: Tensor) -> tuple[Tensor, ...]:
-        ctx.group, ctx.plan, ctx.heights = group, plan, [image.shape[2] for image in images]
         received: list[Tensor] = []
         if plan.is_exchange:
             sent = _packed([[image.narrow(2, *run) for run in plan.sent] for image in images], images)
             buffer = _exchanged(sent, plan.receive_counts, plan.send_counts, group)
             received = _unpacked(buffer, images)
-        return tuple(_assembled(plan, image, *received[i : i + 1]) for i, image in enumerate(images))
+        tiles = tuple(_assembled(plan, image, *received[i : i + 1]) for i, image in enumerate(images))
+        ctx.group, ctx.plan, ctx.heights = group, plan, [image.shape[2] for image in images]
+        # Of images that need no gradient nobody computes one, and none is sent.
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*[tile for tile, need in zip(tiles, ctx.needs_input_grad[2:]) if not need])
+        return tiles
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        return None, None, *_Give.apply(ctx.group, ctx.plan, ctx.heights, *grads)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        found: list[Tensor | None] = [None] * len(grads)
+        places = [i for i, grad in enumerate(grads) if grad is not None]
+        heights = [ctx.heights[i] for i in places]
+        for i, gradient in zip(places, _Give.apply(ctx.group, ctx.plan, heights, *[grads[i] for i in places])):
+            found[i] = gradient
+        return None, None, *found
 
 
 class _Give(torch.autograd.Function):

@@ -8,10 +8,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
 
 import sdn_triton
 from ranks import values
-from ranks.spread import W, assert_alike, by_rows, mesh_of, run
+from ranks.spread import W, assert_alike, by_rows, gradient_like, mesh_of, run
 from sdn_triton import FeatureFusion, SDNNeck
 from sdn_triton.distributed import RowSharded, from_own_rows, own_rows, semantic_difference_conv2d
 from sdn_triton.distributed.rows import OUTSIDE, Rows, take_rows
@@ -124,6 +125,26 @@ def check_rows_from_anywhere(device):
             torch.testing.assert_close(
                 leaf.grad, image.grad[:, :, rows.own.start : rows.own.stop], msg=f"trial {trial}"
             )
+
+
+def check_no_gradient_is_sent_of_what_needs_none(device):
+    mesh = mesh_of(device)
+    u, v, weight = values((2, 4, 13, W), device, 1), values((2, 4, 13, W), device, 2), values((6, 4, 3, 3), device, 3)
+    for trained in (0, 1):
+        counts = []
+        for call, images in (
+            (sdn_triton.semantic_difference_conv2d, (u, v)),
+            (semantic_difference_conv2d, (by_rows(u, mesh), by_rows(v, mesh))),
+        ):
+            leaves = [x.detach().requires_grad_(i == trained) for i, x in enumerate(images)]
+            output = call(*leaves, weight, padding=1)
+            grad = gradient_like(output)
+            with CommDebugMode() as communication:
+                output.backward(grad)
+            counts.append((communication.get_total_counts(), [x.grad for x in leaves]))
+        (_, expected), (messages, found) = counts
+        assert messages == 1
+        assert_alike(found, expected)
 
 
 def check_own_rows(device):

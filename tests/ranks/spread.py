@@ -27,16 +27,14 @@ def run(call, images, others=(), **options):
     rest = [None if x is None else x.detach().requires_grad_() for x in others]
     outputs = call(*leaves, *rest, **options)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    grads = []
-    for place, output in enumerate(outputs):
-        grad = values(tuple(output.shape), output.device, seed=20 + place).to(output.dtype)
-        grads.append(distribute_tensor(grad, output.device_mesh, output.placements) if is_shard(output) else grad)
-    torch.autograd.backward(outputs, grads)
+    torch.autograd.backward(outputs, [gradient_like(output, 20 + place) for place, output in enumerate(outputs)])
     return outputs, [None if x is None else x.grad for x in (*leaves, *rest)]
 
 
-def is_shard(tensor):
-    return isinstance(tensor, DTensor)
+def gradient_like(output, seed=20):
+    """The same numbers for an output that is spread and for one that is not."""
+    grad = values(tuple(output.shape), output.device, seed).to(output.dtype)
+    return distribute_tensor(grad, output.device_mesh, output.placements) if isinstance(output, DTensor) else grad
 
 
 def assert_alike(found, expected, **tolerances):
