@@ -3,6 +3,10 @@
 A part's checks share their processes, which take longer to start than the checks do; tests/ranks/ has them.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from ranks import NOT_RUN, PASSED, outcomes
@@ -30,3 +34,11 @@ def test_on_nccl(part):
     if torch.cuda.device_count() < PARTS[part][0]:
         pytest.skip(f"needs {PARTS[part][0]} CUDA devices")
     assert_passed(part, "cuda")
+
+
+def test_the_library_alone_imports_nothing_of_it():
+    """DTensor takes half a second to import."""
+    code = "import sdn_triton, sys; print([m for m in sys.modules if m.startswith('torch.distributed.tensor')])"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,7 +16,7 @@ from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
-from sdn_triton.modules.fusion import _batch_norm_in_closed_form
+from sdn_triton.modules.fusion import batch_norm_in_closed_form
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 _KINDS = (SemanticDifferenceConv2d, FeatureFusion, SDN, SDNNeck)
@@ -164,10 +164,11 @@ def _affine(norm: nn.Module, response: Image) -> tuple[Tensor, Tensor]:
     if not isinstance(norm, BatchNorm):
         raise TypeError(f"norm must be a batch normalisation on images spread over ranks, got {type(norm).__name__}")
     if not norm.training and norm.running_var is not None:
-        return _batch_norm_in_closed_form(norm)
-    group = response.rows.group
+        return batch_norm_in_closed_form(norm)
+    group: dist.ProcessGroup | None = response.rows.group
     if isinstance(norm, nn.SyncBatchNorm):
-        group = norm.process_group or dist.distributed_c10d._get_default_group()
+        group = norm.process_group or dist.group.WORLD
+    assert group is not None
     mean, variance, count = moments(response.local, group)
     if norm.training and norm.running_mean is not None:
         _track(norm, mean.detach(), variance.detach() * count / (count - 1))

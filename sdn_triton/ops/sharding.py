@@ -25,30 +25,30 @@ _registered: set[str] = set()
 
 
 def register_rules_if_used(operators: Iterable[Operator]) -> None:
-    """Register the rules if this process may have DTensors, which takes their module, and does not know them yet."""
-    if "torch.distributed.tensor" in sys.modules and not _registered:
-        register_rules(operators)
+    """Tell DTensor the rules of ``operators``, once, if this process may have DTensors, which takes their module."""
+    if "torch.distributed.tensor" in sys.modules:
+        for operator in operators:
+            if operator.name not in _registered:
+                _register_rules(operator)
+                _registered.add(operator.name)
 
 
-def register_rules(operators: Iterable[Operator]) -> None:
-    """Tell DTensor the rules of ``operators``; imports what that takes."""
+def _register_rules(operator: Operator) -> None:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
     from torch.distributed.tensor.experimental import register_sharding
 
     remembered_by: Any = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
-    for operator in operators:
-        tensors = len(operator.needs.__annotations__)
-        for name, rules, first in (
-            (operator.name, _forward_rules, 0),
-            (f"{operator.name}_backward", _backward_rules, 1),
-        ):
-            overload = getattr(torch.ops.sdn_triton, name).default
-            register_sharding(overload)(_bound(rules, operator))
-            # DTensor remembers what it found for a call by the sizes of its tensors and by what follows from here on.
-            # Left alone it would leave out lists of numbers and names, and with them what decides the result's size.
-            remembered_by[overload] = RuntimeSchemaInfo(first + tensors, needs_pytree=True)
-        _registered.add(operator.name)
+    tensors = len(operator.needs.__annotations__)
+    for name, rules, first in (
+        (operator.name, _forward_rules, 0),
+        (f"{operator.name}_backward", _backward_rules, 1),
+    ):
+        overload = getattr(torch.ops.sdn_triton, name).default
+        register_sharding(overload)(_bound(rules, operator))
+        # DTensor remembers what it found for a call by the sizes of its tensors and by what follows from here on. Left
+        # alone it would leave out lists of numbers and names, and with them what decides the result's size.
+        remembered_by[overload] = RuntimeSchemaInfo(first + tensors, needs_pytree=True)
 
 
 Rules = list[tuple[list[Any], list[Any]]]

@@ -13,13 +13,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from bench.measure import peak_memory
 from sdn_triton import SDNNeck
 from sdn_triton.distributed import RowSharded, from_own_rows, own_rows
-from sdn_triton.eager.difference_conv import CACHE_BYTES
 
 CHANNELS, HEIGHT, WIDTH = (8, 16), 384, 768  # of the finest stage; the image has four times as many each way
 SHARE = 0.28
 """Of what one process needs; a quarter, and the rows that two ranks both read."""
-BUFFERS = CACHE_BYTES
-"""What an image of any size takes, for the eager path's strips."""
+BUFFERS = 8 * 2**20
+"""Bytes that an image of any size takes: the buffers of the eager path's strips."""
 
 
 def spread_neck(device):
