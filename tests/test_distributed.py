@@ -3,6 +3,7 @@
 A part's checks share their processes, which take longer to start than the checks do; tests/ranks/ has them.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import NOT_RUN, PASSED, outcomes
+
+from bench import row_sharded
 
 # Module in tests/ranks -> how many ranks it needs, and how many seconds they may take on slow cores.
 PARTS = {"data_parallel": (2, 150), "tensors": (2, 150), "rows": (4, 200), "necks": (4, 200), "memory": (4, 200)}
@@ -42,3 +45,16 @@ def test_the_library_alone_imports_nothing_of_it():
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_figures_of_sharded_rows(tmp_path):
+    file = tmp_path / "rows.json"
+    assert (
+        row_sharded.main(
+            ["--image", "128x256", "--channels", "4,8", "--ranks", "1,2", "--times", "0", "--json", str(file)]
+        )
+        == 0
+    )
+    alone, shared = json.loads(file.read_text())["rows"]
+    assert [len(row["peak_bytes"]) for row in (alone, shared)] == [1, 2]
+    assert max(shared["peak_bytes"]) < 0.8 * alone["peak_bytes"][0]

@@ -48,7 +48,7 @@ class Window(NamedTuple):
 
 
 def difference_conv(input: Image, guidance: Image, weight: Tensor, bias: Tensor | None, **options: Any) -> Image:
-    """The semantic difference convolution; ``options`` are those of the function, without ``backend`` optional."""
+    """The semantic difference convolution; ``options`` are all those that the function takes after the bias."""
     if input.rows != guidance.rows:
         raise ValueError(
             f"guidance has its rows split at {guidance.rows.bounds} but input at {input.rows.bounds}; "

@@ -150,6 +150,23 @@ def check_batch_and_rows(device):
             assert_alike([whole(x)[i : i + batch] for x in outputs], alone)
 
 
+def check_repetitions(device):
+    """Bit for bit, forward and backward."""
+    mesh = mesh_of(device)
+    torch.use_deterministic_algorithms(True)
+    first = None
+    for _ in range(20):
+        torch.manual_seed(3)
+        spread = RowSharded(SDN(4, 6).to(device))
+        images = [by_rows(values(s, device, 1).float(), mesh) for s in ((2, 4, 13, W), (2, 6, 7, 4))]
+        outputs, gradients = run(spread, images)
+        found = [x.to_local() for x in (*outputs, *gradients)] + [p.grad for p in spread.parameters()]
+        found += list(spread.buffers())
+        first = first or found
+        assert all(torch.equal(one, other) for one, other in zip(first, found, strict=True))
+    torch.use_deterministic_algorithms(False)
+
+
 def check_replicated_images(device):
     mesh = init_device_mesh(device.type, (2, 2), mesh_dim_names=("copies", "rows"))
     layer = SemanticDifferenceConv2d(4, 6, padding=1).double().to(device)
