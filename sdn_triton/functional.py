@@ -94,7 +94,7 @@ def semantic_difference_conv2d(
     batched = not (isinstance(input, Tensor) and input.dim() == 3)
     if not batched:
         input, guidance = input.unsqueeze(0), _add_batch(guidance)
-    input, guidance, weight, bias = cast_by_autocast(input, guidance, weight, bias)
+    input, guidance, weight, bias = _autocast(input, guidance, weight, bias)
     options = check_difference(
         input, guidance, weight, bias, stride, padding, dilation, groups,
         padding_mode, diffusivity, contrast, similarity, backend,
@@ -156,7 +156,7 @@ def feature_fusion(
     batched = not (isinstance(input, Tensor) and input.dim() == 3)
     if not batched:
         input, response = input.unsqueeze(0), _add_batch(response)
-    input, response, weight, bias = cast_by_autocast(input, response, weight, bias)
+    input, response, weight, bias = _autocast(input, response, weight, bias)
     check_fusion(input, response, weight, bias, scale, shift, activation, backend)
     output = fusion((input, response, weight, bias, scale, shift), activation, backend)
     return output if batched else output.squeeze(0)
@@ -166,7 +166,7 @@ def _add_batch(value: Tensor) -> Tensor:
     return value.unsqueeze(0) if isinstance(value, Tensor) and value.dim() == 3 else value
 
 
-def cast_by_autocast(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The tensors in the dtype of the active autocast, which like ``conv2d``'s leaves float64 alone."""
     dtype = autocast_dtype(tensors[0].device.type) if isinstance(tensors[0], Tensor) else None
     if dtype is None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdn_triton.checks import check_difference, pair
 from sdn_triton.distributed.rows import OUTSIDE, Rows, Wanted, take_rows
-from sdn_triton.functional import cast_by_autocast, semantic_difference_conv2d
+from sdn_triton.functional import semantic_difference_conv2d
 from sdn_triton.ops.operator import memory_format
 from sdn_triton.options import DifferenceOptions
 
@@ -54,9 +54,12 @@ def difference_conv(input: Image, guidance: Image, weight: Tensor, bias: Tensor 
             f"guidance has its rows split at {guidance.rows.bounds} but input at {input.rows.bounds}; "
             "they must be alike"
         )
-    cast_input, cast_guidance, weight, bias = cast_by_autocast(input.local, guidance.local, weight, bias)
     is_one = guidance.local is input.local
-    input, guidance = Image(cast_input, input.rows), Image(cast_guidance, input.rows)
+    if input.local.device.type != "meta" and torch.is_autocast_enabled(input.local.device.type):
+        # Before anything is sent, and checked, as the function would.
+        dtype = torch.get_autocast_dtype(input.local.device.type)
+        input, guidance = (Image(_cast(image.local, dtype), image.rows) for image in (input, guidance))
+        weight, bias = _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
     checked = check_difference(
         input.stand_in(), guidance.stand_in(), weight, bias,
         **{name: options[name] for name in ("stride", "padding", "dilation", "groups")},
@@ -69,6 +72,10 @@ def difference_conv(input: Image, guidance: Image, weight: Tensor, bias: Tensor 
         tiles[0], tiles[-1], weight, bias, **{**options, "padding": (padding, checked.padding[1])}
     )
     return Image(_cut(response, skipped, len(out.own)), out)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
 
 def conv2d(input: Image, layer: nn.Conv2d) -> Image:
