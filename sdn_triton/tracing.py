@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -16,6 +19,16 @@ decomposing = False
 def is_plain(tensor: Tensor) -> bool:
     """Whether nobody traces or intercepts what is done to ``tensor``."""
     return not torch.compiler.is_compiling() and type(tensor) in ORDINARY and torch._C._len_torch_dispatch_stack() == 0
+
+
+def are_plain(arguments: Sequence[Any]) -> bool:
+    """Whether that is so of all tensors among ``arguments``: one DTensor is enough to intercept a call."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    for argument in arguments:  # noqa: SIM110  # a generator takes the host twice as long
+        if type(argument) not in ORDINARY and isinstance(argument, Tensor):
+            return False
+    return True
 
 
 def is_transformed() -> bool:

@@ -50,7 +50,8 @@ def test_contrast_is_the_same_fixed_or_learned(contrast):
     learned(x).sum().backward()
     assert learned.log_contrast.grad is not None
     assert learned.log_contrast.grad.abs().sum() > 0
-    assert learned.log_contrast.shape == torch.as_tensor(contrast).shape
+    assert learned.log_contrast.shape == torch.as_tensor(contrast).reshape(-1).shape
+    assert torch.as_tensor(learned.current_contrast()).shape == torch.as_tensor(contrast).shape
     assert ("contrast" in fixed.state_dict()) == isinstance(contrast, torch.Tensor)
 
 

@@ -11,10 +11,16 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.nn.parallel import DistributedDataParallel
 
-from sdn_triton import backend, feature_fusion, semantic_difference_conv2d
+from sdn_triton import SemanticDifferenceConv2d, backend, feature_fusion, semantic_difference_conv2d
+from sdn_triton.distributed.images import Image, difference_conv
+from sdn_triton.distributed.rows import Rows
 from sdn_triton.options import DIFFUSIVITIES
 from sdn_triton.tuning.configs import Target
 
@@ -49,6 +55,44 @@ def under_autocast(make: Make, dtype: torch.dtype, dtypes: tuple) -> Callable[[]
             return call()
 
     return run
+
+
+def placed(value: Tensor, placement: Placement) -> DTensor:
+    """``value`` on a mesh of this one process, whose devices need not be there."""
+    mesh = DeviceMesh(value.device.type, [0], _init_backend=False)
+    return DTensor.from_local(value, mesh, [placement], run_check=False)
+
+
+def sharded(make: Make, images: Placement, weight: Placement) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        u, v = (placed(make(2, 4, 6, 7), images) for _ in range(2))
+        return semantic_difference_conv2d(u, v, placed(make(4, 4, 3, 3), weight), padding=1)
+
+    return call
+
+
+def by_rows(make: Make) -> Tensor:
+    rows = Rows((0, 6), dist.distributed_c10d._get_default_group())
+    u, v = (Image(make(2, 4, 6, 7), rows) for _ in range(2))
+    options = dict(groups=1, diffusivity="charbonnier", contrast=1.0, similarity="channel", backend="auto")
+    weight = make(4, 4, 3, 3)
+    return difference_conv(
+        u, v, weight, None, stride=1, padding=(0, 1), dilation=1, padding_mode="zeros", **options
+    ).local
+
+
+def replica(make: Make) -> Tensor:
+    input = make(2, 4, 6, 7)
+    if isinstance(input, FakeTensor):  # DDP does not take stand-ins, but calls the layer with just such tensors
+        return difference(make, padding=1)()
+    return DistributedDataParallel(SemanticDifferenceConv2d(4, 4, padding=1, device=input.device))(input)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
 
 
 # Start of the line in the table -> the calls it speaks of.
@@ -97,6 +141,9 @@ LINES: dict[str, Callable[[Make], list[Callable[[], Tensor]]]] = {
         for t in HALF
         for dtypes in ((torch.float32, t, torch.float32), (t, HALF[0], HALF[1]))
     ],
+    "DistributedDataParallel": lambda m: [lambda: replica(m)],
+    "DTensors, batch": lambda m: [sharded(m, Shard(0), Replicate()), sharded(m, Replicate(), Shard(0))],
+    "DTensors, rows": lambda m: [lambda: by_rows(m)],
     "integer": lambda m: [
         lambda: semantic_difference_conv2d(*[m(1, 4, 6, 6).int()] * 2, m(4, 4, 3, 3)),
         lambda: semantic_difference_conv2d(*[m(1, 4, 6, 6).to(torch.complex64)] * 2, m(4, 4, 3, 3)),

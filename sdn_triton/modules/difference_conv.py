@@ -24,7 +24,8 @@ class SemanticDifferenceConv2d(nn.Conv2d):
         padding_mode: ``nn.Conv2d``'s modes and ``"zero_flux"``.
         diffusivity: ``"charbonnier"``, ``"exponential"``, ``"rational"`` or ``"constant"``.
         contrast: ``k > 0`` in units of the guidance: a float or a tensor, ``[]`` or ``[in_channels]``.
-        learn_contrast: train ``contrast``, by its logarithm ``log_contrast``, so that it stays positive.
+        learn_contrast: train ``contrast``, by its logarithm ``log_contrast`` (``[1]`` or ``[in_channels]``), so that it
+            stays positive.
         similarity: ``"channel"`` or ``"vector"``.
         backend: ``"auto"``, ``"triton"`` or ``"eager"``.
 
@@ -95,7 +96,9 @@ class SemanticDifferenceConv2d(nn.Conv2d):
         )
         value = torch.as_tensor(contrast, dtype=torch.float32, device=device)
         if self.learn_contrast:
-            self.log_contrast = nn.Parameter(value.detach().log())
+            # Never 0-d: fully_shard takes no such parameter.
+            self.log_contrast = nn.Parameter(value.detach().log().reshape(-1))
+            self._contrast_shape = value.shape
         elif isinstance(contrast, Tensor):
             self.register_buffer("contrast", value.detach().clone())
         else:
@@ -115,7 +118,7 @@ class SemanticDifferenceConv2d(nn.Conv2d):
 
     def current_contrast(self) -> Contrast:
         """The contrast that the next call uses; a differentiable tensor if it is learned."""
-        return self.log_contrast.exp() if self.learn_contrast else self.contrast
+        return self.log_contrast.exp().view(self._contrast_shape) if self.learn_contrast else self.contrast
 
     def forward(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Convolve the differences of ``input``, damped where ``guidance`` (None: ``input`` itself) differs."""

@@ -94,7 +94,7 @@ class FeatureFusion(nn.Module):
         scale, shift = None, None
         norm = self.norm
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training and norm.running_var is not None:
-            scale, shift = _batch_norm_in_closed_form(norm)
+            scale, shift = batch_norm_in_closed_form(norm)
         else:
             response = norm(response)
         return feature_fusion(
@@ -115,7 +115,7 @@ class FeatureFusion(nn.Module):
         )
 
 
-def _batch_norm_in_closed_form(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
+def batch_norm_in_closed_form(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch normalisation with frozen statistics, in float32 or wider."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -1,4 +1,4 @@
-"""What ``torch.func.vmap`` does to an operator: one call where the batch can go into N, else a call for each entry."""
+"""One call or several: what ``torch.func.vmap`` does to an operator, and calls that take a batch image by image."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def map_backward(
     entries = zip(*(call(*_entry(arguments, dims, i)) for i in range(size)))
     gradients = tuple(None if entry[0] is None else torch.stack(entry) for entry in entries)
     return gradients, tuple(None if gradient is None else 0 for gradient in gradients)
+
+
+def image_by_image(call: Callable[..., Tensor], arguments: Sequence[Any], output: Tensor) -> Tensor:
+    """``call`` on each image of the first two arguments by itself, into ``output``.
+
+    A convolution of PyTorch may sum in another order for another batch size, or for an image elsewhere in memory.
+    """
+    for i in range(len(output)):
+        images = [argument[i : i + 1].clone() for argument in arguments[:2]]
+        output[i : i + 1].copy_(call(*images, *arguments[2:]))
+    return output
 
 
 def _entry(arguments: Sequence[Any], dims: Dims, index: int) -> list[Any]:

@@ -65,5 +65,7 @@ difference_conv = register(
         ),
         flatten=_flatten,
         unflatten=_unflatten,
+        independent_dims=(0,),
+        has_one_group=lambda *flat: flat[9] == 1,  # see _flatten
     )
 )

@@ -32,5 +32,7 @@ fusion = register(
         ),
         flatten=lambda arguments, activation: (*arguments, activation),
         unflatten=lambda *flat: (flat[:-1], flat[-1]),
+        independent_dims=(0, 2, 3),
+        has_one_group=lambda *flat: True,
     )
 )

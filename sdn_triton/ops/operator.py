@@ -23,9 +23,10 @@ from torch.utils.flop_counter import register_flop_formula
 from sdn_triton import tracing
 from sdn_triton.backend import Decision, choose, is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
-from sdn_triton.ops.batching import map_backward, map_forward
+from sdn_triton.ops.batching import image_by_image, map_backward, map_forward
+from sdn_triton.ops.sharding import register_rules_if_used
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import is_plain, is_transformed
+from sdn_triton.tracing import are_plain, is_plain, is_transformed
 
 Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
@@ -44,6 +45,9 @@ class Operator:
 
     ``schema`` is the registered operator's arguments; ``flatten(arguments, static)`` makes them of a call, and
     ``unflatten(*flat)`` takes them apart again.
+
+    For sharding: along each of ``independent_dims`` the images can be cut and computed apart, and where
+    ``has_one_group(*flat)`` so can the outputs of the weight.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Operator:
     schema: str
     flatten: Callable[[Arguments, Any], tuple[Any, ...]]
     unflatten: Callable[..., tuple[Arguments, Any]]
+    independent_dims: tuple[int, ...]
+    has_one_group: Callable[..., bool]
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
@@ -82,10 +88,12 @@ class Operator:
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Compute the output, without its derivatives."""
-        if is_plain(arguments[0]):
+        if are_plain(arguments):
             if arguments[0].is_meta:
                 return self.empty_output(arguments, static)
-            return self._path(arguments, static, backend).forward(*arguments, static)
+            return self.run_forward(arguments, static, backend)
+        if not torch.compiler.is_compiling():
+            register_rules_if_used(OPERATORS.values())
         registered = getattr(torch.ops.sdn_triton, self.name)
         return registered(*self.flatten(arguments, static), backend)
 
@@ -93,7 +101,7 @@ class Operator:
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed, without their derivatives."""
-        if is_plain(grad) and is_plain(arguments[0]) and not grad.is_meta:
+        if is_plain(grad) and not grad.is_meta and are_plain(arguments):
             return self.run_backward(grad, arguments, static, backend, needs)
         registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
         gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
@@ -104,8 +112,18 @@ class Operator:
         return empty_output(self.output_shape(*arguments, static), like=arguments[0])
 
     def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        """Run the forward of the path that the arguments lead to."""
-        return self._path(arguments, static, backend).forward(*arguments, static)
+        """Run the forward of the path that the arguments lead to.
+
+        Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
+        """
+        path = self._path(arguments, static, backend)
+        if (
+            torch.are_deterministic_algorithms_enabled()
+            and path is _module("eager", self.module)
+            and len(arguments[0]) > 1
+        ):
+            return image_by_image(path.forward, (*arguments, static), self.empty_output(arguments, static))
+        return path.forward(*arguments, static)
 
     def run_backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
