@@ -15,7 +15,8 @@ from sdn_triton.launch import similarity
 from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
-from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work, default_config
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work
+from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
 WORD_ALIGNMENT = 8
@@ -117,7 +118,7 @@ class DifferenceCall:
         return sum(self.options.reach) + sum(self.options.padding)
 
     def config(self, kernel: str, needs_contrast: bool = False) -> KernelConfig:
-        """The configuration of a kernel: the caller's, or the default for this size.
+        """The configuration of a kernel: the caller's, or the one for this size.
 
         Raises:
             ValueError: the caller's asks for pairs where the tensors cannot be read in pairs.
@@ -139,8 +140,9 @@ class DifferenceCall:
             groups=self.groups,
             taps=self.taps,
             can_pair=self.can_pair_in(kernel, needs_contrast),
+            channels_last=self.input.stride(1) == 1,
         )
-        return default_config(kernel, work, target_of(self.input.device))
+        return config_for(kernel, work, target_of(self.input.device))
 
     def similarity_maps(self) -> Tensor | None:
         """The similarity of every tap, for all channels at once; None where each channel has its own."""

@@ -72,9 +72,10 @@ def describe_configs(
     bias: Tensor | None,
     contrast: Contrast,
     options: DifferenceOptions,
+    configs: Configs | None = None,
 ) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
-    call = DifferenceCall.of(input, guidance, weight, contrast, options, None)
+    call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
     family = "depthwise" if call.is_depthwise else "difference"
     kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
     if call.uses_maps:

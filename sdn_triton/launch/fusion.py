@@ -25,7 +25,8 @@ from sdn_triton.launch.run import (
 )
 from sdn_triton.options import FusionGradients, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import Work, default_config
+from sdn_triton.tuning.defaults import Work
+from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
 
@@ -122,11 +123,12 @@ def describe_configs(
     scale: Tensor | None,
     shift: Tensor | None,
     activation: str,
+    configs: Configs | None = None,
 ) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
     (input_rows,) = _rows(input)
     kernels = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
-    return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, None)}" for kernel in kernels)
+    return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, configs)}" for kernel in kernels)
 
 
 def _data_gradients(
@@ -306,7 +308,7 @@ def _config(
     configs: Configs | None,
     channels: int | None = None,
 ) -> KernelConfig:
-    """The configuration of a kernel: the caller's, or the default for this size."""
+    """The configuration of a kernel: the caller's, or the one for this size."""
     if configs is not None and kernel in configs:
         return configs[kernel]
     work = Work(
@@ -316,5 +318,6 @@ def _config(
         columns=image.shape[3],
         channels=max(image.shape[1] if channels is None else channels, response.shape[1]),
         outputs=weight.shape[0],
+        channels_last=image.stride(1) == 1,
     )
-    return default_config(kernel, work, target_of(image.device))
+    return config_for(kernel, work, target_of(image.device))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
+from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
 
@@ -32,6 +34,13 @@ class Launch:
         return self.kernel.__name__
 
     @property
+    def tuned_as(self) -> str:
+        """Under which of ``KERNELS`` its configuration is chosen."""
+        name = max((kernel for kernel in KERNELS if self.name.startswith(kernel)), key=len)
+        # One kernel computes the data gradient of both families.
+        return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name
+
+    @property
     def options(self) -> dict[str, Any]:
         """Compiler options; triton 3.10 no longer fuses multiplications and additions unless told to."""
         return {
@@ -41,13 +50,23 @@ class Launch:
         }
 
     def __call__(self, device: torch.device) -> None:
-        """Run on ``device``, or only take note of the launch inside :func:`recorded_launches`."""
+        """Run on ``device``, or only take note of the launch inside :func:`recorded_launches`.
+
+        Raises:
+            LaunchFailedError: the kernel does not compile with this configuration, or asks for more than there is.
+        """
         launches = _record.get()
         if launches is not None:
             launches.append(self)
             return
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self.kernel[self.grid](**self.arguments, **self.options)
+            try:
+                self.kernel[self.grid](**self.arguments, **self.options)
+            except Exception as error:
+                reason = failure_of_configuration(error)
+                if reason is None:
+                    raise
+                raise LaunchFailedError(self.tuned_as, self.config, reason) from error
 
 
 @contextmanager

@@ -24,6 +24,9 @@ from sdn_triton.backend import Decision, choose, is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import image_by_image, map_backward, map_forward
 from sdn_triton.ops.sharding import register_rules_if_used
+from sdn_triton.tuning import fallback
+from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.shapes import note_call, tune_command
 
 Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
@@ -105,18 +108,16 @@ class Operator:
 
         Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
         """
-        path = self._path(arguments, static, backend)
-        if torch.are_deterministic_algorithms_enabled() and path is self._module("eager") and len(arguments[0]) > 1:
-            return image_by_image(path.forward, (*arguments, static), self._empty_output(arguments, static))
-        return path.forward(*arguments, static)
+        note_call(self.name, arguments, static)
+        return self._run("forward", (*arguments, static), arguments, static, backend)
 
     def run_backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         """Run the backward of the path that the arguments lead to."""
         input, other, weight, _, *rest = arguments
-        path = self._path(arguments, static, backend)
-        return tuple(path.backward(grad, input, other, weight, *rest, static, self.needs(*needs)))
+        given = (grad, input, other, weight, *rest, static, self.needs(*needs))
+        return tuple(self._run("backward", given, arguments, static, backend))
 
     def _empty_output(self, arguments: Arguments, static: Any) -> Tensor:
         input: Tensor = arguments[0]
@@ -127,14 +128,38 @@ class Operator:
             memory_format=memory_format(input),
         )
 
-    def _choose(self, arguments: Arguments, static: Any, backend: str) -> tuple[str, str]:
+    def _run(self, step: str, given: Arguments, arguments: Arguments, static: Any, backend: str) -> Any:
+        """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
+
+        A path writes to tensors of its own only, so that what the kernels before the failing one did is dropped.
+        """
+        path, _ = self._choose(arguments, static, backend, step)
+        function = getattr(self._module(path), step)
+        if path != "triton":
+            if step == "forward" and torch.are_deterministic_algorithms_enabled() and len(arguments[0]) > 1:
+                return image_by_image(function, given, self._empty_output(arguments, static))
+            return function(*given)
+        try:
+            return function(*given, self._replacements(arguments, static, step))
+        except fallback.LaunchFailedError as failure:
+            fallback.step_down(fallback.call_key(self.name, step, arguments, static), failure)
+        return self._run(step, given, arguments, static, backend)
+
+    def _choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
         input: Tensor = arguments[0]
         if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
             return choose(backend, input, None)
-        return choose(backend, input, self.why_not(*arguments, static))
+        why_not = self.why_not(*arguments, static)
+        if why_not is None and fallback.anything_failed():
+            why_not = fallback.why_exhausted(fallback.call_key(self.name, step, arguments, static))
+        return choose(backend, input, why_not)
 
-    def _path(self, arguments: Arguments, static: Any, backend: str) -> ModuleType:
-        return self._module(self._choose(arguments, static, backend)[0])
+    def _replacements(self, arguments: Arguments, static: Any, *steps: str) -> dict[str, KernelConfig] | None:
+        """The configurations that stand in for those that failed in this call before."""
+        if not fallback.anything_failed():
+            return None
+        keys = (fallback.call_key(self.name, step, arguments, static) for step in steps)
+        return {kernel: config for key in keys for kernel, config in fallback.replacements(key).items()}
 
     def _module(self, path: str) -> ModuleType:
         # That of launch/ imports triton, so only when it is taken.
@@ -142,8 +167,11 @@ class Operator:
 
     def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
         path, reason = self._choose(arguments, static, backend)
-        configs = self._module(path).describe_configs(*arguments, static) if path == "triton" else ()
-        return Decision(self.name, path, reason, configs)
+        if path != "triton":
+            return Decision(self.name, path, reason)
+        replacements = self._replacements(arguments, static, "forward", "backward")
+        configs = self._module(path).describe_configs(*arguments, static, replacements)
+        return Decision(self.name, path, reason, configs, tune_command(self.name, arguments, static))
 
 
 OPERATORS: dict[str, Operator] = {}
