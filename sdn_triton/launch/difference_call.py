@@ -128,9 +128,13 @@ class DifferenceCall:
             if config.pairs and not (self.can_pair_in(kernel, needs_contrast) and kernel in PAIRED_KERNELS):
                 raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
             return config
+        return config_for(kernel, self.work(kernel, needs_contrast), target_of(self.input.device))
+
+    def work(self, kernel: str, needs_contrast: bool = False) -> Work:
+        """The size that the configuration of a kernel is chosen by."""
         over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
         rows, columns = self.input.shape[2:] if over_input else self.output_size
-        work = Work(
+        return Work(
             arithmetic=self.arithmetic,
             images=self.input.shape[0],
             rows=rows,
@@ -142,7 +146,17 @@ class DifferenceCall:
             can_pair=self.can_pair_in(kernel, needs_contrast),
             channels_last=self.input.stride(1) == 1,
         )
-        return config_for(kernel, work, target_of(self.input.device))
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that forward and backward may launch."""
+        family = "depthwise" if self.is_depthwise else "difference"
+        kernels = f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"
+        if self.uses_maps:
+            return "similarity", *kernels, "similarity_gradient"
+        if self.can_pair_in("difference_data_gradient", False) and not self.is_depthwise:
+            return *kernels, "tap_products"
+        return kernels
 
     def similarity_maps(self) -> Tensor | None:
         """The similarity of every tap, for all channels at once; None where each channel has its own."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
+from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
 
@@ -99,17 +100,8 @@ def target_of(device: torch.device) -> Target:
 def arithmetic_of(dtype: torch.dtype) -> str:
     """How matrix products of this dtype are formed: float32 as PyTorch's setting for convolutions says."""
     if dtype == torch.float32:
-        return "tf32" if _convolutions_may_use_tf32() else "ieee"
+        return "tf32" if convolutions_may_use_tf32() else "ieee"
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-
-
-def _convolutions_may_use_tf32() -> bool:
-    if torch.version.hip:
-        return False
-    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
-    if convolution is not None:
-        return convolution.fp32_precision == "tf32"
-    return torch.backends.cudnn.allow_tf32
 
 
 def precision_of(arithmetic: str) -> str:

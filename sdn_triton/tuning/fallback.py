@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sdn_triton.tuning import lookup
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 SMALLEST_BLOCK = 16
 SMALLEST_WARPS = 4
@@ -35,6 +36,7 @@ class LaunchFailedError(RuntimeError):
 
 _replacements: dict[Hashable, dict[str, KernelConfig]] = {}
 _exhausted: dict[Hashable, str] = {}
+_warned: set[str] = set()
 
 
 def failure_of_configuration(error: Exception) -> str | None:
@@ -90,11 +92,8 @@ def call_key(operator: str, step: str, arguments: Sequence[Any], static: Any) ->
     """What failures are remembered for: what a kernel is compiled for, but no sizes."""
     input: Tensor = arguments[0]
     kinds = tuple(type(a).__name__ if not isinstance(a, Tensor) else str(a.ndim) for a in arguments)
-    return operator, step, static, kinds, input.dtype, input.device, _float32_precision(input)
-
-
-def _float32_precision(input: Tensor) -> bool:
-    return input.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    tf32 = input.dtype == torch.float32 and convolutions_may_use_tf32()
+    return operator, step, static, kinds, input.dtype, input.device, tf32
 
 
 def anything_failed() -> bool:
@@ -116,21 +115,26 @@ def step_down(key: Hashable, failure: LaunchFailedError) -> None:
     """Choose the configuration that the call has to be tried with after a failure, or give the call up."""
     kernel, config, reason = failure.kernel, failure.config, failure.reason
     if lookup.reject(kernel, config):
-        _warn(f"{failure}. Trying the next configuration")
+        _warn_once(f"{failure}. It is passed over")
         return
     following = smaller(config)
     if following is None:
         _exhausted[key] = f"{kernel} runs with none of its configurations on this device: {reason}"
         return
-    _replacements.setdefault(key, {})[kernel] = following
-    _warn(f"{failure}. Trying {following}")
+    stand_ins = _replacements.setdefault(key, {})
+    if kernel not in stand_ins:
+        _warn_once(f"{failure}. Smaller ones are tried, see explain()")
+    stand_ins[kernel] = following
 
 
 def forget() -> None:
     """Try everything again."""
     _replacements.clear()
     _exhausted.clear()
+    _warned.clear()
 
 
-def _warn(message: str) -> None:
-    warnings.warn(f"sdn_triton: {message}", RuntimeWarning, stacklevel=3)
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(f"sdn_triton: {message}", RuntimeWarning, stacklevel=3)

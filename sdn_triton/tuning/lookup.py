@@ -92,7 +92,7 @@ def use_table(path: str | os.PathLike[str] | None) -> None:
 
 def user_folder() -> Path:
     """Where ``sdn-triton tune`` writes tables and where they are looked for unless the environment says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdn_triton" / "tables"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sdn_triton" / "tables"
 
 
 def reject(kernel: str, config: KernelConfig) -> bool:
@@ -132,7 +132,9 @@ def _layers(target: Target) -> tuple[Layer, ...]:
     ]
     for table in files.users:
         if table.path in files.named and not table.is_for(target):
-            _warn_once(f"{table.path}: it is for {table.device_name} ({_describe(table.target)}), not {_describe(target)}")
+            _warn_once(
+                f"{table.path}: it is for {table.device_name} ({_describe(table.target)}), not for {_describe(target)}"
+            )
     return tuple((title, table.configs) for title, table in (*exact, *family))
 
 
@@ -156,8 +158,8 @@ def _read_files() -> _Files:
         if _files is None:
             variable = os.environ.get(ENVIRONMENT)
             named = [*_given, *(Path(part).expanduser() for part in (variable or "").split(os.pathsep) if part)]
-            folders = [path for path in named if path.is_dir()]
-            if variable is None and user_folder().is_dir():
+            folders = [path for path in named if os.path.isdir(path)]
+            if variable is None and os.path.isdir(user_folder()):
                 folders.append(user_folder())
                 named.append(user_folder())
             files = frozenset(path for path in named if path not in folders)

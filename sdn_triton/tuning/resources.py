@@ -92,9 +92,7 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
         return f"its tiles of {largest * second} numbers are larger than {LARGEST_TILE}"
     found = estimate(kernel, arithmetic, config, target)
     if found.shared_bytes > target.shared_bytes:
-        return (
-            f"it needs up to {found.shared_bytes} bytes of shared memory, a block may have {target.shared_bytes}"
-        )
+        return f"it needs up to {found.shared_bytes} bytes of shared memory, a block may have {target.shared_bytes}"
     most = min(LARGEST_REGISTERS * _register_files(target), _registers(target) // found.threads)
     if found.registers > most:
         return f"it needs at least {found.registers} registers a thread, a thread may have {most}"
@@ -168,14 +166,18 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
     )
     # Numbers in factors that are loaded, in factors that are made in registers, and in what those are made of; bytes
     # of the result where it changes hands before it is stored.
-    loaded, made, sources, result = {
-        "difference_forward": (co, pc, 2 * pc, item * po),
-        "difference_data_gradient": (po + co, 0, 0, 4 * pc),
-        "difference_weight_gradient": (po, pc, 4 * pc, 4 * co),
-        "fusion_forward": (pc + co, pc, 0, item * po),
-        "fusion_data_gradient": (po + co, 0, 0, 4 * pc),
-        "fusion_weight_gradient": (po + pc, pc, 0, 4 * co),
+    factors, made, sources, result = {
+        "difference_forward": ((co,), pc, 2 * pc, item * po),
+        "difference_data_gradient": ((po, co), 0, 0, 4 * pc),
+        "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
+        "fusion_forward": ((co,), pc, pc, item * po),
+        "fusion_data_gradient": ((po, co), 0, 0, 4 * pc),
+        "fusion_weight_gradient": ((po,), pc, pc, 4 * co),
     }[kernel]
+    loaded = sum(factors)
+    if target.kind == "hip":
+        # Without a pipeline factors pass through one after the other; the sources stay in registers in any case.
+        loaded, made, sources = (max(*factors, made), 0, 0) if config.num_stages == 1 else (loaded, made, 0)
     if config.num_stages == 1:
         return max(item * (loaded + made), min(result, EXCHANGE_BYTES)) + SCRATCH_BYTES
     # Products that run on while the next stage is loaded take a buffer for every stage.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdn_triton.options import ACTIVATIONS, DIFFUSIVITIES, SIMILARITIES, Contrast, DifferenceOptions
 from sdn_triton.tuning.files import write_json
+from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 OPERATORS = ("difference", "fusion")
 ARITHMETICS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -223,7 +224,7 @@ def _contrast_of(contrast: Contrast) -> str:
 
 def _dtype_of(input: Tensor) -> str | None:
     if input.dtype == torch.float32:
-        return "tf32" if input.device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
+        return "tf32" if input.device.type == "cuda" and convolutions_may_use_tf32() else "fp32"
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(input.dtype)
 
 

@@ -55,7 +55,7 @@ def read_table(path: Path) -> Table:
         content = json.loads(path.read_text())
     except OSError as error:
         raise TableError(error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TableError(f"no valid JSON ({error})") from error
     return table_of(content, path)
 
@@ -73,7 +73,7 @@ def table_of(content: Any, path: Path) -> Table:
     try:
         device, entries, runs = content["device"], content["entries"], content["runs"]
         _need_keys(device, DEVICE_KEYS, "the device")
-        configs: dict[tuple[str, Bucket], KernelConfig] = {}
+        configs = {}
         for number, entry in enumerate(entries, start=1):
             try:
                 key, config = _entry(entry, len(runs), str(path))
@@ -103,4 +103,4 @@ def _entry(entry: Any, runs: int, path: str) -> tuple[tuple[str, Bucket], Kernel
 def _need_keys(content: Any, keys: tuple[str, ...], what: str) -> None:
     missing = [key for key in keys if key not in content]
     if missing:
-        raise ValueError(f"{what} needs {', '.join(missing)}")
+        raise TableError(f"{what} needs {', '.join(missing)}")
