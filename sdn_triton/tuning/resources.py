@@ -32,11 +32,11 @@ RESERVED_SHARED_BYTES = 1024
 """Shared memory that the driver takes for every block."""
 TENSOR_MEMORY = (100, 103)
 """Architectures that keep the sums of a matrix product in a memory of their own, ..."""
-TENSOR_COLUMNS = 512
-"""... which has 128 rows of so many columns."""
+TENSOR_ROWS, TENSOR_COLUMNS = 128, 512
+"""... which has so many rows and columns of 32 bits."""
 SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
-EXCHANGE_BYTES = 24_576
+EXCHANGE_BYTES = 32_768
 """What threads exchange of a result before it is stored goes through so much at a time."""
 GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
 """Architectures with products that a group of warps starts and does not wait for."""
@@ -97,9 +97,9 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
     if found.registers > most:
         return f"it needs at least {found.registers} registers a thread, a thread may have {most}"
     if _keeps_sums_in_tensor_memory(kernel, arithmetic, target):
-        columns = config.block_o * -(-config.block_p // 128)
+        columns = _tensor_columns(kernel, config)
         if columns > TENSOR_COLUMNS:
-            return f"its sums take {columns} columns of tensor memory, there are {TENSOR_COLUMNS}"
+            return f"its sums take up to {columns} columns of tensor memory, there are {TENSOR_COLUMNS}"
     return None
 
 
@@ -131,6 +131,16 @@ def used_blocks(kernel: str) -> tuple[str, ...]:
 
 def _keeps_sums_in_tensor_memory(kernel: str, arithmetic: str, target: Target) -> bool:
     return target.architecture in TENSOR_MEMORY and arithmetic != "ieee" and _has_products(kernel)
+
+
+def _tensor_columns(kernel: str, config: KernelConfig) -> int:
+    """Columns of tensor memory that the sums take; those of the forward kernels may be there twice."""
+    rows, columns = {
+        "forward": (config.block_p, 2 * config.block_o),
+        "data_gradient": (config.block_p, config.block_c),
+        "weight_gradient": (config.block_o, config.block_c),
+    }[kernel.partition("_")[2]]
+    return columns * -(-rows // TENSOR_ROWS)
 
 
 def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:
@@ -165,20 +175,22 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         )
     )
     # Numbers in factors that are loaded, in factors that are made in registers, and in what those are made of; bytes
-    # of the result where it changes hands before it is stored.
+    # of the result where it changes hands before it is stored. The fusion loads one part of its factor and makes the
+    # other.
+    is_pipelined = config.num_stages > 1
     factors, made, sources, result = {
         "difference_forward": ((co,), pc, 2 * pc, item * po),
         "difference_data_gradient": ((po, co), 0, 0, 4 * pc),
         "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
-        "fusion_forward": ((co,), pc, pc, item * po),
+        "fusion_forward": ((co, pc), pc * is_pipelined, 0, item * po),
         "fusion_data_gradient": ((po, co), 0, 0, 4 * pc),
-        "fusion_weight_gradient": ((po,), pc, pc, 4 * co),
+        "fusion_weight_gradient": ((po, pc), pc * is_pipelined, 0, 4 * co),
     }[kernel]
     loaded = sum(factors)
     if target.kind == "hip":
         # Without a pipeline factors pass through one after the other; the sources stay in registers in any case.
-        loaded, made, sources = (max(*factors, made), 0, 0) if config.num_stages == 1 else (loaded, made, 0)
-    if config.num_stages == 1:
+        loaded, made, sources = (loaded, made, 0) if is_pipelined else (max(*factors, made), 0, 0)
+    if not is_pipelined:
         return max(item * (loaded + made), min(result, EXCHANGE_BYTES)) + SCRATCH_BYTES
     # Products that run on while the next stage is loaded take a buffer for every stage.
     runs_on = target.architecture in GROUP_PRODUCTS and arithmetic != "ieee"

@@ -224,7 +224,7 @@ def _contrast_of(contrast: Contrast) -> str:
 
 def _dtype_of(input: Tensor) -> str | None:
     if input.dtype == torch.float32:
-        return "tf32" if input.device.type == "cuda" and convolutions_may_use_tf32() else "fp32"
+        return "tf32" if convolutions_may_use_tf32() else "fp32"
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(input.dtype)
 
 
@@ -247,8 +247,8 @@ def record_shapes(path: str | os.PathLike[str]) -> Iterator[Sequence[LayerShape]
         ...         _ = SDN(8)(torch.zeros(2, 8, 16, 16), torch.zeros(2, 8, 8, 8))
         >>> for shape in shapes:
         ...     print(shape)
-        op=difference,n=2,c=8,h=16,w=16,dtype=fp32,layout=contiguous
-        op=fusion,n=2,c=8,h=16,w=16,dtype=fp32,layout=contiguous
+        op=difference,n=2,c=8,h=16,w=16,dtype=tf32,layout=contiguous
+        op=fusion,n=2,c=8,h=16,w=16,dtype=tf32,layout=contiguous
     """
     found: dict[LayerShape, None] = {}
     met: list[LayerShape] = []
