@@ -18,7 +18,7 @@ from sdn_triton.launch import fusion as launch_fusion
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.options import DifferenceNeeds, FusionNeeds
 from sdn_triton.tuning.buckets import Bucket, bucket_of
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.fallback import LaunchFailedError
 from sdn_triton.tuning.precision import convolutions_in
@@ -27,6 +27,8 @@ from sdn_triton.tuning.shapes import LayerShape
 from .checking import CEILING, FACTOR, TF32_EPS
 
 Results = dict[str, Tensor]
+GATHERING = KernelConfig(64, 16, PAIRED_CHANNELS, 64, 4, 1, pairs=True)
+"""What reads the products of all taps while these are tuned."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def _units_of_shape(shape: LayerShape) -> list[Unit]:
             return [Unit(shape, kernel, work) for kernel in launch_fusion.KERNELS]
         arguments = tensors.input, tensors.other, tensors.weight, tensors.contrast
         call = DifferenceCall.of(*arguments, shape.options, None)
-        return [Unit(shape, kernel, call.work(kernel)) for kernel in call.kernels]
+        learned = isinstance(tensors.contrast, Tensor)
+        kernels = [kernel for kernel in call.kernels if not (kernel == "tap_products" and learned)]
+        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in kernels]
 
 
 @contextmanager
@@ -115,7 +119,7 @@ def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs:
     """What a kernel has a part in, computed on a path."""
     t, options = tensors, shape.options if shape.op == "difference" else None
     is_weight = kernel.endswith("weight_gradient")
-    is_data = kernel.endswith("gradient") and not is_weight
+    is_data = not is_weight and kernel.endswith(("gradient", "products"))
     if shape.op == "fusion":
         module: Any = launch_fusion if path == "triton" else eager_fusion
         affine = t.scale, t.shift, shape.activation
@@ -125,7 +129,7 @@ def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs:
         found = module.backward(t.grad, t.input, t.other, t.weight, *affine, needs, *configs)
     else:
         module = launch_difference if path == "triton" else eager_difference
-        if not kernel.endswith("gradient"):
+        if not (is_data or is_weight):
             call = t.input, t.other, t.weight, t.bias, t.contrast, options
             return {"output": module.forward(*call, *configs)}
         learned = is_data and isinstance(t.contrast, Tensor)
@@ -145,7 +149,10 @@ class Trial:
     def call(self, config: KernelConfig) -> Callable[[], Results]:
         """The operator's step that the kernel belongs to, with this configuration of the kernel."""
         unit = self.unit
-        return lambda: _run("triton", unit.shape, unit.kernel, self.tensors, {unit.kernel: config})
+        configs = {unit.kernel: config}
+        if unit.kernel == "tap_products":
+            configs["difference_data_gradient"] = GATHERING
+        return lambda: _run("triton", unit.shape, unit.kernel, self.tensors, configs)
 
     def why_wrong(self, config: KernelConfig) -> str | None:
         """What is wrong with the results of a configuration; None if they are right.
@@ -194,11 +201,12 @@ class Trial:
 def _poisoned() -> Iterator[None]:
     """Fill all memory that is allocated with NaN, by PyTorch's own means."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic  # a module whose attributes are not typed
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    memory.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled

@@ -20,7 +20,7 @@ from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, config_to_json
-from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
 from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.fallback import failure_of_configuration, smaller
 
@@ -248,7 +248,18 @@ def test_the_order_ends_at_the_smallest_tile():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_launches_know_what_they_are_tuned_as(kernel):
     config = KernelConfig(32, 16, 32, 32, 4, 1)
-    launches = example_launches(kernel, "ieee", config, channels=32, outputs=32, size=(8, 8))
+    arithmetic = "fp16" if kernel == "tap_products" else "ieee"
+    launches = example_launches(kernel, arithmetic, config, channels=32, outputs=32, size=(8, 8))
     assert launches
     assert {found.tuned_as for found in launches} == {kernel}
     assert isinstance(launches[0], run.Launch)
+
+
+@pytest.mark.parametrize("kernel", PAIRED_KERNELS)
+def test_pairs_are_given_up_before_tiles(kernel):
+    config = KernelConfig(32, 16, 32, 32, 4, 2, pairs=True)
+    launches = example_launches(kernel, "fp16", config, channels=32, outputs=32, size=(8, 8))
+    assert {found.tuned_as for found in launches} == {kernel}
+    following = smaller(config)
+    assert following is not None
+    assert (following.pairs, following.num_stages, following.block_p) == (False, 1, 32)

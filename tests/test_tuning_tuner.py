@@ -146,6 +146,7 @@ def test_memory_that_no_kernel_writes_is_noticed(monkeypatch):
 SHAPES = {
     "difference": SHAPE,
     "fp16": replace(SHAPE, dtype="fp16", contrast="scalar", border="zero_flux"),
+    "paired": LayerShape.parse("c=32,h=4,w=5,dtype=fp16"),
     "depthwise": LayerShape.parse("c=4,o=8,h=5,w=6,groups=4,dtype=fp32,contrast=scalar,layout=contiguous"),
     "vector": LayerShape.parse("c=4,cg=3,h=5,w=6,similarity=vector,dtype=fp32,contrast=scalar,stride=2x1"),
     "fusion": LayerShape.parse("op=fusion,c=4,cg=5,o=3,h=4,w=5,dtype=fp32"),
@@ -168,6 +169,7 @@ WRITTEN = {
     "depthwise_weight_gradient": ("dweight_ptr", "dbias_ptr"),
     "similarity": ("s_ptr",),
     "similarity_gradient": ("dv_ptr", "contrast_sums_ptr"),
+    "tap_products": ("h_ptr",),
     "fusion_forward": ("z_ptr",),
     "fusion_data_gradient": ("du_ptr", "dy_ptr", "scale_sums_ptr", "shift_sums_ptr"),
     "fusion_weight_gradient": ("dweight_ptr", "dbias_ptr"),
@@ -178,9 +180,8 @@ WRITTEN = {
     ("kernel", "pointer"), [(kernel, pointer) for kernel, pointers in WRITTEN.items() for pointer in pointers]
 )
 def test_every_result_of_every_kernel_is_checked(kernel, pointer, monkeypatch):
-    name = {"depthwise": "depthwise", "similarity": "vector", "fusion": "fusion"}.get(
-        kernel.split("_")[0], "difference"
-    )
+    families = {"depthwise": "depthwise", "similarity": "vector", "fusion": "fusion", "tap": "paired"}
+    name = families.get(kernel.split("_")[0], "difference")
     unit = unit_of(kernel, SHAPES[name])
     trial, config = Trial(unit, CPU), candidates(kernel, unit.work, INTERPRETER)[0]
 

@@ -37,7 +37,8 @@ class Launch:
     @property
     def tuned_as(self) -> str:
         """Under which of ``KERNELS`` its configuration is chosen."""
-        name = max((kernel for kernel in KERNELS if self.name.startswith(kernel)), key=len)
+        plain = self.name.replace("paired", "difference")
+        name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len)
         # One kernel computes the data gradient of both families.
         return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name
 

@@ -16,7 +16,8 @@ class Bucket(NamedTuple):
     """What launches share that one configuration serves.
 
     ``channels`` and ``outputs``, of one group, are rounded up to a quarter of an octave, ``pixels`` of the whole batch
-    to a power of four. ``aligned`` says whether channels come in eights, ``channels_last`` how they lie in memory.
+    to a power of four. ``aligned`` says whether channels come in eights, ``channels_last`` how they lie in memory,
+    and ``can_pair`` whether they can travel in pairs.
     """
 
     arithmetic: str
@@ -27,6 +28,7 @@ class Bucket(NamedTuple):
     groups: str
     aligned: bool
     channels_last: bool
+    can_pair: bool
 
 
 def bucket_of(work: Work) -> Bucket:
@@ -45,6 +47,7 @@ def bucket_of(work: Work) -> Bucket:
         groups="one" if work.groups == 1 else "few" if work.groups <= FEW_GROUPS else "many",
         aligned=work.channels % ALIGNED_CHANNELS == 0,
         channels_last=work.channels_last,
+        can_pair=work.can_pair,
     )
 
 

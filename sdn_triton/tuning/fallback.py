@@ -73,7 +73,7 @@ def smaller(config: KernelConfig) -> KernelConfig | None:
     plain = replace(config, num_stages=1, source="smaller than the heuristic", **_options_that_may_be_off(config))
     if replace(plain, source=config.source) != config:
         return plain
-    blocks = {name: _halved(getattr(config, name)) for name in BLOCKS}
+    blocks: dict[str, Any] = {name: _halved(getattr(config, name)) for name in BLOCKS}
     block_w = min(config.block_w, blocks["block_p"])
     less = replace(plain, **blocks, block_w=block_w, num_warps=min(config.num_warps, SMALLEST_WARPS))
     return None if replace(less, source=config.source) == config else less

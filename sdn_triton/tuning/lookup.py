@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import SPLIT_KERNELS, Work, default_config, tile_width
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, SPLIT_KERNELS, Work, default_config, tile_width
 from sdn_triton.tuning.resources import why_not
 from sdn_triton.tuning.tables import Table, TableError, read_table
 
@@ -64,7 +64,10 @@ def config_for(kernel: str, work: Work, target: Target) -> KernelConfig:
         if found is None or (kernel, found) in _rejected:
             continue
         config = _fitted(found, kernel, work)
-        obstacle = why_not(kernel, work.arithmetic, config, target)
+        if config.pairs and not (work.can_pair and kernel in PAIRED_KERNELS):
+            obstacle: str | None = "its channels cannot travel in pairs"
+        else:
+            obstacle = why_not(kernel, work.arithmetic, config, target)
         if obstacle is None:
             config = replace(config, source=title.format(found.source))
             _origins[kernel, config] = found

@@ -117,7 +117,7 @@ def _registers(target: Target) -> int:
 
 
 def _has_products(kernel: str) -> bool:
-    return kernel.startswith(("difference", "fusion"))
+    return kernel.startswith(("difference", "fusion", "tap_products"))
 
 
 def used_blocks(kernel: str) -> tuple[str, ...]:
@@ -135,10 +135,13 @@ def _keeps_sums_in_tensor_memory(kernel: str, arithmetic: str, target: Target) -
 
 def _tensor_columns(kernel: str, config: KernelConfig) -> int:
     """Columns of tensor memory that the sums take; those of the forward kernels may be there twice."""
+    if config.pairs and kernel == "difference_weight_gradient":
+        return 8 * config.block_c * -(-config.block_o // TENSOR_ROWS)
     rows, columns = {
         "forward": (config.block_p, 2 * config.block_o),
         "data_gradient": (config.block_p, config.block_c),
         "weight_gradient": (config.block_o, config.block_c),
+        "products": (config.block_p, config.block_c),
     }[kernel.partition("_")[2]]
     return columns * -(-rows // TENSOR_ROWS)
 
@@ -146,10 +149,15 @@ def _tensor_columns(kernel: str, config: KernelConfig) -> int:
 def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:
     """Float32 numbers that a block holds through its loop."""
     p, c, o = config.block_p, config.block_c, config.block_o
+    if config.pairs and kernel != "difference_forward":
+        if kernel == "difference_data_gradient":
+            return 2 * p * c
+        return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 8 * o * c
     products, others = {
         "difference_forward": (p * o, 0),
         "difference_data_gradient": (p * c, 2 * p * c),
         "difference_weight_gradient": (o * c, 0),
+        "tap_products": (p * c, 0),
         "depthwise_forward": (0, p * o),
         "depthwise_data_gradient": (0, 2 * p * c),
         "depthwise_weight_gradient": (0, 0),
@@ -174,6 +182,14 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
             (config.block_p, config.block_o),
         )
     )
+    if config.pairs:
+        # Forward: the weights of a tap and its opposite. Weight gradient: the differences of eight taps, or their sums.
+        held = {
+            "difference_forward": item * config.num_stages * 2 * co,
+            "difference_data_gradient": 0,
+            "difference_weight_gradient": max(4 * 8 * co, item * (config.num_stages * po + 8 * pc)),
+        }
+        return held[kernel] + 2 * SCRATCH_BYTES
     # Numbers in factors that are loaded, in factors that are made in registers, and in what those are made of; bytes
     # of the result where it changes hands before it is stored. The fusion loads one part of its factor and makes the
     # other.
@@ -182,6 +198,7 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         "difference_forward": ((co,), pc, 2 * pc, item * po),
         "difference_data_gradient": ((po, co), 0, 0, 4 * pc),
         "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
+        "tap_products": ((po, co), 0, 0, item * pc),
         "fusion_forward": ((co, pc), pc * is_pipelined, 0, item * po),
         "fusion_data_gradient": ((po, co), 0, 0, 4 * pc),
         "fusion_weight_gradient": ((po, pc), pc * is_pipelined, 0, 4 * co),

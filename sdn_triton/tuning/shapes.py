@@ -142,7 +142,7 @@ class LayerShape:
         defaults = {field.name: field.default for field in fields(LayerShape)}
         if unknown := content.keys() - defaults.keys():
             raise ValueError(f"a shape has no {', '.join(sorted(unknown))}: choose from {', '.join(defaults)}")
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in content.items():
             is_pair = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
             given = tuple(value) if is_pair else value

@@ -8,8 +8,15 @@ from itertools import product
 from math import log2
 from typing import Any
 
-from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import SPLIT_KERNELS, Work, default_config, tile_width
+from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
+from sdn_triton.tuning.defaults import (
+    PAIRED_ARCHITECTURES,
+    PAIRED_KERNELS,
+    SPLIT_KERNELS,
+    Work,
+    default_config,
+    tile_width,
+)
 from sdn_triton.tuning.resources import used_blocks, why_not
 
 Blocks = Mapping[str, tuple[int, ...]]
@@ -27,17 +34,21 @@ SPLIT_FACTORS = (0.5, 1, 2)
 def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     """The values that each field of a configuration takes for ``kernel``; a field that is not named keeps its own.
 
-    A field of :class:`KernelConfig` that is a switch, or whose metadata has ``choices``, is an axis for every kernel
-    that ``kernels`` in its metadata names, or for all.
+    A field of :class:`KernelConfig` whose metadata has ``choices`` is an axis for every kernel that ``kernels`` in its
+    metadata names, or for all.
     """
-    has_products = kernel.startswith(("difference", "fusion"))
+    has_products = kernel.startswith(("difference", "fusion", "tap_products"))
     blocks = TENSOR_BLOCKS if has_products and arithmetic != "ieee" else SCALAR_BLOCKS
     found: dict[str, tuple[Any, ...]] = {name: blocks[name] for name in used_blocks(kernel)}
     found["block_w"] = TILE_WIDTHS
     found["num_warps"] = WARPS
     found["num_stages"] = STAGES if has_products else STAGES_WITHOUT_PRODUCTS
+    if kernel == "tap_products":
+        found["block_c"] = (*found["block_c"], 256)
+    if kernel in PAIRED_KERNELS:
+        found["pairs"] = (False, True)
     for field in fields(KernelConfig):
-        choices = field.metadata.get("choices", (False, True) if field.type == "bool" else ())
+        choices = field.metadata.get("choices", ())
         if choices and kernel in field.metadata.get("kernels", (kernel,)):
             found[field.name] = tuple(choices)
     return found
@@ -67,9 +78,9 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
         if name in space:
             kept = [value for value in space[name] if value < 2 * size]
             space[name] = tuple(kept) or space[name][:1]
-    found = {}
+    found: dict[KernelConfig, None] = {}
     for values in product(*space.values()):
-        config = _candidate(first, dict(zip(space, values)), work)
+        config = _candidate(first, dict(zip(space, values)), work, target)
         if config is not None and why_not(kernel, work.arithmetic, config, target) is None:
             for splits in _splits(kernel, config, work):
                 found[replace(config, splits=splits)] = None
@@ -77,8 +88,11 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
     return (first, *(config for config in ordered if replace(config, source=first.source) != first))
 
 
-def _candidate(first: KernelConfig, values: dict[str, Any], work: Work) -> KernelConfig | None:
+def _candidate(first: KernelConfig, values: dict[str, Any], work: Work, target: Target) -> KernelConfig | None:
     if values["block_w"] > values["block_p"]:
+        return None
+    can_pair = work.can_pair and target.architecture in PAIRED_ARCHITECTURES
+    if values.get("pairs") and not (can_pair and values["block_c"] == PAIRED_CHANNELS):
         return None
     values["block_w"] = tile_width(values["block_p"], work.rows, work.columns, wanted=values["block_w"])
     return replace(first, **values, source="candidate")

@@ -11,6 +11,7 @@ What is asserted of each draw:
 
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,23 +22,27 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
     pytest.skip("the model is that of newer compilers", allow_module_level=True)
 
 from sdn_triton.tuning.compile import TARGETS, compile_launch
-from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, all_defaults
+from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS, KernelConfig, Target
+from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, all_defaults
 from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.resources import LARGEST_REGISTERS, TENSOR_COLUMNS, estimate, why_not
 from sdn_triton.tuning.spaces import axes
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 BASE = KernelConfig(32, 16, 32, 64, num_warps=4, num_stages=1)
-WITH_PRODUCTS = tuple(kernel for kernel in KERNELS if kernel.startswith(("difference", "fusion")))
+WITH_PRODUCTS = tuple(kernel for kernel in KERNELS if kernel.startswith(("difference", "fusion", "tap_products")))
 
 
-def arithmetics(target: Target) -> tuple[str, ...]:
+def arithmetics(kernel: str, target: Target) -> tuple[str, ...]:
+    if kernel == "tap_products":
+        return "fp16", "bf16"
     return tuple(name for name in ARITHMETICS if not (target.kind == "hip" and name == "tf32"))
 
 
 def draw(generator: random.Random, kernel: str, arithmetic: str) -> KernelConfig:
+    """A configuration out of the space of a kernel, whether it can run or not."""
     values = {name: generator.choice(values) for name, values in axes(kernel, arithmetic).items()}
+    values["pairs"] = False  # see test_pairs_are_bounded_too
     return KernelConfig(**{**vars(BASE), **values, "block_w": BASE.block_w})
 
 
@@ -61,7 +66,7 @@ def test_the_model_bounds_what_the_compiler_takes(kernel, name):
     target = TARGETS[name]
     generator = random.Random(f"{kernel} {name}")
     layout = generator.choice(("channels_last", "channels_last", "contiguous"))
-    arithmetic = generator.choice(arithmetics(target))
+    arithmetic = generator.choice(arithmetics(kernel, target))
     config = draw(generator, kernel, arithmetic)
     shared, registers, local, columns = taken(kernel, arithmetic, config, target, layout)
     obstacle = why_not(kernel, arithmetic, config, target)
@@ -78,6 +83,22 @@ def test_the_model_bounds_what_the_compiler_takes(kernel, name):
         ratios.append(estimate(kernel, arithmetic, config, target).shared_bytes / shared)
 
 
+@pytest.mark.parametrize("name", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("kernel", PAIRED_KERNELS)
+def test_pairs_are_bounded_too(kernel, name):
+    """The same of a draw whose channels travel in pairs; its shared memory is bounded in any case."""
+    target = TARGETS[name]
+    config = draw(random.Random(f"{kernel} {name}"), kernel, "bf16")
+    config = replace(config, block_c=PAIRED_CHANNELS, pairs=True)
+    shared, registers, local, columns = taken(kernel, "bf16", config, target, "channels_last")
+    obstacle = why_not(kernel, "bf16", config, target)
+    assert shared <= estimate(kernel, "bf16", config, target).shared_bytes
+    if columns > TENSOR_COLUMNS:
+        assert obstacle is not None
+    if local == 0 and registers <= 0.75 * LARGEST_REGISTERS and columns <= 0.75 * TENSOR_COLUMNS:
+        assert obstacle is None
+
+
 def test_the_bound_is_not_far_off():
     if len(ratios) < 10:
         pytest.skip("needs the figures of the test above")
@@ -89,7 +110,7 @@ def test_the_bound_is_not_far_off():
 def test_no_default_is_discarded(kernel, name):
     """The heuristic's configurations, which compile without a spill (see test_compile.py)."""
     target = TARGETS[name]
-    for arithmetic in arithmetics(target):
+    for arithmetic in arithmetics(kernel, target):
         for config in all_defaults(kernel, arithmetic, target):
             assert why_not(kernel, arithmetic, config, target) is None, config
 
