@@ -59,7 +59,7 @@ def estimate(kernel: str, arithmetic: str, config: KernelConfig, target: Target)
         >>> from sdn_triton.tuning.configs import KernelConfig, Target
         >>> config = KernelConfig(128, 16, 64, 128, num_warps=8, num_stages=3)
         >>> estimate("fusion_forward", "bf16", config, Target("cuda", 90, 132)).shared_bytes
-        115200
+        118784
     """
     threads = config.num_warps * lanes(target)
     registers = -(-_sums_in_registers(kernel, arithmetic, config, target) // threads) + OTHER_REGISTERS
@@ -78,7 +78,7 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
     Example:
         >>> from sdn_triton.tuning.configs import KernelConfig, Target
         >>> why_not("fusion_forward", "bf16", KernelConfig(128, 16, 64, 128, 8, 4), Target("cuda", 86, 84))
-        'it needs up to 115200 bytes of shared memory, a block may have 101376'
+        'it needs up to 118784 bytes of shared memory, a block may have 101376'
     """
     if target.kind == "interpreter":
         return None
