@@ -79,7 +79,7 @@ def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Ta
         config, row = one.config, one.row
         mark = "" if config.source == "candidate" else " *"
         cells = [
-            f"{config.block_h}x{config.block_w} x {config.block_c} x {config.block_o}{mark}",
+            f"{config.block_h}x{config.block_w} x {config.block_c}{' pairs' * config.pairs} x {config.block_o}{mark}",
             str(config.num_warps),
             str(config.num_stages),
             str(config.splits),
