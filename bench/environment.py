@@ -1,19 +1,19 @@
-"""Where a figure comes from: device, versions, revision, settings; and JSON files that are never half written."""
+"""Where a figure comes from: device, versions, revision, settings."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from sdn_triton.tuning.files import write_json as write_json
 
 
 def package_version(name: str) -> str | None:
@@ -115,17 +115,3 @@ def device_slug(device: torch.device) -> str:
     """A folder's name for the device: ``nvidia-h100-80gb-hbm3``."""
     name = describe_device(device)["name"].lower()
     return "-".join("".join(c if c.isalnum() else " " for c in name).split()) or device.type
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write in full or not at all: into a file beside it, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -200,6 +200,7 @@ def _rows_at(revision: str, selection: Sequence[str]) -> list[dict[str, Any]]:
     ):
         for name in INSTRUMENT:
             shutil.copy(Path(__file__).with_name(f"{name}.py"), tree / "bench")
+        shutil.copy(ROOT / "sdn_triton" / "tuning" / "files.py", tree / "sdn_triton" / "tuning")
         output = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "bench.machine_code", *selection, f"--json={output}"]
         run = subprocess.run(command, cwd=tree, capture_output=True, text=True)

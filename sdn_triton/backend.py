@@ -23,16 +23,19 @@ class BackendUnavailableError(RuntimeError):
 class Decision:
     """The path one operator call takes.
 
-    ``configs`` holds a line per kernel of the Triton path, with where its configuration comes from.
+    ``configs`` holds a line per kernel of the Triton path, with where its configuration comes from; ``tune`` is the
+    command that would measure better ones for this shape.
     """
 
     operator: str
     path: str
     reason: str
     configs: tuple[str, ...] = field(default=())
+    tune: str | None = None
 
     def __str__(self) -> str:
-        return "\n    ".join((f"{self.operator}: {self.path} ({self.reason})", *self.configs))
+        tune = () if self.tune is None else (f"to tune this shape: {self.tune}",)
+        return "\n    ".join((f"{self.operator}: {self.path} ({self.reason})", *self.configs, *tune))
 
 
 _record: ContextVar[list[Decision] | None] = ContextVar("sdn_triton_decisions", default=None)
@@ -83,6 +86,8 @@ def choose(backend: str, input: Tensor, why_not: str | None) -> tuple[str, str]:
     """
     if backend == "eager":
         return "eager", "backend='eager'"
+    if backend == "auto" and input.device.type == "cpu":
+        return "eager", "the tensors are on cpu"  # a constant: to write out a device takes the host a microsecond
     obstacle = why_no_device(input) or why_not
     if backend == "triton":
         if obstacle is not None:

@@ -11,6 +11,7 @@ from sdn_triton._version import __version__
 
 COMMANDS = {
     "compare": ("sdn_triton.bench.compare", "check and time the layers beside what would otherwise be used"),
+    "tune": ("sdn_triton.bench.tune", "measure the kernels' configurations on this GPU and keep the fastest"),
     "doctor": ("sdn_triton.bench.doctor", "say what is installed, what will run where, and what is missing"),
 }
 

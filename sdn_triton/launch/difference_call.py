@@ -16,7 +16,8 @@ from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
-from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work, default_config
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work
+from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
 WORD_ALIGNMENT = 8
@@ -118,7 +119,7 @@ class DifferenceCall:
         return sum(self.options.reach) + sum(self.options.padding)
 
     def config(self, kernel: str, needs_contrast: bool = False) -> KernelConfig:
-        """The configuration of a kernel: the caller's, or the default for this size.
+        """The configuration of a kernel: the caller's, or the one for this size.
 
         Raises:
             ValueError: the caller's asks for pairs where the tensors cannot be read in pairs.
@@ -128,9 +129,13 @@ class DifferenceCall:
             if config.pairs and not (self.can_pair_in(kernel, needs_contrast) and kernel in PAIRED_KERNELS):
                 raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
             return config
+        return config_for(kernel, self.work(kernel, needs_contrast), target_of(self.input.device))
+
+    def work(self, kernel: str, needs_contrast: bool = False) -> Work:
+        """The size that the configuration of a kernel is chosen by."""
         over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
         rows, columns = self.input.shape[2:] if over_input else self.output_size
-        work = Work(
+        return Work(
             arithmetic=self.arithmetic,
             images=self.input.shape[0],
             rows=rows,
@@ -140,8 +145,19 @@ class DifferenceCall:
             groups=self.groups,
             taps=self.taps,
             can_pair=self.can_pair_in(kernel, needs_contrast),
+            channels_last=self.input.stride(1) == 1,
         )
-        return default_config(kernel, work, target_of(self.input.device))
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that forward and backward may launch."""
+        family = "depthwise" if self.is_depthwise else "difference"
+        kernels = f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"
+        if self.uses_maps:
+            return "similarity", *kernels, "similarity_gradient"
+        if self.can_pair_in("difference_data_gradient", False) and not self.is_depthwise:
+            return *kernels, "tap_products"
+        return kernels
 
     def similarity_maps(self) -> Tensor | None:
         """The similarity of every tap, for all channels at once; None where each channel has its own."""

@@ -76,14 +76,14 @@ def describe_configs(
     bias: Tensor | None,
     contrast: Contrast,
     options: DifferenceOptions,
+    configs: Configs | None = None,
 ) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
-    call = DifferenceCall.of(input, guidance, weight, contrast, options, None)
-    family = "depthwise" if call.is_depthwise else "difference"
-    kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
-    if call.uses_maps:
-        kernels = ["similarity", *kernels, "similarity_gradient"]
-    return tuple(f"{kernel}: {call.config(kernel)}" for kernel in kernels)
+    call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
+    configs = {kernel: call.config(kernel) for kernel in call.kernels}
+    if "tap_products" in configs and not configs["difference_data_gradient"].pairs:
+        del configs["tap_products"]
+    return tuple(f"{kernel}: {config}" for kernel, config in configs.items())
 
 
 def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None) -> None:

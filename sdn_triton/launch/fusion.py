@@ -24,9 +24,12 @@ from sdn_triton.launch.run import (
 from sdn_triton.options import FusionGradients, FusionNeeds
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import Work, default_config
+from sdn_triton.tuning.defaults import Work
+from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
+KERNELS = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
+"""The kernels that forward and backward launch."""
 
 
 def forward(
@@ -129,11 +132,11 @@ def describe_configs(
     scale: Tensor | None,
     shift: Tensor | None,
     activation: str,
+    configs: Configs | None = None,
 ) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
     (input_rows,) = _rows(input)
-    kernels = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
-    return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, None)}" for kernel in kernels)
+    return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, configs)}" for kernel in KERNELS)
 
 
 def _data_gradients(
@@ -343,15 +346,26 @@ def _config(
     configs: Configs | None,
     channels: int | None = None,
 ) -> KernelConfig:
-    """The configuration of a kernel: the caller's, or the default for this size."""
+    """The configuration of a kernel: the caller's, or the one for this size."""
     if configs is not None and kernel in configs:
         return configs[kernel]
-    work = Work(
+    channels = image.shape[1] if channels is None else channels
+    return config_for(kernel, _work(image, channels, response, weight), target_of(image.device))
+
+
+def work_of(input: Tensor, response: Tensor, weight: Tensor) -> Work:
+    """The size that the configurations of all three kernels are chosen by."""
+    (input_rows,) = _rows(input)
+    return _work(input_rows, input.shape[1], response, weight)
+
+
+def _work(image: Tensor, channels: int, response: Tensor, weight: Tensor) -> Work:
+    return Work(
         arithmetic=arithmetic_of(weight.dtype),
         images=image.shape[0],
         rows=image.shape[2],
         columns=image.shape[3],
-        channels=max(image.shape[1] if channels is None else channels, response.shape[1]),
+        channels=max(channels, response.shape[1]),
         outputs=weight.shape[0],
+        channels_last=image.stride(1) == 1,
     )
-    return default_config(kernel, work, target_of(image.device))

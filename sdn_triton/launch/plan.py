@@ -60,7 +60,7 @@ class Plan:
     def _first(self, tensors: Tensors, alignment: tuple[int | None, ...]) -> None:
         """Launch by way of Triton's look-up, and keep what it finds."""
         launch = self.launch(tensors)
-        kernel = self.kernel[self.grid](**launch.arguments, **launch.options)
+        kernel = launch.start()
         if _is_callable(kernel):
             names = self.kernel.arg_names
             self._values = [launch.arguments[name] if name not in tensors else None for name in names]

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
+from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
+from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
 
@@ -32,6 +35,14 @@ class Launch:
         return self.kernel.__name__
 
     @property
+    def tuned_as(self) -> str:
+        """Under which of ``KERNELS`` its configuration is chosen."""
+        plain = self.name.replace("paired", "difference")
+        name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len)
+        # One kernel computes the data gradient of both families.
+        return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name
+
+    @property
     def options(self) -> dict[str, Any]:
         """Compiler options; triton 3.10 no longer fuses multiplications and additions unless told to."""
         return {
@@ -45,7 +56,21 @@ class Launch:
         if note_launch(lambda: self):
             return
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self.kernel[self.grid](**self.arguments, **self.options)
+            self.start()
+
+    def start(self) -> Any:
+        """Launch on the current device by way of Triton's look-up, and return the compiled kernel that it found.
+
+        Raises:
+            LaunchFailedError: the kernel does not compile with this configuration, or asks for more than there is.
+        """
+        try:
+            return self.kernel[self.grid](**self.arguments, **self.options)
+        except Exception as error:
+            reason = failure_of_configuration(error)
+            if reason is None:
+                raise
+            raise LaunchFailedError(self.tuned_as, self.config, reason) from error
 
 
 def note_launch(launch: Callable[[], Launch]) -> bool:
@@ -87,17 +112,8 @@ def target_of(device: torch.device) -> Target:
 def arithmetic_of(dtype: torch.dtype) -> str:
     """How matrix products of this dtype are formed: float32 as PyTorch's setting for convolutions says."""
     if dtype == torch.float32:
-        return "tf32" if _convolutions_may_use_tf32() else "ieee"
+        return "tf32" if convolutions_may_use_tf32() else "ieee"
     return {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-
-
-def _convolutions_may_use_tf32() -> bool:
-    if torch.version.hip:
-        return False
-    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
-    if convolution is not None:
-        return convolution.fp32_precision == "tf32"
-    return torch.backends.cudnn.allow_tf32
 
 
 def precision_of(arithmetic: str) -> str:

@@ -27,6 +27,9 @@ from sdn_triton.ops.batching import image_by_image, map_backward, map_forward
 from sdn_triton.ops.sharding import register_rules_if_used
 from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import are_plain, is_plain, is_transformed
+from sdn_triton.tuning import fallback
+from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.shapes import note_call, tune_command
 
 Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
@@ -116,14 +119,8 @@ class Operator:
 
         Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
         """
-        path = self._path(arguments, static, backend)
-        if (
-            torch.are_deterministic_algorithms_enabled()
-            and path is _module("eager", self.module)
-            and len(arguments[0]) > 1
-        ):
-            return image_by_image(path.forward, (*arguments, static), self.empty_output(arguments, static))
-        return path.forward(*arguments, static)
+        note_call(self.name, arguments, static)
+        return self._run("forward", (*arguments, static), arguments, static, backend)
 
     def run_backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
@@ -132,23 +129,49 @@ class Operator:
         if grad.numel() == 0:
             return tuple(torch.zeros_like(a) if need else None for a, need in zip(arguments, needs))
         input, other, weight, _, *rest = arguments
-        path = self._path(arguments, static, backend)
-        return tuple(path.backward(grad, input, other, weight, *rest, static, self.needs(*needs)))
+        given = (grad, input, other, weight, *rest, static, self.needs(*needs))
+        return tuple(self._run("backward", given, arguments, static, backend))
 
-    def _choose(self, arguments: Arguments, static: Any, backend: str) -> tuple[str, str]:
+    def _run(self, step: str, given: Arguments, arguments: Arguments, static: Any, backend: str) -> Any:
+        """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
+
+        A path writes to tensors of its own only, so that what the kernels before the failing one did is dropped.
+        """
+        path, _ = self._choose(arguments, static, backend, step)
+        function = getattr(_module(path, self.module), step)
+        if path != "triton":
+            if step == "forward" and torch.are_deterministic_algorithms_enabled() and len(arguments[0]) > 1:
+                return image_by_image(function, given, self.empty_output(arguments, static))
+            return function(*given)
+        try:
+            return function(*given, self._replacements(arguments, static, step))
+        except fallback.LaunchFailedError as failure:
+            fallback.step_down(fallback.call_key(self.name, step, arguments, static), failure)
+        return self._run(step, given, arguments, static, backend)
+
+    def _choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
         input: Tensor = arguments[0]
-        possible = backend == "triton" or (backend == "auto" and input.device.type == "cuda")
-        return choose(backend, input, self.why_not(*arguments, static) if possible else None)
+        if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
+            return choose(backend, input, None)
+        why_not = self.why_not(*arguments, static)
+        if why_not is None and fallback.anything_failed():
+            why_not = fallback.why_exhausted(fallback.call_key(self.name, step, arguments, static))
+        return choose(backend, input, why_not)
 
-    def _path(self, arguments: Arguments, static: Any, backend: str) -> ModuleType:
-        if backend == "auto" and arguments[0].device.type == "cpu":  # without making up the reason
-            return _module("eager", self.module)
-        return _module(self._choose(arguments, static, backend)[0], self.module)
+    def _replacements(self, arguments: Arguments, static: Any, *steps: str) -> dict[str, KernelConfig] | None:
+        """The configurations that stand in for those that failed in this call before."""
+        if not fallback.anything_failed():
+            return None
+        keys = (fallback.call_key(self.name, step, arguments, static) for step in steps)
+        return {kernel: config for key in keys for kernel, config in fallback.replacements(key).items()}
 
     def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
         path, reason = self._choose(arguments, static, backend)
-        configs = _module(path, self.module).describe_configs(*arguments, static) if path == "triton" else ()
-        return Decision(self.name, path, reason, configs)
+        if path != "triton":
+            return Decision(self.name, path, reason)
+        replacements = self._replacements(arguments, static, "forward", "backward")
+        configs = _module(path, self.module).describe_configs(*arguments, static, replacements)
+        return Decision(self.name, path, reason, configs, tune_command(self.name, arguments, static))
 
 
 @cache

@@ -52,6 +52,8 @@ class Compiled:
     assembly: dict[str, Any]
     shared_bytes: int
     threads: int
+    tensor_columns: int = 0
+    """Columns of tensor memory, on architectures that have it; more than 512 cannot be launched."""
 
     def resources(self) -> Resources:
         """Read the resource use out of the binary (NVIDIA) or the assembly's metadata (AMD)."""
@@ -100,6 +102,7 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
         target=target,
         assembly=kernel.asm,
         shared_bytes=kernel.metadata.shared,
+        tensor_columns=getattr(kernel.metadata, "tmem_size", None) or 0,
         threads=launch.config.num_warps * (32 if target.kind == "cuda" else 64),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, NamedTuple
 
 ARITHMETICS = ("ieee", "tf32", "fp16", "bf16")
 """How matrix products are formed: float32 exactly or as TF32, or in a half type; sums are float32 always."""
@@ -71,8 +73,32 @@ class KernelConfig:
         )
 
 
-@dataclass(frozen=True)
-class Target:
+def config_to_json(config: KernelConfig) -> dict[str, Any]:
+    """The fields of a configuration, without where it comes from."""
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name != "source"}
+
+
+def config_from_json(content: Any, source: str) -> KernelConfig:
+    """The configuration with these fields; fields that have a default may be missing.
+
+    Raises:
+        ValueError: a field is unknown, missing or of the wrong type, or the configuration is impossible.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(f"a configuration must be an object, got {content!r}")
+    known = {field.name: field for field in fields(KernelConfig) if field.name != "source"}
+    if unknown := content.keys() - known.keys():
+        raise ValueError(f"a configuration has no {', '.join(sorted(unknown))}, only {', '.join(known)}")
+    for name, field in known.items():
+        if name not in content:
+            if field.default is MISSING:
+                raise ValueError(f"a configuration needs {name}")
+        elif type(content[name]).__name__ != field.type:
+            raise ValueError(f"{name} must be of type {field.type}, got {content[name]!r}")
+    return KernelConfig(**content, source=source)
+
+
+class Target(NamedTuple):
     """The device that a configuration is chosen for.
 
     ``kind`` is "cuda", "hip" or "interpreter"; ``architecture`` is 90 for sm_90, or a name like "gfx942".

@@ -6,8 +6,9 @@ shared memory and keeps to its registers on the architectures it is returned for
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from sdn_triton.tuning.configs import KernelConfig, Target
 
@@ -80,8 +81,7 @@ _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """The size of one launch: channels and outputs of one group, and the pixels that its tiles cover.
 
     ``can_pair`` says that channels may travel in pairs.
@@ -96,6 +96,7 @@ class Work:
     groups: int = 1
     taps: int = 1
     can_pair: bool = False
+    channels_last: bool = True
 
 
 @lru_cache(maxsize=4096)
@@ -108,12 +109,12 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
             config = _paired(kernel, work, target)
         else:
             config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
-        config = replace(config, block_w=_tile_width(config.block_p, work.rows, work.columns))
+        config = replace(config, block_w=tile_width(config.block_p, work.rows, work.columns))
     if kernel == "depthwise_weight_gradient":
         # The sums of all taps are held at once.
         config = replace(config, block_o=max(16, min(config.block_o, LARGEST_TAP_SUMS // _next_power(work.taps))))
     if kernel in SPLIT_KERNELS:
-        config = replace(config, splits=_splits(kernel, work, config, target))
+        config = replace(config, splits=count_splits(kernel, work, config, target))
     return config
 
 
@@ -166,15 +167,15 @@ def _interpreted(kernel: str, work: Work) -> KernelConfig:
     return KernelConfig(max(block_p, 16), block_w, block_c, block_o, 4, 1, source="interpreter")
 
 
-def _tile_width(block_p: int, rows: int, columns: int) -> int:
+def tile_width(block_p: int, rows: int, columns: int, wanted: int = TILE_WIDTH) -> int:
     """Columns of a tile: a compact tile where the image allows it, a run of pixels where it has few rows."""
-    width = min(TILE_WIDTH, block_p, _next_power(columns))
+    width = min(wanted, block_p, _next_power(columns))
     while width < min(block_p, _next_power(columns)) and block_p // width > _next_power(rows):
         width *= 2
     return width
 
 
-def _splits(kernel: str, work: Work, config: KernelConfig, target: Target) -> int:
+def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) -> int:
     """Parts of the sum over pixels: as many as keep the device busy, but no part without a tile."""
     across = -(-work.columns // config.block_w)
     tiles = work.images * across * -(-work.rows // config.block_h)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -13,6 +11,7 @@ from sdn_triton.launch import difference_conv, fusion
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.precision import convolutions_in
 
 DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -48,7 +47,7 @@ def example_launches(
     configs = {kernel: config}
     if kernel == "tap_products":
         configs["difference_data_gradient"] = KernelConfig(32, 16, PAIRED_CHANNELS, 32, 4, 1, pairs=True)
-    with _convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
+    with convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
         if kernel.startswith("fusion"):
             weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)
             images_and_weight = image(channels), image(channels), weight
@@ -74,20 +73,3 @@ def example_launches(
             else:
                 difference_conv.forward(*arguments, vector(outputs), contrast, options, configs=configs)
     return [launch for launch in launches if launch.config is config]
-
-
-@contextmanager
-def _convolutions_in(precision: str) -> Iterator[None]:
-    """PyTorch's setting for float32 convolutions, which the launchers follow, for a while."""
-    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
-    owner, name, value = (
-        (torch.backends.cudnn, "allow_tf32", precision == "tf32")
-        if convolution is None
-        else (convolution, "fp32_precision", precision)
-    )
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
