@@ -192,7 +192,7 @@ class DifferenceCall:
             "LOAD_CONTRAST": False,
         }
 
-    def launch(self, kernel: str, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan]) -> None:
+    def launch(self, kernel: Any, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan]) -> None:
         """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made."""
         device = self.input.device
         if self.configs:

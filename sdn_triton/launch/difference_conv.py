@@ -125,7 +125,7 @@ def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, ma
             config=config,
         )
 
-    call.launch("difference_forward", tensors, config, plan)
+    call.launch(difference_forward_kernel, tensors, config, plan)
 
 
 def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, config: KernelConfig) -> None:
@@ -161,7 +161,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, c
             config=config,
         )
 
-    call.launch("paired_forward", tensors, config, plan)
+    call.launch(paired_forward_kernel, tensors, config, plan)
 
 
 def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None) -> None:
@@ -196,7 +196,7 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None
             config=config,
         )
 
-    call.launch("depthwise_forward", tensors, config, plan)
+    call.launch(depthwise_forward_kernel, tensors, config, plan)
 
 
 def _forward_grid(call: DifferenceCall, output: Tensor, config: KernelConfig) -> tuple[int, int]:

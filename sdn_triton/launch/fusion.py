@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def forward(
             config=config,
         )
 
-    _launch("fusion_forward", tensors, config, activation, input, configs, plan)
+    _launch(fusion_forward_kernel, tensors, config, activation, input, configs, plan)
     return output
 
 
@@ -215,7 +216,7 @@ def _data_gradients(
             config=config,
         )
 
-    _launch("fusion_data_gradient", tensors, config, activation, input, configs, plan)
+    _launch(fusion_data_gradient_kernel, tensors, config, activation, input, configs, plan)
     dscale = None if scale_sums is None or scale is None else scale_sums.sum(0).to(scale.dtype)
     dshift = None if shift_sums is None or shift is None else shift_sums.sum(0).to(shift.dtype)
     return dinput, dresponse, dscale, dshift
@@ -292,7 +293,7 @@ def _weight_gradients(
                 config=config,
             )
 
-        _launch("fusion_weight_gradient", tensors, config, part_activation, input, configs, plan)
+        _launch(fusion_weight_gradient_kernel, tensors, config, part_activation, input, configs, plan)
     dweight = None
     if weight_sums is not None:
         dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
@@ -323,7 +324,7 @@ def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Ten
 
 
 def _launch(
-    kernel: str,
+    kernel: Any,
     tensors: Tensors,
     config: KernelConfig,
     activation: str,

@@ -72,15 +72,15 @@ _plans: dict[tuple[Any, ...], Plan] = {}
 
 
 def launch(
-    name: str, tensors: Tensors, static: tuple[Any, ...], device: torch.device, make: Callable[[], Plan]
+    kernel: Any, tensors: Tensors, static: tuple[Any, ...], device: torch.device, make: Callable[[], Plan]
 ) -> None:
-    """Launch the kernel ``name`` by the plan that ``make`` returns, or returned for the like of these tensors.
+    """Launch ``kernel`` by the plan that ``make`` returns, or returned for the like of these tensors.
 
     ``static`` is everything besides the sizes, strides and dtypes of ``tensors`` that the plan depends on; it includes
     the configuration.
     """
     metas = tuple([None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors.values()])
-    key = (name, static, device, metas)
+    key = (kernel, static, device, metas)
     plan = _plans.get(key)
     if plan is None:
         if len(_plans) >= MOST_PLANS:
