@@ -77,14 +77,14 @@ def tuner_at(path, bench, budget=1000.0, configs=(A, B, C)):
 
 def spoil(monkeypatch, when, how):
     """Do something to a launch's arguments after it ran, for some launches."""
-    run = Launch.__call__
+    run = Launch.start
 
-    def spoiled(self, device):
-        run(self, device)
+    def spoiled(self):
+        run(self)
         if when(self):
             how(self.arguments)
 
-    monkeypatch.setattr(Launch, "__call__", spoiled)
+    monkeypatch.setattr(Launch, "start", spoiled)
 
 
 def test_the_fastest_wins_and_the_table_says_why(tmp_path):
@@ -139,7 +139,7 @@ def test_a_wrong_candidate_is_rejected_however_fast(name, tmp_path, monkeypatch)
 
 def test_memory_that_no_kernel_writes_is_noticed(monkeypatch):
     """The poison itself: a launch that does nothing leaves NaN."""
-    monkeypatch.setattr(Launch, "__call__", lambda self, device: None)
+    monkeypatch.setattr(Launch, "start", lambda self: None)
     assert "error nan" in (Trial(unit_of(), CPU).why_wrong(A) or "")
 
 
