@@ -116,6 +116,15 @@ def test_what_cannot_be_paired(name, device) -> None:
         launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
 
 
+@pytest.mark.parametrize(("size", "outputs"), [((8192, 8192), 8), ((2048, 2048), 512)], ids=["input", "output"])
+def test_images_beyond_32_bits_are_not_paired(size, outputs) -> None:
+    """Offsets inside an image are 32 bits there, in what is read and in what is written."""
+    u = torch.empty(1, 32, *size, dtype=torch.float16, device="meta").to(memory_format=torch.channels_last)
+    weight = torch.empty(outputs, 32, 3, 3, dtype=torch.float16, device="meta")
+    assert not DifferenceCall.of(u, u, weight, 1.0, options(), None).can_pair
+    assert DifferenceCall.of(u[..., :1024], u[..., :1024], weight[:8], 1.0, options(), None).can_pair
+
+
 @pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
 def test_data_gradients_that_cannot_be_paired(name, device) -> None:
     tensors, o = tensors_of(CASES[name], torch.float16, device), CASES[name].options

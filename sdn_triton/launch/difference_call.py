@@ -92,6 +92,7 @@ class DifferenceCall:
     def can_pair(self) -> bool:
         """Whether two channels of input and guidance can travel in one word: they lie together, alike in both."""
         layout = self.input.stride()
+        rows, columns = self.output_size
         return (
             self.input.dtype in (torch.float16, torch.bfloat16)
             and self.options.similarity == "channel"
@@ -102,6 +103,7 @@ class DifferenceCall:
             and all(stride % WORD_ALIGNMENT == 0 for stride in (layout[0], *layout[2:]))
             and not (self.input.storage_offset() % 2 or self.guidance.storage_offset() % 2)
             and not needs_64_bits(self.input, margin=self.margin)
+            and self.weight.shape[0] * rows * columns < 2**31
         )
 
     def can_pair_in(self, kernel: str, needs_contrast: bool) -> bool:
