@@ -117,14 +117,14 @@ def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
 
 
 def _tap_products(shape: Shape, config: KernelConfig) -> Work:
-    written = 1
     return Work(
         block=config.block_c,
         products=_blocks(shape.outputs, config.block_o),
         steps=1,
         repeats=1,
         memory=shape.item * shape.outputs / shape.channels,
-        streamed=shape.item * (written + shape.outputs / config.block_c + shape.outputs / config.block_p),
+        # The products themselves are written to the second-level cache.
+        streamed=shape.item * (1 + shape.outputs / config.block_c + shape.outputs / config.block_p),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
         has_differences=False,
     )

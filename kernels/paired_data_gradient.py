@@ -10,6 +10,7 @@ from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.diffusivity import diffusivity, diffusivity_slope
 from sdn_triton.kernels.pairs import WORDS, packed, wide, wide_differences
 from sdn_triton.kernels.pixels import (
+    NO_ROOM,
     inside,
     output_of_centre,
     pixel_offsets,
@@ -18,8 +19,6 @@ from sdn_triton.kernels.pixels import (
     tile_origin,
     tile_pixels,
 )
-
-NO_ROOM = tl.constexpr(-(2**30))
 
 
 @triton.jit

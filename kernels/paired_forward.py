@@ -4,8 +4,16 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import APART, WORDS, first_pixels, in_fragment_order, unpacked, weighted_differences
-from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pairs import (
+    APART,
+    WORDS,
+    first_pixels,
+    in_fragment_order,
+    side_by_side,
+    unpacked,
+    weighted_differences,
+)
+from sdn_triton.kernels.pixels import NO_ROOM, channel_offsets, inside, pixel_offsets, tile_origin, tile_pixels
 
 
 @triton.jit
@@ -132,8 +140,8 @@ def paired_forward_kernel(
     down = H - 1 - up - (BLOCK_H - 1) * step_h
     right = W - 1 - left - (BLOCK_W - 1) * step_w
     if (up < 0) | (down < 0):
-        up = -H
-        down = -H
+        up = NO_ROOM
+        down = NO_ROOM
 
     image = n * stride_un + group * (C // 2)
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + image
@@ -186,8 +194,7 @@ def paired_forward_kernel(
             q_inside = pairs_inside(rows - dy, columns - dx, second_row, second_column, H, W)
             opposite = tl.where(p_inside & q_inside, opposite, 0)
 
-        both = tl.join(in_fragment_order(flow, PIXELS), in_fragment_order(opposite, PIXELS))  # [PIXELS, WORDS, 2]
-        both = tl.reshape(tl.permute(both, (0, 2, 1)), (PIXELS, 2 * WORDS))
+        both = side_by_side(in_fragment_order(flow, PIXELS), in_fragment_order(opposite, PIXELS))
         weight = tl.load(weight_ptr + weight_offsets)
         accumulator = tl.dot(unpacked(both, dtype), weight, accumulator)
 

@@ -4,11 +4,17 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, unpacked, weighted_differences
-from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tap_position, tile_origin, tile_pixels
+from sdn_triton.kernels.pairs import WORDS, side_by_side, unpacked, weighted_differences
+from sdn_triton.kernels.pixels import (
+    NO_ROOM,
+    channel_offsets,
+    inside,
+    pixel_offsets,
+    tap_position,
+    tile_origin,
+    tile_pixels,
+)
 from sdn_triton.kernels.reduction import sum_over_pixels
-
-NO_ROOM = tl.constexpr(-(2**30))
 
 
 @triton.jit
@@ -35,12 +41,6 @@ def load_valid_words(
         u = tl.load(u_words + offsets, mask=mask, other=0)
         v = tl.load(v_words + offsets, mask=mask, other=0)
     return u, v
-
-
-@triton.jit
-def side_by_side(a, b):
-    """[n, k] and [n, k] as [n, 2 * k]."""
-    return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (a.shape[0], 2 * a.shape[1]))
 
 
 @triton.jit

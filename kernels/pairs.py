@@ -93,6 +93,12 @@ def words_of(lower, upper):
 
 
 @triton.jit
+def side_by_side(a, b):
+    """[n, k] and [n, k] as [n, 2 * k]."""
+    return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), (a.shape[0], 2 * a.shape[1]))
+
+
+@triton.jit
 def unpacked(words, dtype: tl.constexpr):
     """The channels of words side by side: [PIXELS, n] becomes [PIXELS, 2 * n]."""
     lower, upper = channels_of(words, dtype)

@@ -7,6 +7,9 @@ what they read, and the columns of a tile are contiguous whatever the width of t
 import triton
 import triton.language as tl
 
+NO_ROOM = tl.constexpr(-(2**30))
+"""How far a tile can be moved where every tap needs its masks: less than no way at all."""
+
 
 @triton.jit
 def tile_origin(tile, rows, columns, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):

@@ -6,7 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
 
 
-@triton.jit(do_not_specialize=["rows", "first_output_row", "WO"])
+@triton.jit(do_not_specialize=["images", "rows", "first_output_row", "WO"])
 def tap_products_kernel(
     h_ptr,  # [images, rows, WO, COLUMNS], contiguous
     gradient_ptr,  # of the first of the images

@@ -69,15 +69,14 @@ def paired_data_gradients(
     # [O, taps without the centre, C]
     weight = torch.cat((taps[..., :half], taps[..., half + 1 :]), 2).transpose(1, 2).contiguous()
     cuts = list(strips(call, config.block_h))
-    room = max(1, *(cut.images * cut.output_rows for cut in cuts)) * call.output_size[1] * columns
-    products = input.new_empty(max(room, 2))
+    room = max(cut.images * max(cut.output_rows, 1) for cut in cuts) * call.output_size[1] * columns
+    products = input.new_empty(room)
+    constants = {**call.geometry(), **call.word_strides(), **call.contrast_arguments(), **call.constants()}
+    del constants["INT64"]  # see DifferenceCall.can_pair
     for cut in cuts:
         images = slice(cut.first_image, cut.first_image + cut.images)
-        if cut.output_rows and columns:
+        if cut.output_rows:
             _products(call, grad[images], weight, products, cut)(input.device)
-        constants = call.constants()
-        del constants["INT64"]  # see DifferenceCall.can_pair
-        geometry = call.geometry()
         Launch(
             kernel=paired_data_gradient_kernel,
             grid=(count_tiles(cut.images, cut.rows, input.shape[3], config) * cdiv(call.channels, config.block_c),),
@@ -88,16 +87,13 @@ def paired_data_gradients(
                 u_ptr=input[images],
                 v_ptr=guidance[images],
                 C=call.channels,
-                **geometry,
                 first_row=cut.first_row,
                 rows=cut.rows,
                 first_output_row=cut.first_output_row,
                 stride_hn=cut.output_rows * call.output_size[1] * columns // 2,
-                **call.word_strides(),
                 stride_dun=strides[0] // 2,
                 stride_duh=strides[2] // 2,
                 stride_duw=strides[3] // 2,
-                **call.contrast_arguments(),
                 **constants,
                 **call.pair_constants(),
                 NEEDS_U=dinput is not None,
