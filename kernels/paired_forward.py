@@ -69,38 +69,29 @@ def contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, channels,
     return inverse
 
 
-@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
-def paired_forward_kernel(
-    y_ptr,
-    u_ptr,
-    v_ptr,
-    weight_ptr,  # [groups, cdiv(O, BLOCK_O), C / 32, TAPS // 2, BLOCK_O, 2, 32], see launch/paired_weight.py
-    bias_ptr,
+@triton.jit
+def paired_response_of_tile(
+    u_words,  # of the first channel of the group, as are those below
+    v_words,
+    weight_ptr,  # [C / 32, TAPS // 2, BLOCK_O, 2, 32] of these outputs, see launch/paired_weight.py
     contrast_ptr,
     inverse_contrast,
-    C,  # channels of one group, a multiple of 32
-    O,  # outputs of one group
+    first_row,
+    first_column,
+    C,
     H,
     W,
-    HO,
-    WO,
     origin_h,
     origin_w,
     step_h,
     step_w,
     dilation_h,
     dilation_w,
-    stride_yn,
-    stride_yc,
-    stride_yh,
-    stride_yw,
-    stride_un,  # of u and of v, in words; the words of a pixel lie together
     stride_uh,
-    stride_uw: tl.constexpr,  # so that two pixels of a row are a constant apart, which takes no register
+    stride_uw: tl.constexpr,
     stride_contrast,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
@@ -109,22 +100,17 @@ def paired_forward_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_O: tl.constexpr,
+    dtype: tl.constexpr,
 ):
-    """``y[n,o,p] = b[o] + sum_{c, tap} K[o,c,tap] s(n,c,p,q) (u[n,c,q] - u[n,c,p])``.
+    """``sum_{c, tap} K[o,c,tap] s(n,c,p,q) (u[n,c,q] - u[n,c,p])`` of a tile of outputs, [PIXELS, BLOCK_O].
 
-    One program: a tile of BLOCK_H x BLOCK_W output pixels by BLOCK_O outputs of one group. A trip of the loop is a tap
-    of the first half of the kernel and its opposite. The centres of 32 channels stay in registers while taps go by.
-    Grid: (tiles * cdiv(O, BLOCK_O), groups).
+    A trip of the loop is a tap of the first half of the kernel and its opposite. The centres of 32 channels stay in
+    registers while taps go by.
     """
     HALF_TAPS: tl.constexpr = KERNEL_H * KERNEL_W // 2
     PIXELS: tl.constexpr = BLOCK_H * BLOCK_W
     CHANNELS: tl.constexpr = 2 * WORDS
     WEIGHT_TILE: tl.constexpr = BLOCK_O * 2 * CHANNELS
-    dtype: tl.constexpr = u_ptr.dtype.element_ty
-    o_blocks = tl.cdiv(O, BLOCK_O)
-    o_block = tl.program_id(0) % o_blocks
-    group = tl.program_id(1).to(tl.int64)
-    n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
     reach_h = KERNEL_H // 2 * dilation_h
     reach_w = KERNEL_W // 2 * dilation_w
 
@@ -143,14 +129,8 @@ def paired_forward_kernel(
         up = NO_ROOM
         down = NO_ROOM
 
-    image = n * stride_un + group * (C // 2)
-    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + image
-    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + image
     offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
     second = second_row * stride_uh + second_column * stride_uw
-    if LOAD_CONTRAST:
-        contrast_ptr += group * C * stride_contrast
-    weight_ptr += (group * o_blocks + o_block) * (C // CHANNELS * HALF_TAPS * WEIGHT_TILE)
     # [2 * CHANNELS, BLOCK_O]: the channels of the tap, then those of its opposite
     weight_offsets = tl.arange(0, 2 * CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
 
@@ -208,6 +188,71 @@ def paired_forward_kernel(
             dy = -reach_h
             dx = -reach_w
             word += WORDS
+    return accumulator
+
+
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+def paired_forward_kernel(
+    y_ptr,
+    u_ptr,
+    v_ptr,
+    weight_ptr,  # [groups, cdiv(O, BLOCK_O), C / 32, TAPS // 2, BLOCK_O, 2, 32], see launch/paired_weight.py
+    bias_ptr,
+    contrast_ptr,
+    inverse_contrast,
+    C,  # channels of one group, a multiple of 32
+    O,  # outputs of one group
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_yn,
+    stride_yc,
+    stride_yh,
+    stride_yw,
+    stride_un,  # of u and of v, in words; the words of a pixel lie together
+    stride_uh,
+    stride_uw: tl.constexpr,  # so that two pixels of a row are a constant apart, which takes no register
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``y[n,o,p] = b[o] + sum_{c, tap} K[o,c,tap] s(n,c,p,q) (u[n,c,q] - u[n,c,p])``.
+
+    One program: a tile of BLOCK_H x BLOCK_W output pixels by BLOCK_O outputs of one group.
+    Grid: (tiles * cdiv(O, BLOCK_O), groups).
+    """
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    o_blocks = tl.cdiv(O, BLOCK_O)
+    o_block = tl.program_id(0) % o_blocks
+    group = tl.program_id(1).to(tl.int64)
+    n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
+
+    image = n * stride_un + group * (C // 2)
+    if LOAD_CONTRAST:
+        contrast_ptr += group * C * stride_contrast
+    accumulator = paired_response_of_tile(
+        u_ptr.to(tl.pointer_type(tl.int32)) + image, v_ptr.to(tl.pointer_type(tl.int32)) + image,
+        weight_ptr + (group * o_blocks + o_block) * (C * (KERNEL_H * KERNEL_W // 2) * 2 * BLOCK_O),
+        contrast_ptr, inverse_contrast, first_row, first_column, C, H, W, origin_h, origin_w, step_h, step_w,
+        dilation_h, dilation_w, stride_uh, stride_uw, stride_contrast, KERNEL_H, KERNEL_W,
+        LOAD_CONTRAST, UNIT_CONTRAST, DIFFUSIVITY, ZERO_FLUX, PTX, BLOCK_H, BLOCK_W, BLOCK_O, dtype,
+    )  # fmt: skip
 
     outputs = o_block * BLOCK_O + tl.arange(0, BLOCK_O)
     o_mask = outputs < O

@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 from triton.runtime.errors import OutOfResources
 
 import sdn_triton.backend as backend
-import sdn_triton.ops.operator as operator_module
+import sdn_triton.ops.path as path_module
 from sdn_triton import BackendUnavailableError, explain, semantic_difference_conv2d
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
@@ -135,7 +135,7 @@ def as_on_cuda(given, input, why_not):
 @needs_interpreter
 def test_auto_goes_on_eagerly_with_one_more_warning(monkeypatch):
     kernel = picky_forward(monkeypatch, fits=8)
-    monkeypatch.setattr(operator_module, "choose", as_on_cuda)
+    monkeypatch.setattr(path_module, "choose", as_on_cuda)
     *arguments, bias = tensors()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

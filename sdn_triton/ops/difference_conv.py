@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sdn_triton.eager.composite import difference_conv2d
 from sdn_triton.launch.support import why_not_difference
-from sdn_triton.ops.operator import Arguments, Operator, register
+from sdn_triton.ops.operator import Operator, register
+from sdn_triton.ops.path import Arguments
 from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions
 
 

@@ -1,19 +1,14 @@
-"""What every operator has in common: it picks a path, and is differentiable to any order on each.
+"""What the differentiable operators have in common: each is differentiable to any order on each path.
 
 The first derivative is the path's own explicit backward. The second goes through the operator's plain form in
 differentiable PyTorch operations, so that it is right for every path without kernels of its own.
-
-In eager mode a call goes straight to the path. Where PyTorch traces or intercepts calls (torch.compile, torch.export,
-fake tensors, dispatch modes) it goes through an operator registered with ``torch.library``, which does the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import import_module
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,49 +16,26 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton import tracing
-from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.backend import is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
-from sdn_triton.ops.batching import image_by_image, map_backward, map_forward
+from sdn_triton.ops.batching import map_backward, map_forward
+from sdn_triton.ops.path import NAMESPACE, Arguments, PathOperator
 from sdn_triton.ops.sharding import register_rules_if_used
-from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import are_plain, is_plain, is_transformed
-from sdn_triton.tuning import fallback
-from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.shapes import note_call, tune_command
-
-Arguments = Sequence[Any]
-NAMESPACE = "sdn_triton"
 
 
 @dataclass(frozen=True, eq=False)
-class Operator:
-    """One operator ``y = f(*arguments, static)`` where any argument may be a tensor, a number or None.
+class Operator(PathOperator):
+    """A differentiable operator.
 
-    ``module`` is the file in ``eager/`` and in ``launch/`` that runs it: ``forward(*arguments, static)``,
-    ``backward(grad, *arguments without bias, static, needs)`` and, in ``launch/``, ``describe_configs`` for the
-    configurations it would run with. ``plain`` is its differentiable form, ``output_shape`` its size, and ``why_not``
-    says what the Triton kernels cannot do with a call; all three take ``(*arguments, static)``.
+    Its ``module`` has ``backward(grad, *arguments without bias, static, needs)`` too, ``needs`` names the gradients,
+    and ``plain(*arguments, static)`` is its differentiable form.
 
-    ``products`` counts the multiplications of a call's forward, for FLOP formulas.
-
-    ``schema`` is the registered operator's arguments; ``flatten(arguments, static)`` makes them of a call, and
-    ``unflatten(*flat)`` takes them apart again.
-
-    For sharding: along each of ``independent_dims`` the images can be cut and computed apart, and where
-    ``has_one_group(*flat)`` so can the outputs of the weight.
+    For sharding: where ``has_one_group(*flat)`` the outputs of the weight can be computed apart.
     """
 
-    name: str
-    module: str
     needs: Callable[..., tuple[bool, ...]]
     plain: Callable[..., Tensor]
-    output_shape: Callable[..., tuple[int, ...]]
-    why_not: Callable[..., str | None]
-    products: Callable[..., int]
-    schema: str
-    flatten: Callable[[Arguments, Any], tuple[Any, ...]]
-    unflatten: Callable[..., tuple[Arguments, Any]]
-    independent_dims: tuple[int, ...]
     has_one_group: Callable[..., bool]
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
@@ -91,14 +63,10 @@ class Operator:
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Compute the output, without its derivatives."""
-        if are_plain(arguments):
-            if arguments[0].is_meta:
-                return self.empty_output(arguments, static)
-            return self.run_forward(arguments, static, backend)
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or are_plain(arguments)):
             register_rules_if_used(OPERATORS.values())
-        registered = getattr(torch.ops.sdn_triton, self.name)
-        return registered(*self.flatten(arguments, static), backend)
+        output: Tensor = super().forward(arguments, static, backend)
+        return output
 
     def backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
@@ -110,18 +78,6 @@ class Operator:
         gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
         return tuple(g if need else None for g, need in zip(gradients, needs))
 
-    def empty_output(self, arguments: Arguments, static: Any) -> Tensor:
-        """A tensor like the output, with nothing in it."""
-        return empty_output(self.output_shape(*arguments, static), like=arguments[0])
-
-    def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        """Run the forward of the path that the arguments lead to.
-
-        Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
-        """
-        note_call(self.name, arguments, static)
-        return self._run("forward", (*arguments, static), arguments, static, backend)
-
     def run_backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
@@ -132,53 +88,6 @@ class Operator:
         given = (grad, input, other, weight, *rest, static, self.needs(*needs))
         return tuple(self._run("backward", given, arguments, static, backend))
 
-    def _run(self, step: str, given: Arguments, arguments: Arguments, static: Any, backend: str) -> Any:
-        """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
-
-        A path writes to tensors of its own only, so that what the kernels before the failing one did is dropped.
-        """
-        path, _ = self._choose(arguments, static, backend, step)
-        function = getattr(_module(path, self.module), step)
-        if path != "triton":
-            if step == "forward" and torch.are_deterministic_algorithms_enabled() and len(arguments[0]) > 1:
-                return image_by_image(function, given, self.empty_output(arguments, static))
-            return function(*given)
-        try:
-            return function(*given, self._replacements(arguments, static, step))
-        except fallback.LaunchFailedError as failure:
-            fallback.step_down(fallback.call_key(self.name, step, arguments, static), failure)
-        return self._run(step, given, arguments, static, backend)
-
-    def _choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
-        input: Tensor = arguments[0]
-        if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
-            return choose(backend, input, None)
-        why_not = self.why_not(*arguments, static)
-        if why_not is None and fallback.anything_failed():
-            why_not = fallback.why_exhausted(fallback.call_key(self.name, step, arguments, static))
-        return choose(backend, input, why_not)
-
-    def _replacements(self, arguments: Arguments, static: Any, *steps: str) -> dict[str, KernelConfig] | None:
-        """The configurations that stand in for those that failed in this call before."""
-        if not fallback.anything_failed():
-            return None
-        keys = (fallback.call_key(self.name, step, arguments, static) for step in steps)
-        return {kernel: config for key in keys for kernel, config in fallback.replacements(key).items()}
-
-    def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
-        path, reason = self._choose(arguments, static, backend)
-        if path != "triton":
-            return Decision(self.name, path, reason)
-        replacements = self._replacements(arguments, static, "forward", "backward")
-        configs = _module(path, self.module).describe_configs(*arguments, static, replacements)
-        return Decision(self.name, path, reason, configs, tune_command(self.name, arguments, static))
-
-
-@cache
-def _module(path: str, name: str) -> ModuleType:
-    """That of launch/ imports triton, so only when it is taken."""
-    return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{name}")
-
 
 OPERATORS: dict[str, Operator] = {}
 
@@ -186,19 +95,13 @@ OPERATORS: dict[str, Operator] = {}
 def register(operator: Operator) -> Operator:
     """Make ``operator`` and its backward known to ``torch.library`` as ``torch.ops.sdn_triton.<name>[_backward]``."""
     OPERATORS[operator.name] = operator
-    name, backward_name = f"{NAMESPACE}::{operator.name}", f"{NAMESPACE}::{operator.name}_backward"
+    operator.register()
+    backward_name = f"{NAMESPACE}::{operator.name}_backward"
     count = len(operator.needs(*[False] * len(operator.needs.__annotations__)))
-    torch.library.define(name, f"({operator.schema}, str backend) -> Tensor")
     torch.library.define(
         backward_name,
         f"(Tensor grad, {operator.schema}, str backend, bool[] needs) -> ({', '.join(['Tensor'] * count)})",
     )
-
-    # PyTorch records what a registered kernel does, unless told not to.
-    @torch.no_grad()
-    def forward(*given: Any) -> Tensor:
-        *flat, backend = given
-        return operator.run_forward(*operator.unflatten(*flat), backend)
 
     @torch.no_grad()
     def backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
@@ -206,27 +109,10 @@ def register(operator: Operator) -> Operator:
         gradients = operator.run_backward(grad, *operator.unflatten(*flat), backend, needs)
         return tuple(grad.new_empty(0) if g is None else g for g in gradients)
 
-    def fake_forward(*given: Any) -> Tensor:
-        *flat, _ = given
-        return operator.empty_output(*operator.unflatten(*flat))
-
     def fake_backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
         *flat, _, needs = given
         arguments, _ = operator.unflatten(*flat)
         return tuple(torch.empty_like(a) if need else grad.new_empty(0) for a, need in zip(arguments, needs))
-
-    for key in ("CPU", "CUDA"):
-        torch.library.impl(name, key, forward)
-        torch.library.impl(backward_name, key, backward)
-    torch.library.register_fake(name, fake_forward)
-    torch.library.register_fake(backward_name, fake_backward)
-
-    # A multiplication and an addition are two operations, as everywhere in PyTorch's counter; what is done to every
-    # element, like the similarity, is not counted there for any operator.
-    def forward_flops(*given: Any, out_val: Any = None, **_: Any) -> int:
-        *flat, _ = given
-        arguments, static = operator.unflatten(*flat)
-        return 2 * operator.products(*arguments, static)
 
     def backward_flops(grad: Tensor, *given: Any, out_val: Any = None, **_: Any) -> int:
         *flat, _, needs = given
@@ -235,12 +121,11 @@ def register(operator: Operator) -> Operator:
         sets = any(needs[:2] + needs[4:]) + needs[2]
         return sets * 2 * operator.products(*arguments, static)
 
-    registered = (
-        getattr(torch.ops.sdn_triton, operator.name),
-        getattr(torch.ops.sdn_triton, f"{operator.name}_backward"),
-    )
-    register_flop_formula(registered[0], get_raw=True)(forward_flops)
-    register_flop_formula(registered[1], get_raw=True)(backward_flops)
+    for key in ("CPU", "CUDA"):
+        torch.library.impl(backward_name, key, backward)
+    torch.library.register_fake(backward_name, fake_backward)
+    registered = getattr(torch.ops.sdn_triton, f"{operator.name}_backward")
+    register_flop_formula(registered, get_raw=True)(backward_flops)
     return operator
 
 

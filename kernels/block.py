@@ -1,0 +1,100 @@
+"""The second half of a block, on a tile that is still on chip: normalise, activate, and fuse with the features."""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.fusion import activate
+from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
+
+
+@triton.jit
+def load_or(ptr, offsets, mask, default: tl.constexpr, IS_THERE: tl.constexpr):
+    """A vector in float32, or ``default`` everywhere where there is no tensor."""
+    if IS_THERE:
+        found = tl.load(ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    else:
+        found = tl.full(offsets.shape, default, tl.float32)
+    return found
+
+
+@triton.jit
+def normalise_tile(
+    sums,  # [BLOCK_P, BLOCK_R] in float32
+    responses,  # [BLOCK_R]
+    R,
+    bias_ptr,
+    mean_ptr,
+    variance_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    eps,
+    HAS_BIAS: tl.constexpr,
+    HAS_NORM_WEIGHT: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+):
+    """``relu(scale (y - mean) + shift)`` with ``y = sums + bias`` and ``scale = weight / sqrt(variance + eps)``.
+
+    Scale and shift are formed anew by every program: they are vectors, and so nothing that was computed before has to
+    be kept in step with the parameters.
+    """
+    mask = responses < R
+    scale = tl.rsqrt(tl.load(variance_ptr + responses, mask=mask, other=1.0).to(tl.float32) + eps)
+    scale *= load_or(norm_weight_ptr, responses, mask, 1.0, HAS_NORM_WEIGHT)
+    centre = load_or(bias_ptr, responses, mask, 0.0, HAS_BIAS)
+    centre -= tl.load(mean_ptr + responses, mask=mask, other=0.0).to(tl.float32)
+    shift = load_or(norm_bias_ptr, responses, mask, 0.0, HAS_NORM_BIAS)
+    # Channels past the last have a weight of zero in the product that follows, and a finite response here.
+    return activate(sums + centre[None, :], scale[None, :], shift[None, :], "relu")
+
+
+@triton.jit
+def fuse_tile(
+    z_ptr,  # of the image, as is u_ptr
+    u_ptr,
+    response,  # [BLOCK_P, BLOCK_R] in the type of the product
+    responses,  # [BLOCK_R]
+    weight_ptr,  # [O, C + R], contiguous
+    bias_ptr,
+    rows,  # of the outputs, [BLOCK_P]
+    columns,
+    C,
+    R,
+    O,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    stride_zc,
+    stride_zh,
+    stride_zw,
+    stride_uc,
+    stride_uh,
+    stride_uw,
+    HAS_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INT64: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_Z: tl.constexpr,
+):
+    """``z[o,p] = sum_c K[o,c] u[c,p] + sum_r K[o,C+r] response[r,p] + b[o]``, stored block by block of outputs."""
+    p_mask = ((rows < HO) & (columns < WO))[:, None]
+    r_mask = (responses < R)[:, None]
+    u_pixels = pixel_offsets(rows + origin_h, columns + origin_w, stride_uh, stride_uw, INT64)[:, None]
+    z_pixels = pixel_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
+    for o in range(0, O, BLOCK_Z):
+        outputs = o + tl.arange(0, BLOCK_Z)
+        o_mask = (outputs < O)[None, :]
+        weight_rows = weight_ptr + (outputs * (C + R))[None, :]
+        weight = tl.load(weight_rows + (C + responses)[:, None], mask=r_mask & o_mask, other=0.0)
+        accumulator = tl.dot(response, weight, input_precision=PRECISION)
+        for c in range(0, C, BLOCK_C):
+            channels = c + tl.arange(0, BLOCK_C)
+            c_mask = channels < C
+            u_offsets = u_pixels + channel_offsets(channels, stride_uc, INT64)[None, :]
+            u = tl.load(u_ptr + u_offsets, mask=p_mask & c_mask[None, :], other=0.0)  # [BLOCK_P, BLOCK_C]
+            weight = tl.load(weight_rows + channels[:, None], mask=c_mask[:, None] & o_mask, other=0.0)
+            accumulator = tl.dot(u, weight, accumulator, input_precision=PRECISION)
+        if HAS_BIAS:
+            accumulator += tl.load(bias_ptr + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
+        z_offsets = z_pixels + channel_offsets(outputs, stride_zc, INT64)[None, :]
+        tl.store(z_ptr + z_offsets, accumulator.to(z_ptr.dtype.element_ty), mask=p_mask & o_mask)
