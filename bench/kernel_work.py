@@ -5,6 +5,8 @@ A *difference element* is one pixel, one tap of the eight and one input channel:
 - forward: ``s (u[q] - u[p])`` at an output pixel p. It is a factor of one matrix product, over BLOCK_O outputs, and is
   made again for every block of outputs. A pixel and channel of a 3x3 convolution has 9 such products, of ``2 O``
   operations each.
+- block: as forward, made once, for all responses; the normalisation and the product of the fusion stand outside of the
+  hot loop, and count there. Beside it stand a 3x3 convolution and the 1x1 convolution over its concatenated output.
 - data gradient: the edge from the pixel x that is differentiated to x + delta, with its ``s``, ``e`` and ``g'``. Two
   matrix products over all outputs make its ``T``: 16 for a pixel and channel, where the data gradient of a 3x3
   convolution, which stands beside it, has 9. Where channels come in pairs the products were made before, each once, by
@@ -88,6 +90,22 @@ def _forward(shape: Shape, config: KernelConfig) -> Work:
         memory=shape.item * (2 + shape.outputs / shape.channels),
         streamed=shape.item * (config.block_o / config.block_p + 2 * _halo(config) / TAPS),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
+    )
+
+
+def _block_forward(shape: Shape, config: KernelConfig) -> Work:
+    blocks = _blocks(shape.channels, config.block_c)
+    fused = (1 + shape.outputs / shape.channels) * shape.outputs  # products of a pixel and channel with 1x1 weights
+    return Work(
+        block=config.block_c,
+        products=1,
+        steps=TAPS * blocks,
+        outer_trips=blocks,
+        looped_steps=TAPS,
+        repeats=1,
+        memory=shape.item * (2 + shape.outputs / shape.channels),
+        streamed=shape.item * (config.block_o / config.block_p + 2 * _halo(config) / TAPS),
+        reference_flop=2.0 * ((TAPS + 1) * shape.outputs + fused),
     )
 
 
@@ -226,6 +244,7 @@ def _fusion_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
 
 _WORK: dict[str, Callable[[Shape, KernelConfig], Work]] = {
     "difference_forward": _forward,
+    "block_forward": _block_forward,
     "difference_data_gradient": _data_gradient,
     "tap_products": _tap_products,
     "difference_weight_gradient": _weight_gradient,

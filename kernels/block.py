@@ -85,8 +85,8 @@ def fuse_tile(
         outputs = o + tl.arange(0, BLOCK_Z)
         o_mask = (outputs < O)[None, :]
         weight_rows = weight_ptr + (outputs * (C + R))[None, :]
-        weight = tl.load(weight_rows + (C + responses)[:, None], mask=r_mask & o_mask, other=0.0)
-        accumulator = tl.dot(response, weight, input_precision=PRECISION)
+        response_weight = tl.load(weight_rows + (C + responses)[:, None], mask=r_mask & o_mask, other=0.0)
+        accumulator = tl.dot(response, response_weight, input_precision=PRECISION)
         for c in range(0, C, BLOCK_C):
             channels = c + tl.arange(0, BLOCK_C)
             c_mask = channels < C

@@ -88,6 +88,14 @@ class DifferenceOptions:
         return rows, columns
 
 
+@dataclass(frozen=True)
+class BlockOptions:
+    """The options of one block in evaluation: a difference convolution, and the ``eps`` of its normalisation."""
+
+    difference: DifferenceOptions
+    eps: float
+
+
 class DifferenceGradients(NamedTuple):
     """The gradients of a difference convolution; None where not asked for."""
 

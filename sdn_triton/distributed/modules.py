@@ -16,7 +16,7 @@ from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
-from sdn_triton.modules.fusion import batch_norm_in_closed_form
+from sdn_triton.modules.fusion import frozen_statistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 _KINDS = (SemanticDifferenceConv2d, FeatureFusion, SDN, SDNNeck)
@@ -164,7 +164,7 @@ def _affine(norm: nn.Module, response: Image) -> tuple[Tensor, Tensor]:
     if not isinstance(norm, BatchNorm):
         raise TypeError(f"norm must be a batch normalisation on images spread over ranks, got {type(norm).__name__}")
     if not norm.training and norm.running_var is not None:
-        return batch_norm_in_closed_form(norm)
+        return frozen_statistics(norm).scale_and_shift()
     group: dist.ProcessGroup | None = response.rows.group
     if isinstance(norm, nn.SyncBatchNorm):
         group = norm.process_group or dist.group.WORLD

@@ -37,7 +37,7 @@ class Launch:
     @property
     def tuned_as(self) -> str:
         """Under which of ``KERNELS`` its configuration is chosen."""
-        plain = self.name.replace("paired", "difference")
+        plain = self.name.removeprefix("paired_") if "block" in self.name else self.name.replace("paired", "difference")
         name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len)
         # One kernel computes the data gradient of both families.
         return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import BlockOptions, Contrast, DifferenceOptions
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_GRID_AXIS = 65_535
@@ -50,6 +50,25 @@ def why_not_fusion(
 ) -> str | None:
     """What the kernels cannot do with this feature fusion; None if they can run it."""
     return _why_not_tensors(input, response, weight)
+
+
+def why_not_block(
+    input: Tensor,
+    guidance: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    contrast: Contrast,
+    mean: Tensor,
+    variance: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    fusion_weight: Tensor,
+    fusion_bias: Tensor | None,
+    options: BlockOptions,
+) -> str | None:
+    """What the kernels cannot do with this block in evaluation; None if they can run it, be it as one kernel or two."""
+    obstacle = why_not_difference(input, guidance, weight, bias, contrast, options.difference)
+    return obstacle or _why_not_tensors(input, guidance, fusion_weight)
 
 
 def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sdn_triton.checks import check_name
 from sdn_triton.functional import feature_fusion
+from sdn_triton.normalisation import Statistics
 from sdn_triton.options import ACTIVATIONS, BACKENDS
 
 
@@ -94,7 +95,7 @@ class FeatureFusion(nn.Module):
         scale, shift = None, None
         norm = self.norm
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training and norm.running_var is not None:
-            scale, shift = batch_norm_in_closed_form(norm)
+            scale, shift = frozen_statistics(norm).scale_and_shift()
         else:
             response = norm(response)
         return feature_fusion(
@@ -115,15 +116,8 @@ class FeatureFusion(nn.Module):
         )
 
 
-def batch_norm_in_closed_form(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch normalisation with frozen statistics, in float32 or wider."""
+def frozen_statistics(norm: nn.modules.batchnorm._BatchNorm) -> Statistics:
+    """What a batch normalisation does with its running statistics."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    wide = torch.float64 if norm.running_var.dtype == torch.float64 else torch.float32
-    scale = (norm.running_var.to(wide) + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.to(wide)
-    shift = -norm.running_mean.to(wide) * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.to(wide)
-    return scale, shift
+    return Statistics(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)

@@ -22,11 +22,16 @@ KERNELS = (
     "depthwise_weight_gradient",
     "similarity",
     "similarity_gradient",
+    "block_forward",
     "fusion_forward",
     "fusion_data_gradient",
     "fusion_weight_gradient",
 )
 
+PRODUCT_KERNELS = tuple(kernel for kernel in KERNELS if not kernel.startswith(("depthwise", "similarity")))
+"""The kernels that form matrix products."""
+FUSED_BYTES = 128
+"""Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
 TILE_WIDTH = 16
 SPLIT_KERNELS = ("difference_weight_gradient", "depthwise_weight_gradient", "fusion_weight_gradient")
 BLOCKS_PER_MULTIPROCESSOR = 4
@@ -48,6 +53,7 @@ _TILES = {
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "similarity": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "similarity_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "block_forward": {"half": (64, 32, 256, 8, 1), "tf32": (32, 32, 128, 8, 1), "ieee": (64, 32, 64, 8, 1)},
     "fusion_forward": {"half": (128, 32, 128, 8, 3), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
     "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
     "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
@@ -59,6 +65,14 @@ _PAIRED_TILES = {
         ("many", "narrow"): (256, 32, 64, 8, 3),
         ("few", "wide"): (128, 32, 128, 4, 3),
         ("few", "narrow"): (128, 32, 64, 4, 3),
+    },
+    "block_forward": {
+        ("many", "widest"): (128, 32, 256, 8, 2),
+        ("many", "wide"): (256, 32, 128, 8, 2),
+        ("many", "narrow"): (256, 32, 64, 8, 2),
+        ("few", "widest"): (64, 32, 256, 8, 2),
+        ("few", "wide"): (128, 32, 128, 8, 2),
+        ("few", "narrow"): (128, 32, 64, 4, 2),
     },
     "difference_data_gradient": {
         ("many", "wide"): (64, 32, 64, 4, 1),
@@ -73,9 +87,13 @@ _PAIRED_TILES = {
         ("few", "narrow"): (64, 32, 64, 8, 2),
     },
 }
+# Tensor memory gives all of its sums back at once, more of them than a thread of the larger tile has registers for.
+_TENSOR_MEMORY_TILES = {("block_forward", "many", "widest"): (64, 32, 256, 8, 2)}
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
-PAIRED_ARCHITECTURES = (90, 100, 103)
+TENSOR_MEMORY = (100, 103)
+"""Architectures that keep the sums of a matrix product in a memory of their own."""
+PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
 """Where that form has the left operand in registers, or it takes fewer instructions all the same."""
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
@@ -126,7 +144,7 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
         return ()
     configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
     if kernel in PAIRED_KERNELS and pairs:
-        configs += [_paired_config(*tile) for tile in _PAIRED_TILES[kernel].values()]
+        configs += [_paired_config(*tile) for tile in _paired_tiles(kernel, target).values()]
     return tuple(dict.fromkeys(configs))
 
 
@@ -146,12 +164,19 @@ def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target:
 
 def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     """Large tiles read weights less often; small ones are for images that would leave half the processors idle."""
-    tiles = _PAIRED_TILES[kernel]
+    tiles = _paired_tiles(kernel, target)
     width = "narrow" if work.outputs <= NARROWEST_OUTPUTS else "wide"
+    if ("many", "widest") in tiles and work.outputs > tiles["many", "wide"][2]:
+        width = "widest"
     block_p, _, block_o, *_ = tiles["many", width]
     pixels = work.images * work.rows * work.columns
     blocks = -(-pixels // block_p) * -(-work.outputs // block_o) * work.groups
     return _paired_config(*tiles["many" if 2 * blocks > target.multiprocessors else "few", width])
+
+
+def _paired_tiles(kernel: str, target: Target) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+    others = _TENSOR_MEMORY_TILES if target.architecture in TENSOR_MEMORY else {}
+    return {key: others.get((kernel, *key), tile) for key, tile in _PAIRED_TILES[kernel].items()}
 
 
 def _paired_config(block_p: int, block_c: int, block_o: int, num_warps: int, num_stages: int) -> KernelConfig:

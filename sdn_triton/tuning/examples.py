@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdn_triton.launch import difference_conv, fusion
+from sdn_triton.launch import block, difference_conv, fusion
 from sdn_triton.launch.run import Launch, recorded_launches
-from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
+from sdn_triton.options import BlockOptions, Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.precision import convolutions_in
 
@@ -58,7 +59,9 @@ def example_launches(
                 needs = FusionNeeds(*(True for _ in FusionNeeds._fields))
                 fusion.backward(image(outputs), *images_and_weight, *affine, "relu", needs, configs=configs)
         else:
-            if kernel.startswith("depthwise"):
+            if kernel == "block_forward":
+                outputs = min(outputs, config.block_o)  # more take two kernels
+            elif kernel.startswith("depthwise"):
                 options, outputs = replace(options, groups=channels), channels
             elif kernel.startswith("similarity"):
                 options = replace(options, similarity="vector")
@@ -70,6 +73,11 @@ def example_launches(
                 needs_all = DifferenceNeeds(True, True, True, True, isinstance(contrast, Tensor))
                 grad = image(outputs, options.output_size(*size))
                 difference_conv.backward(grad, *arguments, contrast, options, needs_all, configs=configs)
+            elif kernel == "block_forward":
+                fusion_weight = torch.empty((outputs, channels + outputs, 1, 1), device="meta", dtype=dtype)
+                fused = *(vector(outputs) for _ in range(4)), fusion_weight, vector(outputs)
+                given: Any = *arguments, vector(outputs), contrast, *fused, BlockOptions(options, 1e-5), configs
+                block.forward(*given)
             else:
                 difference_conv.forward(*arguments, vector(outputs), contrast, options, configs=configs)
     return [launch for launch in launches if launch.config is config]

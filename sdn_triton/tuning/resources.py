@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import LARGEST_TAP_SUMS
+from sdn_triton.tuning.defaults import FUSED_BYTES, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "ieee": 4}
 SMALLEST_FACTOR = 16
@@ -30,10 +30,8 @@ THREADS = {80: 2048, 86: 1536, 87: 1536, 89: 1536, 90: 2048, 100: 2048, 103: 204
 FEWEST_THREADS = 1536
 RESERVED_SHARED_BYTES = 1024
 """Shared memory that the driver takes for every block."""
-TENSOR_MEMORY = (100, 103)
-"""Architectures that keep the sums of a matrix product in a memory of their own, ..."""
 TENSOR_ROWS, TENSOR_COLUMNS = 128, 512
-"""... which has so many rows and columns of 32 bits."""
+"""Tensor memory has so many rows and columns of 32 bits."""
 SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
@@ -85,7 +83,7 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
     if config.num_warps * lanes(target) > LARGEST_BLOCK:
         return f"its {config.num_warps} warps are more than the {LARGEST_BLOCK} threads of a block"
     sides = {name: getattr(config, name) for name in used_blocks(kernel)}
-    if _has_products(kernel) and (short := [name for name, side in sides.items() if side < SMALLEST_FACTOR]):
+    if kernel in PRODUCT_KERNELS and (short := [name for name, side in sides.items() if side < SMALLEST_FACTOR]):
         return f"its {short[0]} is below {SMALLEST_FACTOR}, the shortest side of a matrix product"
     largest, second, *_ = sorted(sides.values(), reverse=True)
     if largest * second > LARGEST_TILE:
@@ -116,13 +114,9 @@ def _registers(target: Target) -> int:
     return REGISTERS * (2 if target.kind == "hip" else 1)
 
 
-def _has_products(kernel: str) -> bool:
-    return kernel.startswith(("difference", "fusion", "tap_products"))
-
-
 def used_blocks(kernel: str) -> tuple[str, ...]:
     """The sides of its tiles that a kernel looks at."""
-    if _has_products(kernel):
+    if kernel in PRODUCT_KERNELS:
         return "block_p", "block_c", "block_o"
     if kernel in ("depthwise_forward", "depthwise_weight_gradient"):
         return "block_p", "block_o"
@@ -130,7 +124,7 @@ def used_blocks(kernel: str) -> tuple[str, ...]:
 
 
 def _keeps_sums_in_tensor_memory(kernel: str, arithmetic: str, target: Target) -> bool:
-    return target.architecture in TENSOR_MEMORY and arithmetic != "ieee" and _has_products(kernel)
+    return target.architecture in TENSOR_MEMORY and arithmetic != "ieee" and kernel in PRODUCT_KERNELS
 
 
 def _tensor_columns(kernel: str, config: KernelConfig) -> int:
@@ -149,7 +143,7 @@ def _tensor_columns(kernel: str, config: KernelConfig) -> int:
 def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:
     """Float32 numbers that a block holds through its loop."""
     p, c, o = config.block_p, config.block_c, config.block_o
-    if config.pairs and kernel != "difference_forward":
+    if config.pairs and not kernel.endswith("forward"):
         if kernel == "difference_data_gradient":
             return 2 * p * c
         return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 8 * o * c
@@ -162,6 +156,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
         "depthwise_data_gradient": (0, 2 * p * c),
         "depthwise_weight_gradient": (0, 0),
         "similarity": (0, p * c),
+        "block_forward": (p * o, 0),
         "similarity_gradient": (0, p * c),
         "fusion_forward": (p * o, 0),
         "fusion_data_gradient": (p * c, 0),
@@ -171,7 +166,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
 
 
 def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:
-    if not _has_products(kernel):
+    if kernel not in PRODUCT_KERNELS:
         return 4 * max(LARGEST_TAP_SUMS, config.block_p * config.num_warps)  # sums pass from warp to warp
     item = ITEM_BYTES[arithmetic]
     pc, co, po = (
@@ -182,10 +177,14 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
             (config.block_p, config.block_o),
         )
     )
+    # What a block holds once the differences are done: the responses, and the factors of the products that follow.
+    z = FUSED_BYTES // item
+    fused = po + config.block_o * z + config.num_stages * (pc + config.block_c * z)
     if config.pairs:
         # Forward: the weights of a tap and its opposite. Weight gradient: the differences of eight taps, or their sums.
         held = {
             "difference_forward": item * config.num_stages * 2 * co,
+            "block_forward": item * max(config.num_stages * 2 * co, fused),
             "difference_data_gradient": 0,
             "difference_weight_gradient": max(4 * 8 * co, item * (config.num_stages * po + 8 * pc)),
         }
@@ -196,6 +195,7 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
     is_pipelined = config.num_stages > 1
     factors, made, sources, result = {
         "difference_forward": ((co,), pc, 2 * pc, item * po),
+        "block_forward": ((co,), pc, 2 * pc, item * po),
         "difference_data_gradient": ((po, co), 0, 0, 4 * pc),
         "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
         "tap_products": ((po, co), 0, 0, item * pc),
@@ -203,13 +203,15 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         "fusion_data_gradient": ((po, co), 0, 0, 4 * pc),
         "fusion_weight_gradient": ((po, pc), pc * is_pipelined, 0, 4 * co),
     }[kernel]
-    loaded = sum(factors)
+    loaded, after = sum(factors), fused if kernel == "block_forward" else 0
     if target.kind == "hip":
         # Without a pipeline factors pass through one after the other; the sources stay in registers in any case.
         loaded, made, sources = (loaded, made, 0) if is_pipelined else (max(*factors, made), 0, 0)
+        after = max(po, config.block_o * z) if after and not is_pipelined else after
     if not is_pipelined:
-        return max(item * (loaded + made), min(result, EXCHANGE_BYTES)) + SCRATCH_BYTES
+        return max(item * (loaded + made), min(result, EXCHANGE_BYTES), item * after) + SCRATCH_BYTES
     # Products that run on while the next stage is loaded take a buffer for every stage.
     runs_on = target.architecture in GROUP_PRODUCTS and arithmetic != "ieee"
     stages = config.num_stages if runs_on else config.num_stages - 1
-    return max(item * (stages * (loaded + sources) + made), min(result, EXCHANGE_BYTES)) + SCRATCH_BYTES
+    looped = item * (stages * (loaded + sources) + made)
+    return max(looped, min(result, EXCHANGE_BYTES), item * after) + SCRATCH_BYTES

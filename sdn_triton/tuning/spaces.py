@@ -12,6 +12,7 @@ from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import (
     PAIRED_ARCHITECTURES,
     PAIRED_KERNELS,
+    PRODUCT_KERNELS,
     SPLIT_KERNELS,
     Work,
     default_config,
@@ -37,7 +38,7 @@ def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     A field of :class:`KernelConfig` whose metadata has ``choices`` is an axis for every kernel that ``kernels`` in its
     metadata names, or for all.
     """
-    has_products = kernel.startswith(("difference", "fusion", "tap_products"))
+    has_products = kernel in PRODUCT_KERNELS
     blocks = TENSOR_BLOCKS if has_products and arithmetic != "ieee" else SCALAR_BLOCKS
     found: dict[str, tuple[Any, ...]] = {name: blocks[name] for name in used_blocks(kernel)}
     found["block_w"] = TILE_WIDTHS

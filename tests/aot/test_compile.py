@@ -14,7 +14,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, Work, all_defaults, default_config
+from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, PRODUCT_KERNELS, Work, all_defaults, default_config
 from sdn_triton.tuning.examples import example_launches
 
 CASES = [
@@ -32,7 +32,7 @@ SPILL = 0 if triton.__version__.startswith(CHOSEN_WITH) else 32
 
 
 def uses_tensor_cores(kernel: str, arithmetic: str) -> bool:
-    return arithmetic != "ieee" and kernel.startswith(("difference", "fusion", "tap_products"))
+    return arithmetic != "ieee" and kernel in PRODUCT_KERNELS
 
 
 @pytest.mark.parametrize(("kernel", "target", "arithmetic"), CASES)

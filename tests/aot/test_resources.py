@@ -24,14 +24,14 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 
 from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, PAIRED_ARCHITECTURES, PAIRED_KERNELS, all_defaults
+from sdn_triton.tuning.defaults import KERNELS, PAIRED_ARCHITECTURES, PAIRED_KERNELS, PRODUCT_KERNELS, all_defaults
 from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.resources import LARGEST_REGISTERS, TENSOR_COLUMNS, estimate, why_not
 from sdn_triton.tuning.spaces import axes
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 BASE = KernelConfig(32, 16, 32, 64, num_warps=4, num_stages=1)
-WITH_PRODUCTS = tuple(kernel for kernel in KERNELS if kernel.startswith(("difference", "fusion", "tap_products")))
+WITH_PRODUCTS = PRODUCT_KERNELS
 
 
 def arithmetics(kernel: str, target: Target) -> tuple[str, ...]:

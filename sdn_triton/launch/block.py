@@ -1,0 +1,164 @@
+"""The block in evaluation on the Triton path: one kernel where a tile holds all responses, two where it does not."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdn_triton.kernels.block_forward import block_forward_kernel
+from sdn_triton.kernels.paired_block_forward import paired_block_forward_kernel
+from sdn_triton.launch import difference_conv, fusion
+from sdn_triton.launch.difference_call import Configs, DifferenceCall
+from sdn_triton.launch.paired_weight import in_pairs
+from sdn_triton.launch.plan import Plan
+from sdn_triton.launch.run import count_tiles, image_strides, next_power, precision_of
+from sdn_triton.normalisation import Statistics
+from sdn_triton.options import BlockOptions, Contrast
+from sdn_triton.outputs import empty_output
+from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.defaults import FUSED_BYTES
+
+NARROWEST = 16
+"""The shortest side of a matrix product."""
+
+
+def forward(
+    input: Tensor,
+    guidance: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    contrast: Contrast,
+    mean: Tensor,
+    variance: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    fusion_weight: Tensor,
+    fusion_bias: Tensor | None,
+    options: BlockOptions,
+    configs: Configs | None = None,
+) -> Tensor:
+    """``z = K2 [u, relu(batch_norm(y))] + b2`` with ``y = SDC(u, v)``.
+
+    ``configs`` overrides the default configuration of a kernel by its name.
+    """
+    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
+    config = call.config("block_forward")
+    statistics = Statistics(mean, variance, norm_weight, norm_bias, options.eps)
+    if not _holds(config, call):
+        response = difference_conv.forward(input, guidance, weight, bias, contrast, options.difference, configs)
+        scale, shift = statistics.scale_and_shift()
+        return fusion.forward(_centres(call), response, fusion_weight, fusion_bias, scale, shift, "relu", configs)
+    output = empty_output((input.shape[0], fusion_weight.shape[0], *call.output_size), like=input)
+    if output.numel():
+        _fused(call, output, bias, statistics, fusion_weight, fusion_bias, config)
+    return output
+
+
+def describe_configs(
+    input: Tensor,
+    guidance: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    contrast: Contrast,
+    mean: Tensor,
+    variance: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    fusion_weight: Tensor,
+    fusion_bias: Tensor | None,
+    options: BlockOptions,
+    configs: Configs | None = None,
+) -> tuple[str, ...]:
+    """A line per kernel that would be launched, with its configuration and where that comes from."""
+    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
+    config = call.config("block_forward")
+    maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
+    if _holds(config, call):
+        return *maps, f"block_forward: {config}"
+    first = f"difference_forward: {call.config('difference_forward')}"
+    response = input.new_empty((input.shape[0], weight.shape[0], *call.output_size))
+    second = fusion.describe_configs(_centres(call), response, fusion_weight, fusion_bias, None, None, "relu", configs)[
+        0
+    ]
+    return *maps, first, second
+
+
+def _holds(config: KernelConfig, call: DifferenceCall) -> bool:
+    """Whether a tile of this configuration holds all responses."""
+    return config.block_o >= call.outputs
+
+
+def _centres(call: DifferenceCall) -> Tensor:
+    """The features at the centres of the outputs: all of them, or what was there before the image was padded."""
+    (top, left), (rows, columns) = call.options.origin, call.output_size
+    return call.input[:, :, top : top + rows, left : left + columns]
+
+
+def _fused(
+    call: DifferenceCall,
+    output: Tensor,
+    bias: Tensor | None,
+    statistics: Statistics,
+    fusion_weight: Tensor,
+    fusion_bias: Tensor | None,
+    config: KernelConfig,
+) -> None:
+    maps = call.similarity_maps()
+    guidance = call.guidance if maps is None else maps
+    tensors = dict(
+        z_ptr=output,
+        u_ptr=call.input,
+        v_ptr=guidance,
+        weight_ptr=in_pairs(call.weight, 1, config.block_o) if config.pairs else call.packed_weight(),
+        bias_ptr=_contiguous(bias),
+        contrast_ptr=call.contrast_tensor,
+        mean_ptr=statistics.mean.contiguous(),
+        variance_ptr=statistics.variance.contiguous(),
+        norm_weight_ptr=_contiguous(statistics.weight),
+        norm_bias_ptr=_contiguous(statistics.bias),
+        fusion_weight_ptr=fusion_weight.contiguous(),
+        fusion_bias_ptr=_contiguous(fusion_bias),
+    )
+    kernel = paired_block_forward_kernel if config.pairs else block_forward_kernel
+
+    def plan() -> Plan:
+        constants = call.constants(output, guidance)
+        if config.pairs:
+            del constants["INT64"]  # see DifferenceCall.can_pair
+            constants |= {**call.word_strides(), **call.pair_constants()}
+        else:
+            constants |= {
+                **image_strides("u", call.input),
+                **image_strides("v", guidance),
+                "VECTOR": maps is not None,
+                "PRECISION": precision_of(call.arithmetic),
+            }
+        return Plan(
+            kernel=kernel,
+            grid=(count_tiles(output.shape[0], *call.output_size, config),),
+            arguments=dict(
+                eps=statistics.eps,
+                C=call.channels,
+                R=call.outputs,
+                O=output.shape[1],
+                **call.geometry(),
+                **image_strides("z", output),
+                **call.contrast_arguments(),
+                **constants,
+                HAS_BIAS=bias is not None,
+                HAS_NORM_WEIGHT=statistics.weight is not None,
+                HAS_NORM_BIAS=statistics.bias is not None,
+                HAS_FUSION_BIAS=fusion_bias is not None,
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_C=config.block_c,
+                BLOCK_O=config.block_o,
+                BLOCK_Z=max(NARROWEST, min(FUSED_BYTES // output.element_size(), next_power(output.shape[1]))),
+            ),
+            config=config,
+        )
+
+    call.launch(kernel, tensors, config, plan)
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
