@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdn_triton.eager import block as eager_block
 from sdn_triton.eager import difference_conv as eager_difference
 from sdn_triton.eager import fusion as eager_fusion
+from sdn_triton.launch import block as launch_block
 from sdn_triton.launch import difference_conv as launch_difference
 from sdn_triton.launch import fusion as launch_fusion
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.options import DifferenceNeeds, FusionNeeds
+from sdn_triton.options import BlockOptions, DifferenceNeeds, FusionNeeds
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.defaults import Work
@@ -27,6 +29,7 @@ from sdn_triton.tuning.shapes import LayerShape
 from .checking import CEILING, FACTOR, TF32_EPS
 
 Results = dict[str, Tensor]
+EPS = 1e-5
 GATHERING = KernelConfig(64, 16, PAIRED_CHANNELS, 64, 4, 1, pairs=True)
 """What reads the products of all taps while these are tuned."""
 
@@ -66,6 +69,9 @@ def _units_of_shape(shape: LayerShape) -> list[Unit]:
         arguments = tensors.input, tensors.other, tensors.weight, tensors.contrast
         call = DifferenceCall.of(*arguments, shape.options, None)
         learned = isinstance(tensors.contrast, Tensor)
+        if shape.op == "block":
+            maps = [Unit(shape, "similarity", call.work("similarity"))] if call.uses_maps else []
+            return [*maps, Unit(shape, "block_forward", call.work("block_forward"))]
         kernels = [kernel for kernel in call.kernels if not (kernel == "tap_products" and learned)]
         return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in kernels]
 
@@ -101,27 +107,38 @@ class _Tensors:
         else:
             size = shape.options.output_size(shape.h, shape.w)
             inner = shape.c // shape.groups
-            self.weight = draw(shape.outputs, inner, *shape.kernel, scale=(inner * 8) ** -0.5)
+            self.weight = draw(shape.responses, inner, *shape.kernel, scale=(inner * 8) ** -0.5)
             if shape.contrast != "number":
                 drawn = draw(*([shape.c] if shape.contrast == "channel" else []), kind=torch.float32)
                 self.contrast = drawn.abs() + 0.5
+        if shape.op == "block":
+            wide = torch.float32
+            self.norm = [draw(shape.responses, kind=wide), draw(shape.responses, kind=wide).abs() + 0.5]
+            columns = shape.c + shape.responses
+            self.fusion_weight = draw(shape.outputs, columns, 1, 1, scale=columns**-0.5)
         self.grad = image(shape.outputs, *size)
 
     def double(self) -> _Tensors:
         """The same numbers in float64."""
         other = object.__new__(_Tensors)
         for name, value in vars(self).items():
-            setattr(other, name, value.double() if isinstance(value, Tensor) else value)
+            is_list = isinstance(value, list)
+            doubles = [x.double() if isinstance(x, Tensor) else x for x in (value if is_list else [value])]
+            setattr(other, name, doubles if is_list else doubles[0])
         return other
 
 
 def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs: Any) -> Results:
     """What a kernel has a part in, computed on a path."""
-    t, options = tensors, shape.options if shape.op == "difference" else None
+    t, options = tensors, shape.options if shape.op != "fusion" else None
     is_weight = kernel.endswith("weight_gradient")
     is_data = not is_weight and kernel.endswith(("gradient", "products"))
+    if shape.op == "block":
+        module: Any = launch_block if path == "triton" else eager_block
+        call: Any = t.input, t.other, t.weight, None, t.contrast, *t.norm, None, None, t.fusion_weight, t.bias
+        return {"output": module.forward(*call, BlockOptions(shape.options, EPS), *configs)}
     if shape.op == "fusion":
-        module: Any = launch_fusion if path == "triton" else eager_fusion
+        module = launch_fusion if path == "triton" else eager_fusion
         affine = t.scale, t.shift, shape.activation
         if kernel == "fusion_forward":
             return {"output": module.forward(t.input, t.other, t.weight, t.bias, *affine, *configs)}

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
+from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.pixels import (
     channel_offsets,
     inside,
@@ -18,6 +19,7 @@ from sdn_triton.kernels.pixels import (
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
 def depthwise_forward_kernel(
     y_ptr,
+    moments_ptr,  # [tiles, 2, all outputs] in float32, see kernels/moments.py
     u_ptr,
     v_ptr,
     weight_ptr,  # [O, TAPS], contiguous
@@ -52,6 +54,7 @@ def depthwise_forward_kernel(
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
     LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -112,8 +115,12 @@ def depthwise_forward_kernel(
     y_ptr += n * stride_yn
     y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, INT64)[None, :]
-    y_mask = ((rows < HO) & (columns < WO))[:, None] & o_mask[None, :]
-    tl.store(y_ptr + y_offsets, y.to(y_ptr.dtype.element_ty), mask=y_mask)
+    p_mask = (rows < HO) & (columns < WO)
+    y = y.to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + y_offsets, y, mask=p_mask[:, None] & o_mask[None, :])
+    if HAS_MOMENTS:
+        tile = tl.program_id(0) // o_blocks
+        store_tile_moments(moments_ptr, y.to(tl.float32), p_mask, tile, outputs, o_mask, O)
 
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
+from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.pixels import (
     channel_offsets,
     inside,
@@ -126,6 +127,7 @@ def response_of_tile(
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
 def difference_forward_kernel(
     y_ptr,
+    moments_ptr,  # [tiles, 2, all outputs] in float32, see kernels/moments.py
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
     weight_ptr,  # [groups * O, TAPS, C], contiguous
@@ -160,6 +162,7 @@ def difference_forward_kernel(
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
     LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
@@ -203,5 +206,16 @@ def difference_forward_kernel(
     y_ptr += n * stride_yn + group * O * stride_yc
     y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, INT64)[None, :]
-    y_mask = ((rows < HO) & (columns < WO))[:, None] & o_mask[None, :]
-    tl.store(y_ptr + y_offsets, accumulator.to(y_ptr.dtype.element_ty), mask=y_mask)
+    p_mask = (rows < HO) & (columns < WO)
+    y = accumulator.to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + y_offsets, y, mask=p_mask[:, None] & o_mask[None, :])
+    if HAS_MOMENTS:
+        store_tile_moments(
+            moments_ptr,
+            y.to(tl.float32),
+            p_mask,
+            tile=tl.program_id(0) // o_blocks,
+            outputs=group * O + outputs,
+            o_mask=o_mask,
+            O=tl.num_programs(1) * O,
+        )

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
+from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.pairs import (
     APART,
     WORDS,
@@ -194,6 +195,7 @@ def paired_response_of_tile(
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
 def paired_forward_kernel(
     y_ptr,
+    moments_ptr,  # [tiles, 2, all outputs] in float32, see kernels/moments.py
     u_ptr,
     v_ptr,
     weight_ptr,  # [groups, cdiv(O, BLOCK_O), C / 32, TAPS // 2, BLOCK_O, 2, 32], see launch/paired_weight.py
@@ -223,6 +225,7 @@ def paired_forward_kernel(
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
     LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
@@ -263,5 +266,16 @@ def paired_forward_kernel(
     y_ptr += n * stride_yn + group * O * stride_yc
     y_pixels = pixel_offsets(y_rows, y_columns, stride_yh, stride_yw, False)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, False)[None, :]
-    y_mask = ((y_rows < HO) & (y_columns < WO))[:, None] & o_mask[None, :]
-    tl.store(y_ptr + y_offsets, accumulator.to(dtype), mask=y_mask)
+    p_mask = (y_rows < HO) & (y_columns < WO)
+    y = accumulator.to(dtype)
+    tl.store(y_ptr + y_offsets, y, mask=p_mask[:, None] & o_mask[None, :])
+    if HAS_MOMENTS:
+        store_tile_moments(
+            moments_ptr,
+            y.to(tl.float32),
+            p_mask,
+            tile=tl.program_id(0) // o_blocks,
+            outputs=group * O + outputs,
+            o_mask=o_mask,
+            O=tl.num_programs(1) * O,
+        )

@@ -10,7 +10,7 @@ from sdn_triton.checks import Padding, Size
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
-from sdn_triton.options import Contrast
+from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.remembered import checked_fusion, difference_options
 
 
@@ -109,10 +109,7 @@ def semantic_difference_conv2d(
         input, guidance, weight, bias, stride, padding, dilation, groups,
         padding_mode, diffusivity, contrast, similarity, backend,
     )  # fmt: skip
-    if padding_mode in ("replicate", "reflect", "circular") and any(options.padding):
-        rows, columns = options.padding
-        input, guidance = (F.pad(x, (columns, columns, rows, rows), mode=padding_mode) for x in (input, guidance))
-        options = options.without_padding()
+    input, guidance, options = padded(input, guidance, padding_mode, options)
     output = difference_conv((input, guidance, weight, bias, contrast), options, backend)
     return output if batched else output.squeeze(0)
 
@@ -178,6 +175,17 @@ def feature_fusion(
     checked_fusion(input, response, weight, bias, scale, shift, activation, backend)
     output = fusion((input, response, weight, bias, scale, shift), activation, backend)
     return output if batched else output.squeeze(0)
+
+
+def padded(
+    input: Tensor, guidance: Tensor, padding_mode: str, options: DifferenceOptions
+) -> tuple[Tensor, Tensor, DifferenceOptions]:
+    """Checked tensors and options with the padding done, where it is not done by the taps themselves."""
+    if padding_mode in ("replicate", "reflect", "circular") and any(options.padding):
+        rows, columns = options.padding
+        input, guidance = (F.pad(x, (columns, columns, rows, rows), mode=padding_mode) for x in (input, guidance))
+        options = options.without_padding()
+    return input, guidance, options
 
 
 def _add_batch(value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 ORDINARY = (Tensor, torch.nn.Parameter)
@@ -14,6 +15,11 @@ ORDINARY = (Tensor, torch.nn.Parameter)
 
 decomposing = False
 """Whether the operators take their plain form; set by :func:`sdn_triton.export.decomposed`."""
+
+
+def is_ordinary(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is what it seems, or stands in for such a one."""
+    return torch.compiler.is_compiling() or type(tensor) in ORDINARY or isinstance(tensor, FakeTensor)
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -16,7 +15,8 @@ from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
-from sdn_triton.modules.fusion import frozen_statistics
+from sdn_triton.modules.fusion import frozen_statistics, track
+from sdn_triton.normalisation import Statistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 _KINDS = (SemanticDifferenceConv2d, FeatureFusion, SDN, SDNNeck)
@@ -171,21 +171,5 @@ def _affine(norm: nn.Module, response: Image) -> tuple[Tensor, Tensor]:
     assert group is not None
     mean, variance, count = moments(response.local, group)
     if norm.training and norm.running_mean is not None:
-        _track(norm, mean.detach(), variance.detach() * count / (count - 1))
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
-
-
-@torch.no_grad()
-def _track(norm: BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    """Update the running statistics as ``nn.BatchNorm2d`` does."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    factor = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), factor)
+        track(norm, mean.detach(), variance.detach(), count)
+    return Statistics(mean, variance, norm.weight, norm.bias, norm.eps).scale_and_shift()

@@ -15,6 +15,7 @@ from sdn_triton.launch import similarity
 from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
 from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work
 from sdn_triton.tuning.lookup import config_for
@@ -61,6 +62,10 @@ class DifferenceCall:
     @cached_property
     def output_size(self) -> tuple[int, int]:
         return self.options.output_size(self.input.shape[2], self.input.shape[3])
+
+    def empty_output(self) -> Tensor:
+        """A tensor for the output, with nothing in it."""
+        return empty_output((self.input.shape[0], self.weight.shape[0], *self.output_size), like=self.input)
 
     @property
     def channels(self) -> int:
@@ -149,6 +154,11 @@ class DifferenceCall:
             can_pair=self.can_pair_in(kernel, needs_contrast),
             channels_last=self.input.stride(1) == 1,
         )
+
+    @property
+    def forward_kernel(self) -> str:
+        """The kernel that fills the output."""
+        return "depthwise_forward" if self.is_depthwise else "difference_forward"
 
     @property
     def kernels(self) -> tuple[str, ...]:

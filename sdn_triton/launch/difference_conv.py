@@ -14,7 +14,6 @@ from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
-from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import KernelConfig
 
 
@@ -32,15 +31,19 @@ def forward(
     ``configs`` overrides the default configuration of a kernel by its name.
     """
     call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
-    output = empty_output((input.shape[0], weight.shape[0], *call.output_size), like=input)
-    if output.numel() == 0:
-        return output
+    output = call.empty_output()
+    if output.numel():
+        launch_forward(call, output, bias)
+    return output
+
+
+def launch_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None = None) -> None:
+    """Fill ``output``, and ``moments`` ``[tiles, 2, O]`` with mean and sum of squares of every tile, if it is there."""
     maps = call.similarity_maps()
     if call.is_depthwise:
-        _depthwise_forward(call, output, bias)
+        _depthwise_forward(call, output, bias, moments)
     else:
-        _dense_forward(call, output, bias, maps)
-    return output
+        _dense_forward(call, output, bias, maps, moments)
 
 
 def backward(
@@ -86,14 +89,17 @@ def describe_configs(
     return tuple(f"{kernel}: {config}" for kernel, config in configs.items())
 
 
-def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None) -> None:
+def _dense_forward(
+    call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None, moments: Tensor | None
+) -> None:
     config = call.config("difference_forward")
     if config.pairs:
-        _paired_forward(call, output, bias, config)
+        _paired_forward(call, output, bias, moments, config)
         return
     guidance = call.guidance if maps is None else maps
     tensors = dict(
         y_ptr=output,
+        moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=guidance,
         weight_ptr=call.packed_weight(),
@@ -115,6 +121,7 @@ def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, ma
                 **call.contrast_arguments(),
                 **call.constants(output, guidance),
                 HAS_BIAS=bias is not None,
+                HAS_MOMENTS=moments is not None,
                 VECTOR=maps is not None,
                 PRECISION=precision_of(call.arithmetic),
                 BLOCK_H=config.block_h,
@@ -128,9 +135,12 @@ def _dense_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, ma
     call.launch(difference_forward_kernel, tensors, config, plan)
 
 
-def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, config: KernelConfig) -> None:
+def _paired_forward(
+    call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None, config: KernelConfig
+) -> None:
     tensors = dict(
         y_ptr=output,
+        moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=call.guidance,
         weight_ptr=in_pairs(call.weight, call.groups, config.block_o),
@@ -154,6 +164,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, c
                 **constants,
                 **call.pair_constants(),
                 HAS_BIAS=bias is not None,
+                HAS_MOMENTS=moments is not None,
                 BLOCK_H=config.block_h,
                 BLOCK_W=config.block_w,
                 BLOCK_O=config.block_o,
@@ -164,10 +175,11 @@ def _paired_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, c
     call.launch(paired_forward_kernel, tensors, config, plan)
 
 
-def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None) -> None:
+def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None) -> None:
     config = call.config("depthwise_forward")
     tensors = dict(
         y_ptr=output,
+        moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=call.guidance,
         weight_ptr=call.packed_weight(),
@@ -189,6 +201,7 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None
                 **call.constants(output),
                 MULTIPLIER=call.multiplier,
                 HAS_BIAS=bias is not None,
+                HAS_MOMENTS=moments is not None,
                 BLOCK_H=config.block_h,
                 BLOCK_W=config.block_w,
                 BLOCK_O=config.block_o,

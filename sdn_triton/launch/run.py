@@ -38,7 +38,7 @@ class Launch:
     def tuned_as(self) -> str:
         """Under which of ``KERNELS`` its configuration is chosen."""
         plain = self.name.removeprefix("paired_") if "block" in self.name else self.name.replace("paired", "difference")
-        name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len)
+        name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len, default=self.name)
         # One kernel computes the data gradient of both families.
         return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name
 

@@ -121,3 +121,17 @@ def frozen_statistics(norm: nn.modules.batchnorm._BatchNorm) -> Statistics:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return Statistics(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+
+@torch.no_grad()
+def track(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor, count: Tensor | float) -> None:
+    """Update the running statistics with those of ``count`` values as ``nn.BatchNorm2d`` does: unbiased variance."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    tracked = norm.num_batches_tracked.to(norm.running_mean.dtype)
+    factor = 1 / tracked if norm.momentum is None else norm.momentum
+    unbiased = variance * (count / (count - 1))
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), factor)

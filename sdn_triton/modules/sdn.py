@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdn_triton.checks import Size
+from sdn_triton.modules import fusing
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
 from sdn_triton.modules.fusion import FeatureFusion
 from sdn_triton.options import Contrast
@@ -112,7 +113,7 @@ class SDN(nn.Module):
             guidance = self.project(guidance)
         if guidance.shape[-2:] != input.shape[-2:]:
             guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
-        return self.fusion(input, self.sdc(input, guidance))
+        return fusing.forward(self, input, guidance)
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
         """Load a checkpoint of the public rewrite that computes this block by unfolding.

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton import tracing
-from sdn_triton.backend import is_recording, note
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
 from sdn_triton.ops.path import NAMESPACE, Arguments, PathOperator
@@ -44,22 +43,18 @@ class Operator(PathOperator):
             return self.plain(*arguments, static)
         if torch.compiler.is_compiling():
             return self._traced(arguments, static, backend)
-        if is_recording():
-            note(self._decision(arguments, static, backend))
+        self.note(arguments, static, backend)
         if is_transformed():
             return _Forward.apply(self.name, backend, static, *arguments)
-        if _needs_gradient(arguments):
+        if needs_gradient(arguments):
             return _RecordedForward.record(self, backend, static, *arguments)
         return self.forward(arguments, static, backend)
 
     def _traced(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient, nor one
-        # tensor in two roles.
-        if not _needs_gradient(arguments):
+        # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient.
+        if not needs_gradient(arguments):
             return self.forward(arguments, static, backend)
-        if arguments[1] is arguments[0]:
-            arguments = (arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:])
-        return _Forward.apply(self.name, backend, static, *arguments)
+        return _Forward.apply(self.name, backend, static, *distinct(arguments))
 
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Compute the output, without its derivatives."""
@@ -137,7 +132,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.name, ctx.backend, ctx.static, *arguments = inputs
-        _save(ctx, arguments)
+        save(ctx, arguments)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -147,11 +142,8 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         needs = ctx.needs_input_grad[3:]
-        # Compiled graphs have no second derivative, and mostly nobody asks for one.
-        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
-            operator = OPERATORS[ctx.name]
-            return None, None, None, *operator.backward(grad, _saved(ctx), ctx.static, ctx.backend, needs)
-        return None, None, None, *_Backward.apply(ctx.name, ctx.backend, ctx.static, needs, grad, *_saved(ctx))
+        operator = OPERATORS[ctx.name]
+        return None, None, None, *gradients_of(operator, grad, restore(ctx), ctx.static, ctx.backend, needs)
 
 
 class _RecordedForward(_Forward):
@@ -165,10 +157,21 @@ class _RecordedForward(_Forward):
     @staticmethod
     def forward(ctx: Any, operator: Operator, backend: str, static: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
         ctx.name, ctx.backend, ctx.static = operator.name, backend, static
-        _save(ctx, arguments)
+        save(ctx, arguments)
         return operator.forward(arguments, static, backend)
 
     setup_context = torch.autograd.Function.setup_context
+
+
+def gradients_of(
+    operator: Operator, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients that are needed inside a backward, with their own derivatives where somebody may ask for these."""
+    # Compiled graphs have no second derivative, and mostly nobody asks for one.
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
+        return operator.backward(grad, arguments, static, backend, needs)
+    found: tuple[Tensor | None, ...] = _Backward.apply(operator.name, backend, static, needs, grad, *arguments)
+    return found
 
 
 class _Backward(torch.autograd.Function):
@@ -180,7 +183,7 @@ class _Backward(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.name, ctx.backend, ctx.static, ctx.needs, *arguments = inputs
         ctx.set_materialize_grads(False)
-        _save(ctx, arguments)
+        save(ctx, arguments)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
@@ -195,7 +198,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def _second_derivatives(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
-        saved = _saved(ctx)
+        saved = restore(ctx)
         places = [i for i, a in enumerate(saved) if isinstance(a, Tensor)]
 
         def first_derivatives(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -216,7 +219,15 @@ class _Backward(torch.autograd.Function):
         return None, None, None, None, *(found[i] if want else None for i, want in enumerate(wanted))
 
 
-def _needs_gradient(arguments: Arguments) -> bool:
+def distinct(arguments: Arguments) -> Arguments:
+    """The arguments without one tensor in two roles, which Dynamo cannot trace."""
+    if arguments[1] is arguments[0]:
+        return arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:]
+    return arguments
+
+
+def needs_gradient(arguments: Arguments) -> bool:
+    """Whether autograd records what is done with the arguments."""
     if torch.is_grad_enabled():
         for argument in arguments:
             if isinstance(argument, Tensor) and argument.requires_grad:
@@ -224,7 +235,8 @@ def _needs_gradient(arguments: Arguments) -> bool:
     return False
 
 
-def _save(ctx: Any, arguments: Arguments) -> None:
+def save(ctx: Any, arguments: Arguments) -> None:
+    """Keep arguments for the backward, tensors and others in their order."""
     tensors, others = [], []
     for argument in arguments:
         is_tensor = isinstance(argument, Tensor)
@@ -234,7 +246,8 @@ def _save(ctx: Any, arguments: Arguments) -> None:
     ctx.others = others
 
 
-def _saved(ctx: Any) -> list[Any]:
+def restore(ctx: Any) -> list[Any]:
+    """What was saved."""
     return [other if tensor is None else tensor for tensor, other in zip(ctx.saved_tensors, ctx.others)]
 
 

@@ -60,9 +60,14 @@ class PathOperator:
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Any:
         """Run the operator on the path that ``backend`` and the arguments lead to; nothing is recorded for autograd."""
-        if not torch.compiler.is_compiling() and is_recording():
-            note(self._decision(arguments, static, backend))
+        if not torch.compiler.is_compiling():
+            self.note(arguments, static, backend)
         return self.forward(arguments, static, backend)
+
+    def note(self, arguments: Arguments, static: Any, backend: str) -> None:
+        """Hand the decision about a call to whoever records decisions."""
+        if is_recording():
+            note(self._decision(arguments, static, backend))
 
     def register(self) -> None:
         """Make the operator known to ``torch.library`` as ``torch.ops.sdn_triton.<name>``."""
@@ -100,7 +105,7 @@ class PathOperator:
         registered = getattr(torch.ops.sdn_triton, self.name)
         return registered(*self.flatten(arguments, static), backend)
 
-    def empty_output(self, arguments: Arguments, static: Any) -> Tensor:
+    def empty_output(self, arguments: Arguments, static: Any) -> Any:
         """A tensor like the output, with nothing in it."""
         return empty_output(self.output_shape(*arguments, static), like=arguments[0])
 
@@ -117,8 +122,8 @@ class PathOperator:
 
         A path writes to tensors of its own only, so that what the kernels before the failing one did is dropped.
         """
-        path, _ = self._choose(arguments, static, backend, step)
-        function = getattr(_module(path, self.module), step)
+        path, _ = self.choose(arguments, static, backend, step)
+        function = getattr(path_module(path, self.module), step)
         if path != "triton":
             if (
                 step == "forward"
@@ -134,7 +139,8 @@ class PathOperator:
             fallback.step_down(fallback.call_key(self.name, step, arguments, static), failure)
         return self._run(step, given, arguments, static, backend)
 
-    def _choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
+    def choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
+        """The path that a call takes, and why."""
         input: Tensor = arguments[0]
         if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
             return choose(backend, input, None)
@@ -151,15 +157,15 @@ class PathOperator:
         return {kernel: config for key in keys for kernel, config in fallback.replacements(key).items()}
 
     def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
-        path, reason = self._choose(arguments, static, backend)
+        path, reason = self.choose(arguments, static, backend)
         if path != "triton":
             return Decision(self.name, path, reason)
         replacements = self._replacements(arguments, static, "forward", "backward")
-        configs = _module(path, self.module).describe_configs(*arguments, static, replacements)
+        configs = path_module(path, self.module).describe_configs(*arguments, static, replacements)
         return Decision(self.name, path, reason, configs, tune_command(self.name, arguments, static))
 
 
 @cache
-def _module(path: str, name: str) -> ModuleType:
+def path_module(path: str, name: str) -> ModuleType:
     """That of launch/ imports triton, so only when it is taken."""
     return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{name}")

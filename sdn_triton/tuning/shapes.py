@@ -18,7 +18,7 @@ from sdn_triton.options import ACTIVATIONS, DIFFUSIVITIES, SIMILARITIES, Contras
 from sdn_triton.tuning.files import write_json
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
-OPERATORS = ("difference", "fusion")
+OPERATORS = ("difference", "fusion", "block")
 ARITHMETICS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 BORDERS = ("zeros", "zero_flux")
@@ -39,10 +39,11 @@ CHOICES: dict[str, Sequence[str]] = {
 class LayerShape:
     """Everything that the kernels of one operator call are chosen and compiled for.
 
-    ``op`` is "difference" or "fusion"; ``n, c, h, w`` is the input; ``o`` are the outputs (0: as many as channels),
-    ``cg`` the channels of the guidance, or of the response in a fusion (0: as many as the input's). Pairs are
-    written 3x3. ``padding`` of -1x-1 keeps the size at stride 1. ``dtype`` fp32 and tf32 are float32 with PyTorch's
-    setting for convolutions off and on; ``contrast`` is a number, a 0-d tensor, or one value a channel.
+    ``op`` is "difference", "fusion" or "block", a block in evaluation; ``n, c, h, w`` is the input; ``o`` are the
+    outputs (0: as many as channels), ``r`` the responses inside a block, ``cg`` the channels of the guidance, or of the
+    response in a fusion (0: as many as the input's). Pairs are written 3x3. ``padding`` of -1x-1 keeps the size at
+    stride 1. ``dtype`` fp32 and tf32 are float32 with PyTorch's setting for convolutions off and on; ``contrast`` is a
+    number, a 0-d tensor, or one value a channel.
 
     Example:
         >>> shape = LayerShape.parse("c=256,h=64,w=64,dtype=bf16")
@@ -54,6 +55,7 @@ class LayerShape:
     n: int = 1
     c: int = 0
     o: int = 0
+    r: int = 0
     cg: int = 0
     h: int = 0
     w: int = 0
@@ -79,9 +81,13 @@ class LayerShape:
                 raise ValueError(f"{name} must be given, a positive number, got {getattr(self, name)}")
         if self.c % self.groups or self.outputs % self.groups:
             raise ValueError(f"groups={self.groups} must divide c={self.c} and o={self.outputs}")
-        if self.op == "difference" and self.similarity == "channel" and self.guidance_channels != self.c:
+        if self.op == "block" and self.groups > 1:
+            raise ValueError(f"groups must be 1 in a block, got {self.groups}")
+        if self.op != "block" and self.r:
+            raise ValueError(f"r must not be given but for op=block, got {self.r}")
+        if self.op != "fusion" and self.similarity == "channel" and self.guidance_channels != self.c:
             raise ValueError(f"cg must be c={self.c} with similarity=channel, got {self.cg}")
-        if self.op == "difference":
+        if self.op != "fusion":
             if any(size % 2 == 0 or size < 1 for size in self.kernel) or min(*self.stride, *self.dilation) < 1:
                 raise ValueError(f"kernel must be odd and stride, dilation positive, got {self}")
             if min(self.options.output_size(self.h, self.w)) < 1:
@@ -90,6 +96,11 @@ class LayerShape:
     @property
     def outputs(self) -> int:
         return self.o or self.c
+
+    @property
+    def responses(self) -> int:
+        """Outputs of the difference convolution: those of the layer, but for a block."""
+        return (self.r or self.c) if self.op == "block" else self.outputs
 
     @property
     def guidance_channels(self) -> int:
@@ -190,6 +201,13 @@ def shape_of_call(operator: str, arguments: Sequence[Any], static: Any, dtype: s
     if operator == "feature_fusion":
         return LayerShape(op="fusion", activation=static, **common)
     options: DifferenceOptions = static
+    if operator == "semantic_diffusion_block":
+        fusion_weight, options = arguments[9], static.difference
+        common |= dict(
+            op="block",
+            o=fusion_weight.shape[0] if fusion_weight.shape[0] != input.shape[1] else 0,
+            r=weight.shape[0] if weight.shape[0] != input.shape[1] else 0,
+        )
     same = tuple(d * (k // 2) for d, k in zip(options.dilation, options.kernel_size))
     return LayerShape(
         **common,
