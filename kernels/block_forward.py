@@ -8,7 +8,7 @@ from sdn_triton.kernels.difference_forward import response_of_tile
 from sdn_triton.kernels.pixels import tile_origin, tile_pixels
 
 
-@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+@triton.jit(do_not_specialize=["H", "HO", "HV", "WV", "origin_h", "origin_w"])
 def block_forward_kernel(
     z_ptr,
     u_ptr,
@@ -31,6 +31,10 @@ def block_forward_kernel(
     W,
     HO,
     WO,
+    HV,  # of the guidance
+    WV,
+    ratio_h,  # HV / H
+    ratio_w,
     origin_h,
     origin_w,
     step_h,
@@ -59,6 +63,7 @@ def block_forward_kernel(
     LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
+    RESIZED: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
@@ -77,9 +82,9 @@ def block_forward_kernel(
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     sums = response_of_tile(
         u_ptr, v_ptr, weight_ptr, contrast_ptr, inverse_contrast, n, rows, columns, responses, C, R, H, W, HO, WO,
-        origin_h, origin_w, step_h, step_w, dilation_h, dilation_w,
+        HV, WV, ratio_h, ratio_w, origin_h, origin_w, step_h, step_w, dilation_h, dilation_w,
         stride_un, stride_uc, stride_uh, stride_uw, stride_vn, stride_vc, stride_vh, stride_vw, stride_contrast,
-        KERNEL_H, KERNEL_W, LOAD_CONTRAST, DIFFUSIVITY, VECTOR, ZERO_FLUX, PRECISION, INT64, BLOCK_C,
+        KERNEL_H, KERNEL_W, LOAD_CONTRAST, DIFFUSIVITY, VECTOR, RESIZED, ZERO_FLUX, PRECISION, INT64, BLOCK_C,
     )  # fmt: skip
     response = normalise_tile(
         sums, responses, R, bias_ptr, mean_ptr, variance_ptr, norm_weight_ptr, norm_bias_ptr, eps,

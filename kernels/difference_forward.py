@@ -14,6 +14,7 @@ from sdn_triton.kernels.pixels import (
     tile_origin,
     tile_pixels,
 )
+from sdn_triton.kernels.resize import resized_at
 
 
 @triton.jit
@@ -33,6 +34,10 @@ def response_of_tile(
     W,
     HO,
     WO,
+    HV,  # of the guidance, where it is resized
+    WV,
+    ratio_h,  # HV / H
+    ratio_w,
     origin_h,
     origin_w,
     step_h,
@@ -53,6 +58,7 @@ def response_of_tile(
     LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
+    RESIZED: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
@@ -86,6 +92,12 @@ def response_of_tile(
         u_p = tl.load(u_ptr + u_offsets, mask=p_mask, other=0.0)
         if VECTOR:
             v_p = u_p
+        elif RESIZED:
+            v_channels = channel_offsets(channels, stride_vc, INT64)[None, :]
+            v_p = resized_at(
+                v_ptr, centre_rows, centre_columns, v_channels, p_mask, HV, WV, ratio_h, ratio_w,
+                stride_vh, stride_vw, INT64,
+            )  # fmt: skip
         else:
             v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
             v_p = tl.load(v_ptr + v_offsets, mask=p_mask, other=0.0)
@@ -105,6 +117,11 @@ def response_of_tile(
             if VECTOR:
                 v_tap = v_ptr + channel_offsets(tap, stride_vc, INT64)
                 v_q = tl.load(v_tap + v_pixels, mask=v_mask, other=0.0)[:, None]  # [BLOCK_P, 1]
+            elif RESIZED:
+                v_q = resized_at(
+                    v_ptr, centre_rows + dy, centre_columns + dx, v_channels, q_mask, HV, WV, ratio_h, ratio_w,
+                    stride_vh, stride_vw, INT64,
+                )  # fmt: skip
             else:
                 v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
                 v_q = tl.load(v_tap + v_offsets, mask=q_mask, other=0.0)
@@ -195,9 +212,9 @@ def difference_forward_kernel(
     weight_ptr += group * O * TAPS * C
     accumulator = response_of_tile(
         u_ptr, v_ptr, weight_ptr, contrast_ptr, inverse_contrast, n, rows, columns, outputs, C, O, H, W, HO, WO,
-        origin_h, origin_w, step_h, step_w, dilation_h, dilation_w,
+        H, W, 1.0, 1.0, origin_h, origin_w, step_h, step_w, dilation_h, dilation_w,
         stride_un, stride_uc, stride_uh, stride_uw, stride_vn, stride_vc, stride_vh, stride_vw, stride_contrast,
-        KERNEL_H, KERNEL_W, LOAD_CONTRAST, DIFFUSIVITY, VECTOR, ZERO_FLUX, PRECISION, INT64, BLOCK_C,
+        KERNEL_H, KERNEL_W, LOAD_CONTRAST, DIFFUSIVITY, VECTOR, False, ZERO_FLUX, PRECISION, INT64, BLOCK_C,
     )  # fmt: skip
 
     if HAS_BIAS:

@@ -10,7 +10,7 @@ from sdn_triton.checks import Padding, Size
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import PADDED_BEFORE, Contrast, DifferenceOptions
 from sdn_triton.remembered import checked_fusion, difference_options
 
 
@@ -181,7 +181,7 @@ def padded(
     input: Tensor, guidance: Tensor, padding_mode: str, options: DifferenceOptions
 ) -> tuple[Tensor, Tensor, DifferenceOptions]:
     """Checked tensors and options with the padding done, where it is not done by the taps themselves."""
-    if padding_mode in ("replicate", "reflect", "circular") and any(options.padding):
+    if padding_mode in PADDED_BEFORE and any(options.padding):
         rows, columns = options.padding
         input, guidance = (F.pad(x, (columns, columns, rows, rows), mode=padding_mode) for x in (input, guidance))
         options = options.without_padding()

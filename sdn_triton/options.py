@@ -9,7 +9,9 @@ from torch import Tensor
 
 DIFFUSIVITIES = ("charbonnier", "exponential", "rational", "constant")
 SIMILARITIES = ("channel", "vector")
-PADDING_MODES = ("zeros", "replicate", "reflect", "circular", "zero_flux")
+PADDED_BEFORE = ("replicate", "reflect", "circular")
+"""Padding modes for which the tensors are padded before an operator sees them."""
+PADDING_MODES = ("zeros", *PADDED_BEFORE, "zero_flux")
 ACTIVATIONS = ("relu", "identity")
 BACKENDS = ("auto", "triton", "eager")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.eager import difference_conv, fusion
@@ -23,7 +24,9 @@ def forward(
     fusion_bias: Tensor | None,
     options: BlockOptions,
 ) -> Tensor:
-    """``z = K2 [u, relu(batch_norm(y))] + b2`` with ``y = SDC(u, v)``."""
+    """``z = K2 [u, relu(batch_norm(y))] + b2`` with ``y = SDC(u, v)``; guidance of another size is resized."""
+    if guidance.shape[2:] != input.shape[2:]:
+        guidance = F.interpolate(guidance, size=input.shape[2:], mode="bilinear", align_corners=False)
     response = difference_conv.forward(input, guidance, weight, bias, contrast, options.difference)
     scale, shift = Statistics(mean, variance, norm_weight, norm_bias, options.eps).scale_and_shift()
     (top, left), (rows, columns) = options.difference.origin, response.shape[2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.kernels.block_forward import block_forward_kernel
@@ -36,15 +37,14 @@ def forward(
     options: BlockOptions,
     configs: Configs | None = None,
 ) -> Tensor:
-    """``z = K2 [u, relu(batch_norm(y))] + b2`` with ``y = SDC(u, v)``.
+    """``z = K2 [u, relu(batch_norm(y))] + b2`` with ``y = SDC(u, v)``; guidance of another size is resized.
 
     ``configs`` overrides the default configuration of a kernel by its name.
     """
-    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
-    config = call.config("block_forward")
+    call, config = _call(input, guidance, weight, contrast, options, configs)
     statistics = Statistics(mean, variance, norm_weight, norm_bias, options.eps)
     if not _holds(config, call):
-        response = difference_conv.forward(input, guidance, weight, bias, contrast, options.difference, configs)
+        response = difference_conv.forward(input, call.guidance, weight, bias, contrast, options.difference, configs)
         scale, shift = statistics.scale_and_shift()
         return fusion.forward(_centres(call), response, fusion_weight, fusion_bias, scale, shift, "relu", configs)
     output = empty_output((input.shape[0], fusion_weight.shape[0], *call.output_size), like=input)
@@ -69,8 +69,7 @@ def describe_configs(
     configs: Configs | None = None,
 ) -> tuple[str, ...]:
     """A line per kernel that would be launched, with its configuration and where that comes from."""
-    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
-    config = call.config("block_forward")
+    call, config = _call(input, guidance, weight, contrast, options, configs)
     maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
     if _holds(config, call):
         return *maps, f"block_forward: {config}"
@@ -80,6 +79,32 @@ def describe_configs(
         0
     ]
     return *maps, first, second
+
+
+def _call(
+    input: Tensor,
+    guidance: Tensor,
+    weight: Tensor,
+    contrast: Contrast,
+    options: BlockOptions,
+    configs: Configs | None,
+) -> tuple[DifferenceCall, KernelConfig]:
+    """The call of the difference convolution and the configuration of the block's kernel.
+
+    Guidance of another size is resized by the kernel as it reads, so that it is nowhere in memory. Where channels can
+    travel in pairs that would take more instructions than all else (bench/NOTES.md): there, and where the kernel does
+    not read the guidance itself or cannot hold all responses, it is resized before.
+    """
+    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
+    if call.guidance.shape[2:] == input.shape[2:]:
+        return call, call.config("block_forward")
+    alike = DifferenceCall.of(input, input, weight, contrast, options.difference, configs)
+    config = alike.config("block_forward")
+    if not (config.pairs or call.uses_maps) and _holds(config, call):
+        return call, config
+    guidance = F.interpolate(guidance, size=input.shape[2:], mode="bilinear", align_corners=False)
+    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
+    return call, call.config("block_forward")
 
 
 def _holds(config: KernelConfig, call: DifferenceCall) -> bool:
@@ -129,6 +154,11 @@ def _fused(
             constants |= {
                 **image_strides("u", call.input),
                 **image_strides("v", guidance),
+                "HV": call.guidance.shape[2],
+                "WV": call.guidance.shape[3],
+                "ratio_h": call.guidance.shape[2] / call.input.shape[2],
+                "ratio_w": call.guidance.shape[3] / call.input.shape[3],
+                "RESIZED": call.guidance.shape[2:] != call.input.shape[2:],
                 "VECTOR": maps is not None,
                 "PRECISION": precision_of(call.arithmetic),
             }

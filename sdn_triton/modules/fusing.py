@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
@@ -23,7 +24,8 @@ from sdn_triton.normalisation import Statistics, merged
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
-from sdn_triton.options import BlockOptions
+from sdn_triton.ops.resize import resized, size_of
+from sdn_triton.options import PADDED_BEFORE, BlockOptions
 from sdn_triton.remembered import difference_options
 from sdn_triton.tracing import is_transformed
 
@@ -34,7 +36,7 @@ NORMALISATIONS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def forward(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
-    """The block for guidance of the input's size: fused where that is possible."""
+    """The block for guidance of any size: fused where that is possible."""
     if not _is_for_triton(sdn, input):
         return _by_parts(sdn, input, guidance)
     obstacle = why_not(sdn, input, guidance)
@@ -62,7 +64,11 @@ def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
         return "one of its parts was replaced, or has hooks"
     if type(norm) not in NORMALISATIONS or not _is_untouched(norm, type(norm)):
         return f"its normalisation is no plain batch normalisation but {type(norm).__name__}, or has hooks"
-    if sdn.fusion.activation != "relu" or input.dim() != 4 or input.numel() == 0:
+    if (
+        sdn.fusion.activation != "relu"
+        or not input.dim() == guidance.dim() == 4
+        or 0 in (*input.shape, *guidance.shape)
+    ):
         return "only images in batches, not empty, and relu are fused"
     if not _fit(sdn, input, guidance):
         return "its parameters differ from the features in dtype, device or channels"
@@ -88,8 +94,11 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
         else (sdc.weight, sdc.bias, fusion.weight, fusion.bias)
     )
     contrast = sdc.current_contrast()
+    if sdc.padding_mode in PADDED_BEFORE:
+        guidance = resized(guidance, size_of(input))
+    same_size = guidance[:, :, :1, :1].expand(-1, -1, *size_of(input))  # for the checks; it takes no memory
     options = difference_options(
-        input, guidance, weight, bias, sdc.stride, sdc.padding, sdc.dilation, sdc.groups,
+        input, same_size, weight, bias, sdc.stride, sdc.padding, sdc.dilation, sdc.groups,
         sdc.padding_mode, sdc.diffusivity, contrast, sdc.similarity, sdc.backend,
     )  # fmt: skip
     wide_input, wide_guidance, options = padded(input, guidance, sdc.padding_mode, options)
@@ -129,6 +138,8 @@ def _group_of(norm: _BatchNorm) -> dist.ProcessGroup | None:
 
 
 def _by_parts(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
+    if guidance.shape[-2:] != input.shape[-2:]:
+        guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
     output: Tensor = sdn.fusion(input, sdn.sdc(input, guidance))
     return output
 

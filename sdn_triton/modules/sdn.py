@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdn_triton.checks import Size
@@ -111,8 +110,6 @@ class SDN(nn.Module):
         """Sharpen ``input`` where ``guidance``, deeper features of the same image, changes."""
         if self.project is not None:
             guidance = self.project(guidance)
-        if guidance.shape[-2:] != input.shape[-2:]:
-            guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
         return fusing.forward(self, input, guidance)
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:

@@ -1,7 +1,8 @@
 """The difference convolution that says mean and variance of its output, for the normalisation that follows.
 
-Its arguments are those of the difference convolution. The backward is that of the difference convolution, of a gradient
-to which what leads back through mean and variance has been added.
+Its arguments are those of the difference convolution, but the guidance may have another height and width: it is resized
+for the time of the forward and again for that of the backward, and kept as it was in between. The backward is that of
+the difference convolution, of a gradient to which what leads back through mean and variance has been added.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdn_triton.backend import is_recording
 from sdn_triton.eager.layouts import compute_dtype
 from sdn_triton.launch.support import why_not_difference
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.operator import distinct, gradients_of, needs_gradient, restore, save
 from sdn_triton.ops.path import Arguments, PathOperator, path_module
+from sdn_triton.ops.resize import resized, resized_gradient, size_of
 from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import are_plain
 
@@ -32,13 +35,14 @@ class _MomentsOperator(PathOperator):
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Moments:
         """``y [N, O, Ho, Wo]``, mean and variance ``[O]`` of its channels; all three can be differentiated."""
-        if not needs_gradient(arguments):
-            found: Moments = super().__call__(arguments, static, backend)
-        elif torch.compiler.is_compiling():
-            found = _WithMoments.apply(backend, static, *distinct(arguments))
+        if torch.compiler.is_compiling():
+            arguments = distinct(arguments)
+        elif is_recording():
+            self.note(_at_one_size(arguments), static, backend)
+        if needs_gradient(arguments):
+            found: Moments = _WithMoments.apply(backend, static, *arguments)
         else:
-            self.note(arguments, static, backend)
-            found = _WithMoments.apply(backend, static, *arguments)
+            found = self.forward(_at_one_size(arguments), static, backend)
         return found
 
 
@@ -56,10 +60,16 @@ moments = _MomentsOperator(
 moments.register()
 
 
+def _at_one_size(arguments: Arguments) -> Arguments:
+    """The arguments with the guidance in the size of the input."""
+    input, guidance, *others = arguments
+    return input, resized(guidance, size_of(input)), *others
+
+
 class _WithMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backend: str, static: Any, *arguments: Any) -> Moments:
-        response, mean, variance = moments.forward(arguments, static, backend)
+        response, mean, variance = moments.forward(_at_one_size(arguments), static, backend)
         ctx.backend, ctx.static = backend, static
         ctx.set_materialize_grads(False)
         save(ctx, [*arguments, response, mean])
@@ -68,25 +78,26 @@ class _WithMoments(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         *arguments, response, mean = restore(ctx)
-        total = _response_gradient(grads, response, mean, arguments, ctx.static, ctx.backend)
+        full = _at_one_size(arguments)
+        path, _ = difference_conv.choose(full, ctx.static, ctx.backend, "backward")
+        total = _response_gradient(grads, response, mean, path)
         needs = ctx.needs_input_grad[2:]
-        return None, None, *gradients_of(difference_conv, total, arguments, ctx.static, ctx.backend, needs)
+        by_input, by_guidance, *others = gradients_of(difference_conv, total, full, ctx.static, ctx.backend, needs)
+        if by_guidance is not None:
+            by_guidance = resized_gradient(by_guidance, arguments[1], path)
+        return None, None, by_input, by_guidance, *others
 
 
-def _response_gradient(
-    grads: Any, response: Tensor, mean: Tensor, arguments: Arguments, static: Any, backend: str
-) -> Tensor:
+def _response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) -> Tensor:
     """``G + (dL/dmean + 2 (y - mean) dL/dvariance) / n``."""
     grad, by_mean, by_variance = grads
     if by_mean is None and by_variance is None:
         return torch.zeros_like(response) if grad is None else grad
     grad = torch.zeros_like(response) if grad is None else grad
     by_mean, by_variance = (torch.zeros_like(mean) if g is None else g for g in (by_mean, by_variance))
-    if not torch.is_grad_enabled() and are_plain((grad, response)) and not response.is_meta:
-        path, _ = difference_conv.choose(arguments, static, backend)
-        if path == "triton":
-            found: Tensor = path_module(path, "moments").gradient(grad, response, mean, by_mean, by_variance)
-            return found
+    if path == "triton" and not torch.is_grad_enabled() and are_plain((grad, response)) and not response.is_meta:
+        found: Tensor = path_module(path, "moments").gradient(grad, response, mean, by_mean, by_variance)
+        return found
     count = response.numel() // response.shape[1]
     offset, centre, slope = (x.view(-1, 1, 1) for x in (by_mean / count, mean, 2 * by_variance / count))
     total = torch.addcmul(offset + grad, response - centre, slope)
