@@ -181,14 +181,14 @@ def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Modu
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in above):
         raise ValueError("model is inside DistributedDataParallel, which would not see the neck: attach it before")
     target = names[at]
+    if isinstance(target, torch.jit.ScriptModule):
+        raise TypeError(f"at={at!r} is scripted: attach to the module it was made from")
     while type(target).forward is nn.Sequential.forward and len(target):
         child = list(target._modules)[0 if side == "input" else -1]
         at = f"{at}.{child}" if at else child
         target = names[at]
         if sum(module is target for module in names.values()) > 1:
             raise ValueError(f"{at!r}, where the neck would go, is used in several places: give it a module of its own")
-    if isinstance(target, torch.jit.ScriptModule):
-        raise TypeError(f"at={at!r} is scripted: attach to the module it was made from")
     if isinstance(target, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         raise ValueError(
             f"at={at!r} is a {type(target).__name__}, which may run all that it holds, a neck as well: "
