@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
-from sdn_triton import SDNNeck, attach, detach
+from sdn_triton import SDNNeck, attach, decomposed, detach
 
 
 def outputs_and_keys(model: nn.Module, x: Tensor) -> list:
@@ -330,6 +330,19 @@ def test_exported_with_dynamic_sizes(strict):
     assert "decode_head.sdn_neck.guidance.weight" in program.state_dict
     x = image(3, 96, 64)
     torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_onnx_of_a_network_with_a_neck():
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model, x = make(), image(2, 64, 64)
+    stir(attach(model, "decode_head", example=x))
+    with decomposed():
+        exported = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    assert {node.domain for node in exported.model.graph} == {""}
+    session = runtime.InferenceSession(exported.model_proto.SerializeToString())
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), model(x).detach(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
