@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 INSTALLED = $(if $(VENV),$(VENV)/.installed)
+FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
 
@@ -14,8 +15,9 @@ compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
 
 # First everything that runs (kernels interpreted where there is no GPU), then what is compiled ahead of time: Triton
-# decides at its import whether it interprets, so these are two processes.
-test: $(INSTALLED)
+# decides at its import whether it interprets, so these are two processes. The tests of sdn_triton.attach need other
+# people's networks and skip those that are not installed.
+test: $(INSTALLED) $(FRAMEWORKS)
 	$(RUN) -m pytest tests --ignore=tests/aot $(WORKERS)
 	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot $(WORKERS)
 
@@ -38,4 +40,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[interpreter,test,bench,onnx,dev]"
+	touch $@
+
+# No torch but the constraints' is fetched: --no-deps where something depends on torchvision, what else that needs is
+# there by then. On PyPI torchvision is built for CUDA; where torch is not, it does not import, nor does transformers
+# beside it. So these three go to a folder that only the tests look into (tests/conftest.py).
+$(VENV)/.frameworks: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[frameworks]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
+		--target $(VENV)/frameworks torchvision timm segmentation-models-pytorch
 	touch $@

@@ -1,6 +1,7 @@
 """Semantic Diffusion Network layers for PyTorch: Triton kernels where there is a GPU, plain PyTorch everywhere."""
 
 from sdn_triton._version import __version__
+from sdn_triton.attachment import attach, detach
 from sdn_triton.backend import BackendUnavailableError
 from sdn_triton.explanation import Explanation, explain
 from sdn_triton.export import decomposed
@@ -17,7 +18,9 @@ __all__ = [
     "SemanticDifferenceConv2d",
     "__version__",
     "anisotropic_diffusion",
+    "attach",
     "decomposed",
+    "detach",
     "explain",
     "feature_fusion",
     "semantic_difference_conv2d",

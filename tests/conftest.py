@@ -5,14 +5,20 @@ compile tests need it off and therefore a process of their own: ``TRITON_INTERPR
 """
 
 import os
+import sys
 
 import pytest
 import torch
+import torchvision_schemas
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 torch.set_num_threads(1)  # several workers share the processor, and the tensors are small
+
+# What `make test` keeps apart from everything else, and what it takes to import it on a CPU: see the Makefile.
+sys.path.append(os.path.join(sys.prefix, "frameworks"))
+TORCHVISION = torchvision_schemas.define_if_missing()
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

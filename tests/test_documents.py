@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tiny_networks import CASES
 
 import sdn_triton
 from sdn_triton.cli import COMMANDS
@@ -18,11 +19,27 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text())]
-# What needs triton is imported by the kernel tests.
+OPTIONAL = {package for case in CASES.values() for package in case.requires} | {"mmengine", "safetensors"}
+STAND_INS = {
+    "segformer": CASES["segformer"].make,
+    "upernet-swin": CASES["upernet-swin"].make,
+    "upernet-convnext": CASES["upernet-convnext"].make,
+    "mask2former": CASES["mask2former"].make,
+    "dpt": CASES["dpt"].make,
+}
+# What needs triton is imported by the kernel tests, what needs a framework by the tests of networks.
 MODULES = [
     m.name
     for m in pkgutil.walk_packages(sdn_triton.__path__, "sdn_triton.")
-    if not m.name.startswith(("sdn_triton.bench", "sdn_triton.kernels", "sdn_triton.launch", "sdn_triton.__main__"))
+    if not m.name.startswith(
+        (
+            "sdn_triton.bench",
+            "sdn_triton.integrations.",
+            "sdn_triton.kernels",
+            "sdn_triton.launch",
+            "sdn_triton.__main__",
+        )
+    )
 ]
 
 
@@ -36,9 +53,31 @@ def test_every_block_says_its_language():
     assert of_language("console")
 
 
+@pytest.fixture
+def small_networks(monkeypatch):
+    """No network is reached: ``from_pretrained`` of a name on the hub makes a small one of that kind at random."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed: `make test` installs it")
+    load = transformers.PreTrainedModel.from_pretrained.__func__
+
+    def from_pretrained(cls, name, *args, **kwargs):
+        if Path(name).is_dir():
+            return load(cls, name, *args, **kwargs)
+        return next(make for part, make in STAND_INS.items() if part in name)()
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+
+
 @pytest.mark.parametrize("code", of_language("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_python_block(code):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+def test_python_block(code, request, tmp_path, monkeypatch):
+    if "from_pretrained(" in code:
+        request.getfixturevalue("small_networks")
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        pytest.skip(f"{error.name} is not installed: `make test` installs it")
 
 
 @pytest.mark.parametrize("command", [c for text in of_language("console") for c in text.strip().splitlines()])

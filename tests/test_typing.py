@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 USER = """
 import torch
 from sdn_triton import (
-    SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, anisotropic_diffusion, decomposed, explain, feature_fusion,
-    semantic_difference_conv2d,
+    SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, anisotropic_diffusion, attach, decomposed, detach, explain,
+    feature_fusion, semantic_difference_conv2d,
 )
 
 x, k = torch.ones(1, 2, 5, 5), torch.ones(2, 2, 3, 3)
@@ -21,6 +21,8 @@ w: torch.Tensor = anisotropic_diffusion(x, num_steps=2)
 layer: torch.nn.Module = SemanticDifferenceConv2d(2, 2, padding=1)
 blocks: list[torch.nn.Module] = [SDN(2), FeatureFusion(2, 2), SDNNeck([2, 4])]
 text: str = str(explain(layer, x))
+neck: SDNNeck = attach(layer, at="", example=(x,), side="output", select=[0], zero_init=True)
+same: SDNNeck = detach(layer, at="", side="output")
 with decomposed():
     pass
 """
@@ -29,6 +31,7 @@ MISTAKES = {
     "guidance": "semantic_difference_conv2d(x, 1.0, k)",
     "result": "n: int = feature_fusion(x, x, k)",
     "channels": "SDN('2')",
+    "part": "attach(layer, at=layer)",
 }
 
 

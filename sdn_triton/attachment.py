@@ -1,0 +1,236 @@
+"""An SDN neck in front of a part of somebody else's network, or behind it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdn_triton.checks import check_name
+from sdn_triton.dry_run import observe
+from sdn_triton.features import Select, check_select, describe, find_features, runs_coarse_to_fine
+from sdn_triton.modules import SDNNeck
+
+SIDES = ("input", "output")
+
+
+def attach(
+    model: nn.Module,
+    at: str,
+    channels: int | Sequence[int] | None = None,
+    *,
+    example: Any = None,
+    side: str = "input",
+    select: Select = None,
+    name: str = "sdn_neck",
+    **options: Any,
+) -> SDNNeck:
+    """Put an :class:`~sdn_triton.SDNNeck` in front of a part of ``model``, and return it.
+
+    The features that enter the part, tensors ``[N, C, H, W]`` in any nesting of lists, tuples and dicts, positional or
+    keyword, pass the neck first; everything else enters as it is, and containers keep their types.
+
+    The neck becomes a submodule of the part and is called by a forward hook there. Against a wrapper in the part's
+    place, this leaves every name as it was: checkpoints made without the neck load as before (``strict=False`` once it
+    is attached, since its own keys, ``{at}.{name}.*``, are missing there), and whoever asks for the part's class or
+    attributes finds them. The hook holds no module but looks the neck up in the module it is called on, so copies,
+    pickles and replicas call their own. ``torch.compile`` and ``torch.export`` trace through it. Attach before an
+    optimizer, ``DistributedDataParallel`` or ``fully_shard`` is given the parameters.
+
+    Args:
+        model: any network. It is changed in place.
+        at: name of the part, as in ``model.named_modules()``; ``""`` is the model itself. A plain ``nn.Sequential``
+            runs all its children, so there the neck goes to the first of them (``side="output"``: the last).
+        channels: channels of each feature, fine to coarse; an int for one. None: found by calling the model once with
+            ``example``, in evaluation mode, which changes nothing in it.
+        example: an input of the model: one argument, a tuple of positional ones, or a mapping of keyword ones.
+        side: ``"input"``, or ``"output"`` for the features that leave the part.
+        select: which features pass the neck, where some must not (an image among them, stages that the decoder does
+            not use): places among the 4-D floating-point tensors of the call, or keys and keyword names. The features
+            must then run from fine to coarse or from coarse to fine by size; which is decided when ``example`` is
+            given, else at the first call.
+        name: of the submodule; another one for a second neck at the same part.
+        options: of :class:`~sdn_triton.SDNNeck`. With ``zero_init=True`` the model's outputs stay exactly what they are
+            until it is trained. ``device`` and ``dtype`` are by default those of the part's first parameter.
+
+    Raises:
+        TypeError: ``model`` is no module or a scripted one, ``select`` or an option is of the wrong kind.
+        ValueError: there is no part ``at`` (the message lists close names), it has a neck of that name already, it
+            cannot hold one, it is inside ``DistributedDataParallel``, or the features do not fit. Calling the model
+            raises it, too, where the features are not those that the neck was made for.
+
+    Note:
+        What ``torch.compile`` has compiled so far is compiled anew, in the whole process: it does not notice hooks.
+
+    Example:
+        >>> import torch
+        >>> class Network(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        ...         self.decode_head = torch.nn.Conv2d(8, 2, 1)
+        ...     def forward(self, image):
+        ...         return self.decode_head(self.encoder(image))
+        >>> model, image = Network(), torch.randn(1, 3, 16, 16)
+        >>> before = model(image)
+        >>> neck = attach(model, at="decode_head", example=image, zero_init=True)
+        >>> torch.equal(model(image), before), "decode_head.sdn_neck.guidance.weight" in model.state_dict()
+        (True, True)
+    """
+    model, target, at = _part(model, at, side, select)
+    _check_free(model, target, at, name)
+    coarse_to_fine: bool | None = None
+    if example is not None:
+        found = observe(model, target, at, side, select, example).tensors()
+        coarse_to_fine = runs_coarse_to_fine(found)
+        found = found[:: -1 if coarse_to_fine else 1]
+        channels = tuple(feature.shape[1] for feature in found) if channels is None else channels
+        _check_channels(at, side, found, _as_tuple(channels))
+    if channels is None:
+        raise ValueError(
+            "give channels (of each feature, fine to coarse) or example (an input of the model, to find them)"
+        )
+    like = next((p for p in (*target.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
+    placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+    neck = SDNNeck(channels, **placed | options).train(target.training)
+    hook = Attachment(at, side, name, select, _as_tuple(channels), coarse_to_fine)
+    target.add_module(name, neck)
+    hook.register(target)
+    _forget_compiled()
+    return neck
+
+
+def detach(model: nn.Module, at: str, *, side: str = "input", name: str = "sdn_neck") -> SDNNeck:
+    """Take the neck away that :func:`attach` put there, and return it; the model is what it was before.
+
+    Raises:
+        ValueError: no neck of that name is attached there; says where some are.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 2, 1))
+        >>> neck = attach(model, at="1", channels=8)
+        >>> detach(model, at="1") is neck, len(model.state_dict())
+        (True, 4)
+    """
+    model, target, at = _part(model, at, side, None)
+    hook = next((h for h in _hooks_of(target) if (h.name, h.side) == (name, side)), None)
+    if hook is None:
+        raise ValueError(f"no neck {name!r} is attached at {at!r}, side {side!r}; attached are: {_attached(model)}")
+    neck: SDNNeck = getattr(target, name)
+    hook.handle.remove()
+    delattr(target, name)
+    _forget_compiled()
+    return neck
+
+
+class Attachment:
+    """The forward hook that sends features through the neck of the module it is called on."""
+
+    def __init__(
+        self, at: str, side: str, name: str, select: Select, channels: tuple[int, ...], coarse_to_fine: bool | None
+    ) -> None:
+        self.at = at
+        self.side = side
+        self.name = name
+        self.select = select
+        self.channels = channels
+        self.coarse_to_fine = coarse_to_fine
+
+    def register(self, target: nn.Module) -> None:
+        # The handle is kept here, where copies and pickles of the model take it along.
+        if self.side == "input":
+            self.handle = target.register_forward_pre_hook(self, with_kwargs=True)
+        else:
+            self.handle = target.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, args: Any, rest: Any) -> Any:
+        """``rest`` is a dict of keyword arguments before the module runs, its output afterwards."""
+        tree = (args, rest) if self.side == "input" else rest
+        features = find_features(tree, self.select)
+        step = -1 if self._order(features.tensors()) else 1
+        fine_to_coarse = features.tensors()[::step]
+        _check_channels(self.at, self.side, fine_to_coarse, self.channels)
+        return features.replaced(getattr(module, self.name)(fine_to_coarse)[::step])
+
+    def _order(self, features: list[Tensor]) -> bool:
+        if self.coarse_to_fine is not None:
+            return self.coarse_to_fine
+        order = runs_coarse_to_fine(features)
+        if not torch.compiler.is_compiling():  # a trace has no side effects
+            self.coarse_to_fine = order
+        return order
+
+
+def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Module, nn.Module, str]:
+    """The model itself, the part of it that takes a neck, and that part's name."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    check_name("side", side, SIDES)
+    check_select(select)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile returned
+    names = dict(model.named_modules(remove_duplicate=False))
+    if at not in names:
+        close = difflib.get_close_matches(str(at), names, n=3) or [name for name, _ in model.named_children()]
+        raise ValueError(f"at={at!r} is no part of {type(model).__name__}; there are {', '.join(map(repr, close))}")
+    above = [names[""], *(names[".".join(at.split(".")[: i + 1])] for i in range(at.count(".") + 1) if at)]
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in above):
+        raise ValueError("model is inside DistributedDataParallel, which would not see the neck: attach it before")
+    target = names[at]
+    if isinstance(target, torch.jit.ScriptModule):
+        raise TypeError(f"at={at!r} is scripted: attach to the module it was made from")
+    while type(target).forward is nn.Sequential.forward and len(target):
+        child = list(target._modules)[0 if side == "input" else -1]
+        at = f"{at}.{child}" if at else child
+        target = names[at]
+        if sum(module is target for module in names.values()) > 1:
+            raise ValueError(f"{at!r}, where the neck would go, is used in several places: give it a module of its own")
+    if isinstance(target, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        raise ValueError(
+            f"at={at!r} is a {type(target).__name__}, which may run all that it holds, a neck as well: "
+            "attach to a part of it, or to what takes its outputs"
+        )
+    return model, target, at
+
+
+def _check_free(model: nn.Module, target: nn.Module, at: str, name: str) -> None:
+    if not name.isidentifier():
+        raise ValueError(f"name must be a Python identifier, got {name!r}")
+    if any(hook.name == name for hook in _hooks_of(target)):
+        raise ValueError(f"a neck {name!r} is attached at {at!r} already: detach it, or give this one another name")
+    if hasattr(target, name):
+        raise ValueError(f"{at!r} has an attribute {name!r} already: give the neck another name")
+
+
+def _check_channels(at: str, side: str, features: Sequence[Tensor], channels: tuple[int, ...]) -> None:
+    """Raise unless ``features``, fine to coarse, are those a neck is made for."""
+    seen = tuple(feature.shape[1] for feature in features)
+    if seen != channels:
+        raise ValueError(
+            f"the neck at the {side} of {at!r} is for features of {list(channels)} channels, fine to coarse, "
+            f"but there are {list(seen)}: {describe(features)}; leave some out by select=[places among them]"
+        )
+
+
+def _as_tuple(channels: int | Sequence[int]) -> tuple[int, ...]:
+    return (channels,) if isinstance(channels, int) else tuple(channels)
+
+
+def _hooks_of(module: nn.Module) -> list[Attachment]:
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return [hook for hook in hooks if isinstance(hook, Attachment)]
+
+
+def _attached(model: nn.Module) -> str:
+    found = [f"{at}.{hook.name}" for at, module in model.named_modules() for hook in _hooks_of(module)]
+    return ", ".join(map(repr, found)) or "none"
+
+
+def _forget_compiled() -> None:
+    # torch.compile puts no guard on hooks, so that code compiled before would go on without the neck, or with it.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

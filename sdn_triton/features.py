@@ -1,0 +1,116 @@
+"""Which tensors of a call are features, and from which side they run fine to coarse: nested lists, tuples and dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sdn_triton.checks import shape
+
+Select: TypeAlias = Sequence[int] | Sequence[str] | None
+"""Which features are meant: None for all, some by place among them, or those below some keys or keyword names."""
+
+
+@dataclass
+class Features:
+    """Features found in a tree of arguments: ``places`` among its ``leaves``, in the order in which they come."""
+
+    leaves: list[Any]
+    nested: pytree.TreeSpec
+    places: list[int]
+
+    def tensors(self) -> list[Tensor]:
+        return [self.leaves[place] for place in self.places]
+
+    def channels(self) -> tuple[int, ...]:
+        return tuple(tensor.shape[1] for tensor in self.tensors())
+
+    def replaced(self, tensors: Iterable[Tensor]) -> Any:
+        """The same tree with other tensors in place of the features; its containers are new, of the same types."""
+        leaves = list(self.leaves)
+        for place, tensor in zip(self.places, tensors):
+            leaves[place] = tensor
+        return pytree.tree_unflatten(leaves, self.nested)
+
+
+def check_select(select: object) -> None:
+    """Raise unless ``select`` is None, or ints or strings without repetition."""
+    if select is None:
+        return
+    if isinstance(select, str) or not isinstance(select, Sequence):
+        raise TypeError(f"select must be None, a sequence of ints or a sequence of strings, got {select!r}")
+    if {type(item) for item in select} not in ({int}, {str}):
+        raise TypeError(f"select must hold at least one, and ints only or strings only, got {list(select)!r}")
+    if len(set(select)) < len(select):
+        raise ValueError(f"select names a feature twice: {list(select)!r}")
+
+
+def is_feature(value: object) -> bool:
+    """Whether ``value`` is a floating-point tensor ``[N, C, H, W]`` with at least one channel."""
+    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() and value.shape[1] > 0
+
+
+def find_features(tree: Any, select: Select) -> Features:
+    """The features in ``tree``.
+
+    Raises:
+        ValueError: there is none, or ``select`` names one that is not there; says what is there.
+    """
+    if select is not None and isinstance(select[0], str):  # paths cost more, and few need them
+        named, nested = pytree.tree_flatten_with_path(tree)
+        leaves, paths = [leaf for _, leaf in named], [[_key(step) for step in path] for path, _ in named]
+    else:
+        leaves, nested = pytree.tree_flatten(tree)
+        paths = []
+    found = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
+    if not found:
+        raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}")
+    return Features(leaves, nested, found if select is None else _selected(found, leaves, paths, select))
+
+
+def _key(step: Any) -> Any:
+    """The dict key, attribute name or index that a step into a tree stands for."""
+    return next(getattr(step, kind) for kind in ("key", "name", "idx") if hasattr(step, kind))
+
+
+def _selected(found: list[int], leaves: list[Any], paths: list[list[Any]], select: Sequence[int | str]) -> list[int]:
+    chosen: list[int] = []
+    for item in select:
+        if isinstance(item, str):
+            below = [place for place in found if item in paths[place]]
+        else:
+            below = [found[item]] if -len(found) <= item < len(found) else []
+        if not below:
+            raise ValueError(f"select: no feature {item!r} among {describe(leaves[place] for place in found)}")
+        chosen += below
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"select={list(select)!r} names one of {describe(leaves[place] for place in found)} twice")
+    return chosen
+
+
+def runs_coarse_to_fine(features: Sequence[Tensor]) -> bool:
+    """Whether features come coarse to fine, by their number of pixels; where all are equal they do not.
+
+    Raises:
+        ValueError: they come in neither order.
+    """
+    pixels = [feature.shape[2] * feature.shape[3] for feature in features]
+    # Pairs, not sorted(): sizes may be symbols of a trace.
+    if all(own >= following for own, following in pairwise(pixels)):
+        return False
+    if all(own <= following for own, following in pairwise(pixels)):
+        return True
+    raise ValueError(
+        f"features come neither fine to coarse nor coarse to fine: {describe(features)}; "
+        "say which, in which order, by select=[places of the features, fine to coarse]"
+    )
+
+
+def describe(leaves: Iterable[Any]) -> str:
+    """Shapes of tensors, types of what is none: ``[1, 8, 4, 4], [1, 16, 256], NoneType``."""
+    return ", ".join(shape(leaf) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in leaves) or "nothing"
