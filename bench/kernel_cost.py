@@ -182,7 +182,7 @@ def predict(cost: Cost, work: Work, device: Multiprocessor, arithmetic: str) -> 
     counts = {kind: cost.counts[kind] + cost.outside[kind] for kind in KINDS}
     clocks = device.pipe_clocks(counts)
     if cost.counts["tensor"]:
-        clocks["tensor"] = cost.flop / rate
+        clocks["tensor"] = (cost.flop + work.outside_flop) / rate
     clocks["l1"] = device.cache_clocks(cost.l1_bytes, cost.scratchpad_bytes)
     clocks["l2"] = max(cost.l2_bytes, work.streamed) / device.l2_bytes
     clocks["memory"] = work.memory / (work.elements * work.repeats) / device.memory_bytes

@@ -61,6 +61,8 @@ class Work:
     memory: float
     streamed: float
     """Bytes an element that the first-level cache cannot save a block: weights, and the first touch of all else."""
+    outside_flop: float = 0.0
+    """Operations of tensor cores for an element that stand outside of the hot loop."""
     reference_flop: float = 0.0
     reference_memory: float = 0.0
     """Zero where the plain convolution is a 3x3 convolution of all channels: that is bound by its operations."""
@@ -104,8 +106,9 @@ def _block_forward(shape: Shape, config: KernelConfig) -> Work:
         looped_steps=TAPS,
         repeats=1,
         memory=shape.item * (2 + shape.outputs / shape.channels),
-        streamed=shape.item * (config.block_o / config.block_p + 2 * _halo(config) / TAPS),
+        streamed=shape.item * ((shape.outputs + fused / TAPS) / config.block_p + 2 * _halo(config) / TAPS),
         reference_flop=2.0 * ((TAPS + 1) * shape.outputs + fused),
+        outside_flop=2.0 * fused / TAPS,
     )
 
 
