@@ -77,6 +77,8 @@ class Report:
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
                 rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("left"),
+                rich.progress.TimeRemainingColumn(),
                 console=rich.console.Console(stderr=True),
                 redirect_stdout=False,
                 redirect_stderr=False,
