@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .intervals import Estimate, estimate, ratio_samples
+from .intervals import Estimate, estimate, least_samples, ratio_samples
 from .report import BAD, FAINT, GOOD, Table, error_size, mebibytes, milliseconds, ratio
 
 COLUMNS = (
@@ -29,10 +29,13 @@ class Against(NamedTuple):
 
     baseline: str
     speedup: Estimate
+    rounds: int
 
     @property
     def verdict(self) -> str:
         """What the interval allows to say."""
+        if self.rounds < least_samples():
+            return "too few rounds"
         if self.speedup.interval.low > 1:
             return "faster"
         return "slower" if self.speedup.interval.high < 1 else "no difference"
@@ -66,7 +69,7 @@ def against(content: Mapping[str, Any], case: Mapping[str, Any], name: str) -> A
     baseline = fastest_baseline(content, case)
     if baseline is None or name not in timed(case) or content["providers"][name]["role"] != "ours":
         return None
-    return Against(baseline, relative(case, baseline, name))
+    return Against(baseline, relative(case, baseline, name), len(case["results"][name]["samples_ms"]))
 
 
 def legend(content: Mapping[str, Any]) -> list[str]:
@@ -112,7 +115,7 @@ def case_table(content: Mapping[str, Any], case: Mapping[str, Any], told: set[st
             [
                 name,
                 milliseconds(seconds),
-                "-".join(milliseconds(limit / 1e3) for limit in result["interval_ms"]),
+                "-".join(milliseconds(limit / 1e3) for limit in result["interval_ms"] or ()),
                 ratio(relative(case, name, floor).median) if floor else "",
                 _verdict(own),
                 f"{rates[0] / 1e9:.3g}",
@@ -140,8 +143,8 @@ def _verdict(own: Against | None) -> str:
     if own is None:
         return ""
     factor = own.speedup.median
-    if own.verdict == "no difference":
-        return f"no difference from {own.baseline}"
+    if own.verdict not in ("faster", "slower"):
+        return f"{own.verdict}: {own.baseline}" if own.verdict == "too few rounds" else f"as {own.baseline}"
     return f"{ratio(max(factor, 1 / factor))} {own.verdict} than {own.baseline}"
 
 
@@ -171,6 +174,6 @@ def _summary(content: Mapping[str, Any], name: str) -> Table:
             {"faster": GOOD, "slower": BAD}.get(own.verdict, FAINT),
         )
     verdicts = [own.verdict for _, own in found]
-    counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("faster", "slower", "no difference"))
+    counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in dict.fromkeys(["faster", "slower", *verdicts]))
     table.notes.append(f"{len(found)} cases: {counts}. Against it: times as fast as the fastest baseline.")
     return table

@@ -102,12 +102,23 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Objects inside objects by dotted names."""
+    found: dict[str, object] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def _different(
     old: Mapping[str, Any], new: Mapping[str, Any], left_out: Sequence[str]
 ) -> list[tuple[str, object, object]]:
     """Name, old and new value of what differs."""
-    names = [name for name in dict.fromkeys((*old, *new)) if name not in left_out]
-    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    a, b = (_flat({name: value for name, value in x.items() if name not in left_out}) for x in (old, new))
+    return [(name, a.get(name), b.get(name)) for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)]
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, object, object]]:

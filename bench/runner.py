@@ -45,10 +45,12 @@ def row(status: str, why: str | None = None, *, error: float | None = None) -> R
 
 
 def timed_row(timing: Timing, peak_bytes: int, error: float | None) -> Row:
-    """A result with times."""
+    """A result with times; no interval where the samples are too few to promise 95 %."""
+    few = len(timing.samples) < least_samples()
+    interval = None if few else [limit * 1e3 for limit in timing.interval]
     return row("ok", error=error) | {
         "median_ms": timing.median * 1e3,
-        "interval_ms": [limit * 1e3 for limit in timing.interval],
+        "interval_ms": interval,
         "samples_ms": [sample * 1e3 for sample in timing.samples],
         "peak_bytes": peak_bytes,
     }
