@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--device", type=arguments.device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
     add("--threads", type=arguments.count, metavar="N", help="CPU threads (default: as torch finds)")
     add("--tf32", action=argparse.BooleanOptionalAction, help="TF32 for float32 on a GPU")
-    add("--rounds", type=arguments.count, nargs=2, metavar=("LEAST", "MOST"), help="of every case (default: 8 25)")
+    add("--rounds", type=arguments.count, nargs=2, metavar=("LEAST", "MOST"), help="of every case (default: 8 40, on a GPU 10 100)")
     add("--budget", type=arguments.seconds, default=900.0, metavar="SECONDS", help="for all of it (default: 900)")
     add("--json", type=arguments.writable_file, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT}")
     add("--resume", action="store_true", help="go on with the file: keep what is finished")

@@ -19,7 +19,7 @@ from .providers import Provider
 from .record import Record
 from .session import COMPILE_GUESS, Result, check, first_line
 
-ROUNDS = {"cpu": (8, 25), "cuda": (10, 100)}
+ROUNDS = {"cpu": (8, 40), "cuda": (10, 100)}
 """Least and most: eight rounds are what an interval at 99 % takes, by which two runs are compared."""
 STATUS = {"ok": "ok", "wrong": "refused", "failed": "failed", "skipped": "unavailable"}
 COMPILING = 0.45
@@ -142,7 +142,7 @@ class Runner:
     def _take_note(
         self, result: Result, case: Case | None, provider: Provider, problem: Problem, checked: Checked
     ) -> None:
-        error = _over_bound(result)
+        error = over_bound(result)
         if provider.compiled and result.first_call_seconds is not None:
             self.compiling += result.first_call_seconds
             self._compile_seconds = result.first_call_seconds / len(problem.workload.stages)
@@ -203,7 +203,7 @@ def _weight(case: BenchCase) -> float:
     return float(case.flop**0.5)
 
 
-def _over_bound(result: Result) -> float | None:
+def over_bound(result: Result) -> float | None:
     """The largest error, in sizes of what is allowed; None if nothing was compared or nothing comparable came."""
     shares = [error / result.bounds[name] for name, error in result.errors.items()]
     worst = max(shares, default=float("inf"))

@@ -10,7 +10,7 @@ from .networks import NETWORKS, Network
 from .workloads import PASSES
 
 SMALL = Network("Small", (16, 32), (4, 8))
-IDLE = Network("Idle", (64,), (4,))
+IDLE = Network("Idle", (32,), (16,))
 """An image that leaves a device next to nothing to compute."""
 
 
@@ -23,6 +23,19 @@ def quick() -> list[BenchCase]:
     return [
         *grid([SMALL], [(64, 64)]),
         *grid([SMALL], [(128, 128), (256, 256)], kinds=("layer",), stages=(1,), passes=("inference",)),
+    ]
+
+
+def common(on_gpu: bool) -> list[BenchCase]:
+    """Layer, block and neck of one network, inference and training: what ``make bench`` runs, in minutes anywhere."""
+    here: Any = dict(dtypes=("bfloat16",), formats=("channels_last",)) if on_gpu else {}
+    (b0,) = _named("segformer-b0")
+    return [
+        *grid([b0], [(512, 512)], kinds=("layer",), stages=(1, 2, 3), **here),
+        *grid([b0], [(512, 512)], kinds=("block",), stages=(1,), **here),
+        *grid([b0], [(256, 256)], kinds=("neck",), **here),
+        *grid([b0], [(256, 256)], kinds=("layer",), stages=(1,), passes=("inference",), **here),
+        *grid([b0], [(1024, 1024)], kinds=("layer",), stages=(1,), passes=("inference",), **here),
     ]
 
 
