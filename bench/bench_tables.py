@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .intervals import Estimate, estimate, least_samples, ratio_samples
+from .intervals import Estimate, Interval, median_interval, ratio_samples
 from .report import BAD, FAINT, GOOD, Table, error_size, mebibytes, milliseconds, ratio
 
 COLUMNS = (
@@ -25,20 +25,16 @@ SUMMARY = ("case", "/floor", "fastest\nbaseline", "against\nit", "95 %", "verdic
 
 
 class Against(NamedTuple):
-    """A provider beside the fastest baseline of its case: its name, and how many times as fast the provider is."""
+    """A provider beside the fastest baseline of its case: its name, and how many times as fast the provider is.
+
+    ``interval`` is that of the ratio, round by round. The verdict asks for more: that the two medians' own intervals
+    have nothing in common.
+    """
 
     baseline: str
-    speedup: Estimate
-    rounds: int
-
-    @property
-    def verdict(self) -> str:
-        """What the interval allows to say."""
-        if self.rounds < least_samples():
-            return "too few rounds"
-        if self.speedup.interval.low > 1:
-            return "faster"
-        return "slower" if self.speedup.interval.high < 1 else "no difference"
+    speedup: float
+    interval: Interval
+    verdict: str
 
 
 def timed(case: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -59,9 +55,28 @@ def floor_of(content: Mapping[str, Any], case: Mapping[str, Any]) -> str | None:
 
 
 def relative(case: Mapping[str, Any], over: str, under: str) -> Estimate:
-    """The time of one provider in times of another's, of rounds that were measured in turns."""
-    results = case["results"]
-    return estimate(ratio_samples(results[over]["samples_ms"], results[under]["samples_ms"]))
+    """The time of one provider in times of another's: of the medians, and the interval of the ratio in each round.
+
+    Rounds that were not measured in turns cannot be set beside each other: there the interval is as wide as the ends
+    of the two medians' intervals allow.
+    """
+    a, b = (case["results"][name] for name in (over, under))
+    samples = a["samples_ms"], b["samples_ms"]
+    if len(samples[0]) == len(samples[1]):
+        interval = median_interval(ratio_samples(*samples))
+    else:
+        ends = [median_interval(values) for values in samples]
+        interval = Interval(ends[0].low / ends[1].high, ends[0].high / ends[1].low)
+    return Estimate(a["median_ms"] / b["median_ms"], interval)
+
+
+def verdict(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Whether one result is "faster" or "slower" than another; "undecided" where their intervals overlap."""
+    if own["interval_ms"] is None or other["interval_ms"] is None:
+        return "undecided"
+    if not Interval(*own["interval_ms"]).is_apart_from(Interval(*other["interval_ms"])):
+        return "undecided"
+    return "faster" if own["median_ms"] < other["median_ms"] else "slower"
 
 
 def against(content: Mapping[str, Any], case: Mapping[str, Any], name: str) -> Against | None:
@@ -69,7 +84,8 @@ def against(content: Mapping[str, Any], case: Mapping[str, Any], name: str) -> A
     baseline = fastest_baseline(content, case)
     if baseline is None or name not in timed(case) or content["providers"][name]["role"] != "ours":
         return None
-    return Against(baseline, relative(case, baseline, name), len(case["results"][name]["samples_ms"]))
+    results = case["results"]
+    return Against(baseline, *relative(case, baseline, name), verdict(results[name], results[baseline]))
 
 
 def legend(content: Mapping[str, Any]) -> list[str]:
@@ -142,10 +158,9 @@ def _error(result: Mapping[str, Any]) -> str:
 def _verdict(own: Against | None) -> str:
     if own is None:
         return ""
-    factor = own.speedup.median
-    if own.verdict not in ("faster", "slower"):
-        return f"{own.verdict}: {own.baseline}" if own.verdict == "too few rounds" else f"as {own.baseline}"
-    return f"{ratio(max(factor, 1 / factor))} {own.verdict} than {own.baseline}"
+    if own.verdict == "undecided":
+        return f"undecided: {own.baseline}"
+    return f"{ratio(max(own.speedup, 1 / own.speedup))} {own.verdict} than {own.baseline}"
 
 
 def summary_tables(content: Mapping[str, Any]) -> list[Table]:
@@ -158,22 +173,22 @@ def summary_tables(content: Mapping[str, Any]) -> list[Table]:
 def _summary(content: Mapping[str, Any], name: str) -> Table:
     table = Table(f"{name} beside the floor and the fastest baseline", SUMMARY)
     found = [(case, own) for case in content["cases"] if (own := against(content, case, name)) is not None]
-    found.sort(key=lambda pair: -pair[1].speedup.median)
+    found.sort(key=lambda pair: -pair[1].speedup)
     for case, own in found:
         floor = floor_of(content, case)
-        low, high = own.speedup.interval
+        low, high = own.interval
         table.add(
             [
                 case["id"],
                 ratio(relative(case, name, floor).median) if floor else "",
                 own.baseline,
-                ratio(own.speedup.median),
+                ratio(own.speedup),
                 f"{low:.2f}-{high:.2f}",
                 own.verdict,
             ],
             {"faster": GOOD, "slower": BAD}.get(own.verdict, FAINT),
         )
     verdicts = [own.verdict for _, own in found]
-    counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in dict.fromkeys(["faster", "slower", *verdicts]))
+    counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("faster", "slower", "undecided"))
     table.notes.append(f"{len(found)} cases: {counts}. Against it: times as fast as the fastest baseline.")
     return table

@@ -63,7 +63,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--device", type=arguments.device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
     add("--threads", type=arguments.count, metavar="N", help="CPU threads (default: as torch finds)")
     add("--tf32", action=argparse.BooleanOptionalAction, help="TF32 for float32 on a GPU")
-    add("--rounds", type=arguments.count, nargs=2, metavar=("LEAST", "MOST"), help="of every case (default: 8 40, on a GPU 10 100)")
+    add(
+        "--rounds",
+        type=arguments.count,
+        nargs=2,
+        metavar=("LEAST", "MOST"),
+        help="of every case (default: 8 40, on a GPU 10 100)",
+    )
     add("--budget", type=arguments.seconds, default=900.0, metavar="SECONDS", help="for all of it (default: 900)")
     add("--json", type=arguments.writable_file, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT}")
     add("--resume", action="store_true", help="go on with the file: keep what is finished")
@@ -110,13 +116,13 @@ def _is_asked_for(case: BenchCase, args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> int:
     """Run what is asked for, show every case, then where the library wins and where it loses."""
     args.device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settle(args.device, args.threads, args.tf32)
     cases = chosen_cases(args)
     if not cases:
         args.parser.error("no case of the suite is left by these options")
     if args.list:
         print("\n".join(case.id for case in cases))
         return 0
+    settle(args.device, args.threads, args.tf32)
     chosen = [name for name in PROVIDERS if not args.provider or name in args.provider or name == FLOOR]
     rounds = tuple(args.rounds) if args.rounds else ROUNDS[args.device.type]
     if rounds[0] > rounds[1]:
