@@ -31,7 +31,7 @@ BENCHMARKS = build/benchmarks
 bench: $(INSTALLED)
 	mkdir -p $(BENCHMARKS)
 	$(RUN) -m pytest bench/suite -q --benchmark-json=$(BENCHMARKS)/pytest.json --benchmark-autosave --benchmark-save-data \
-		--benchmark-sort=median --benchmark-columns=median,iqr,min,max,rounds; status=$$?; \
+		--benchmark-sort=mean --benchmark-columns=median,iqr,min,max,rounds; status=$$?; \
 	$(RUN) -m bench.pytest_results $(BENCHMARKS)/pytest.json $(BENCHMARKS)/suite.json && \
 	$(RUN) -m sdn_triton bench report $(BENCHMARKS)/suite.json --out $(BENCHMARKS)/suite.html && exit $$status
 

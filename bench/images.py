@@ -54,7 +54,7 @@ BACKBONES: dict[str, Callable[[], Callable[[Tensor], Sequence[Tensor]]]] = {
     "resnet-101": lambda: _backbone("ResNet", depths=[3, 4, 23, 3]),
     "swin-t": lambda: _backbone("Swin"),
     "swin-b": lambda: _backbone("Swin", embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]),
-    "convnext-t": lambda: _backbone("ConvNext"),
+    "convnext-t": lambda: _backbone("ConvNext", depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768]),
 }
 
 

@@ -153,7 +153,7 @@ def _settings(args: argparse.Namespace, rounds: tuple[int, int]) -> dict[str, An
 
 def _run(runner: Runner, cases: list[BenchCase], args: argparse.Namespace) -> int:
     record, todo = runner.record, runner.unfinished(cases)
-    report = Report(len(todo))
+    report = Report(len(todo), most=lambda: runner.left)
     with report:
         for line in legend(record.content):
             report.say(line)
@@ -177,7 +177,9 @@ def _run(runner: Runner, cases: list[BenchCase], args: argparse.Namespace) -> in
         for table in summary_tables(record.content):
             report.show(table)
         if left := len(runner.unfinished(cases)):
-            report.say(f"{left} of {len(cases)} cases did not fit the budget: --resume --budget goes on.", BAD)
+            report.say(
+                f"{left} of {len(cases)} cases did not fit the budget: the same command with --resume goes on.", BAD
+            )
         report.say(f"Written to {args.json}")
     went_wrong = _mistakes(record.content)
     for line in went_wrong:
