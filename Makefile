@@ -26,10 +26,16 @@ check: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+# Some four minutes on two CPU cores. Saved runs are compared by: pytest-benchmark compare
+BENCHMARKS = build/benchmarks
 bench: $(INSTALLED)
-	$(RUN) -m bench.eager_forward
+	mkdir -p $(BENCHMARKS)
+	$(RUN) -m pytest bench/suite -q --benchmark-json=$(BENCHMARKS)/pytest.json --benchmark-autosave --benchmark-save-data \
+		--benchmark-sort=mean --benchmark-columns=median,iqr,min,max,rounds; status=$$?; \
+	$(RUN) -m bench.pytest_results $(BENCHMARKS)/pytest.json $(BENCHMARKS)/suite.json && \
+	$(RUN) -m sdn_triton bench report $(BENCHMARKS)/suite.json --out $(BENCHMARKS)/suite.html && exit $$status
 
-# The whole of it on a machine with a GPU, in eight minutes, without network: see bench/gpu.py.
+# The whole of it on a machine with a GPU, in nine minutes, without network: see bench/gpu.py.
 gpu:
 	$(PYTHON) -m bench.gpu
 

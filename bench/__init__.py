@@ -1,11 +1,14 @@
 """Benchmarks: providers times workloads, checked before they are timed.
 
 networks.py    the pyramids of real networks: a new one is a line
-providers.py   ways to compute the layer and the neck: a new one is a function and a line
-workloads.py   what is run: a layer, a neck
+providers.py   ways to compute the layer, the block and the neck: a new one is a function and a line
+workloads.py   what is run: a layer, a block, a neck;  cases.py  in which numbers, which pass, how timed;  suites.py  lists
 checking.py    outputs and gradients against float64, and the bounds they are held to
-measure.py     interleaved times, peak memory
-session.py     one run within a budget;  tables.py, report.py  what the reader sees
+clocks.py      one call by the host's clock, a GPU's events, a CUDA graph;  measure.py  in turns, and peak memory
+intervals.py   confidence intervals of medians;  roofs.py  what a copy and a product reach on the device
+runner.py      a benchmark within a budget;  record.py  its file;  run.py  ``bench run``;  changes.py  ``bench compare``
+suite/         the same as benchmarks of pytest (``make bench``);  pytest_results.py  their figures as such a file
+session.py     one run of ``sdn-triton compare`` (compare.py);  tables.py, bench_tables.py, report.py  what readers see
 tune.py        the command ``sdn-triton tune``: trials.py checks and tuner.py times; static_ranking.py without a GPU
-compare.py     the command ``sdn-triton compare``;  doctor.py  ``sdn-triton doctor``;  gpu.py  ``make gpu``
+doctor.py      ``sdn-triton doctor``;  gpu.py  ``make gpu``, with sanitized.py and predicted.py
 """

@@ -10,12 +10,15 @@ the floor is ``sqrt(eps)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .clocks import Call, Prepared
 from .plain import DifferenceFunction
 from .providers import Provider, composite
 from .workloads import Workload
@@ -48,12 +51,13 @@ class Setting:
 
 @dataclass
 class Case:
-    """A module with its inputs, ready to be called."""
+    """A module with its inputs, ready to be called; ``around`` is entered around every call."""
 
     workload: Workload
     module: nn.Module
     inputs: dict[str, Tensor]
     grads: tuple[Tensor, ...]
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __post_init__(self) -> None:
         self.leaves = {**self.inputs, **{name: p for name, p in self.module.named_parameters() if p.requires_grad}}
@@ -61,12 +65,37 @@ class Case:
     def forward(self) -> tuple[Tensor, ...]:
         """Inference: evaluation mode is set by the caller, gradients are off."""
         with torch.no_grad():
+            return self.recorded()
+
+    def recorded(self) -> tuple[Tensor, ...]:
+        """The outputs, with what autograd needs to go back from them."""
+        with self.around():
             return self.workload.call(self.module, tuple(self.inputs.values()))
+
+    def back(self, outputs: Sequence[Tensor], retain: bool = False) -> tuple[Tensor | None, ...]:
+        """The gradients of all inputs and parameters, from outputs that were recorded."""
+        with self.around():
+            leaves = list(self.leaves.values())
+            return torch.autograd.grad(outputs, leaves, self.grads, allow_unused=True, retain_graph=retain)
 
     def forward_backward(self) -> tuple[Tensor | None, ...]:
         """The gradients of all inputs and parameters."""
-        outputs = self.workload.call(self.module, tuple(self.inputs.values()))
-        return torch.autograd.grad(outputs, list(self.leaves.values()), self.grads, allow_unused=True)
+        return self.back(self.recorded())
+
+    def step(self, pass_: str, retain: bool = False) -> Call:
+        """What is timed of a pass; sets the module's mode, which holds until the next call of this method.
+
+        Only "inference" runs in evaluation mode. Before every "backward" the forward runs, untimed; with ``retain`` it
+        has run once for all of them.
+        """
+        self.module.train(pass_ != "inference")
+        if pass_ != "backward":
+            return {"inference": self.forward, "forward": self.recorded, "training": self.forward_backward}[pass_]
+        if retain:
+            outputs = self.recorded()
+            return lambda: self.back(outputs, retain=True)
+        kept: list[tuple[Tensor, ...]] = []
+        return Prepared(lambda: kept.append(self.recorded()), lambda: self.back(kept.pop()))
 
     def answers(self, backward: bool) -> Answers:
         """Every output (evaluation mode) and every gradient (training mode) by name."""
@@ -127,7 +156,7 @@ class Problem:
         """The provider's module with this problem's weights and inputs."""
         module = self._in_dtype(self.workload.module(provider))
         module.load_state_dict(self.state(provider.guided))
-        return Case(self.workload, module, self.inputs, self.grads)
+        return Case(self.workload, module, self.inputs, self.grads, provider.around)
 
     def reference(self, provider: Provider) -> Answers:
         """What the provider should answer, in float64."""

@@ -4,71 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 
+from . import arguments
+from .cases import DTYPES, FORMATS
 from .checking import Setting
-from .environment import write_json
+from .environment import settle, write_json
 from .images import MissingExtraError, image_features
-from .networks import NETWORKS
+from .networks import NETWORKS, distinct_networks
 from .providers import FLOOR, PROVIDERS
 from .report import BAD, Report
 from .session import Budget, Session
 from .tables import conclusion, introduction, restlessness, workload_table
 from .workloads import Workload, workloads_of
 
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) >= 32 and int(width) >= 32):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH of at least 32x32, as in 512x512")
-    return int(height), int(width)
-
-
-def _count(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return value
-
-
-def _device(text: str) -> torch.device:
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a device: cpu, cuda or cuda:INDEX") from None
-    if device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a device that can be compared: cpu, cuda or cuda:INDEX")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(f"no device {text!r} here: torch sees {torch.cuda.device_count()} GPUs")
-    return device
-
-
-def _image(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
-    return path
-
-
-def _json(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: it must be a file in an existing folder")
-    return path
+COMPARED = ("conv2d", "triton", "eager", "compile", "unfold")
+"""What is compared unless providers are named; ``sdn-triton bench run`` has all of them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,14 +36,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--size",
         action="append",
-        type=_size,
+        type=arguments.size,
         metavar="HxW",
         help="size of the image; may be repeated (default: 512x512, on a GPU 1024x2048 too)",
     )
-    add("--image", type=_image, metavar="FILE", help="features of this image through the network with random weights")
-    add("--batch", type=_count, default=1, metavar="N", help="images a batch (default: 1)")
-    add("--provider", action="append", choices=list(PROVIDERS), help="only these and the floor; may be repeated")
-    add("--device", type=_device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
+    add(
+        "--image",
+        type=arguments.existing_file,
+        metavar="FILE",
+        help="features of this image through the network with random weights",
+    )
+    add("--batch", type=arguments.count, default=1, metavar="N", help="images a batch (default: 1)")
+    add(
+        "--provider",
+        action="append",
+        choices=list(PROVIDERS),
+        help=f"these and the floor; may be repeated (default: {', '.join(COMPARED)})",
+    )
+    add("--device", type=arguments.device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
     add("--dtype", choices=list(DTYPES), help="default: float32 on a CPU, bfloat16 on a GPU")
     add(
         "--memory-format",
@@ -102,15 +64,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--tf32", action=argparse.BooleanOptionalAction, help="TF32 for float32 on a GPU (default: as for convolutions)"
     )
-    add("--threads", type=_count, metavar="N", help="CPU threads (default: as torch finds)")
+    add("--threads", type=arguments.count, metavar="N", help="CPU threads (default: as torch finds)")
     add("--quick", action="store_true", help="a first impression: a fifth of the time, no torch.compile")
-    add("--budget", type=_seconds, metavar="SECONDS", help="time for the run (default: 150 a network and size)")
-    add("--json", type=_json, metavar="FILE", help="write environment and all figures, after every workload anew")
+    add(
+        "--budget", type=arguments.seconds, metavar="SECONDS", help="time for the run (default: 150 a network and size)"
+    )
+    add(
+        "--json",
+        type=arguments.writable_file,
+        metavar="FILE",
+        help="write environment and all figures, after every workload anew",
+    )
     parser.set_defaults(run=run, parser=parser)
 
 
 def _workloads(args: argparse.Namespace) -> list[Workload]:
-    names = list(NETWORKS) if "all" in args.network else list(dict.fromkeys(args.network))
+    names = distinct_networks() if "all" in args.network else list(dict.fromkeys(args.network))
     found: list[Workload] = []
     for name in names:
         for height, width in args.size:
@@ -133,15 +102,7 @@ def _complete(args: argparse.Namespace) -> Setting:
     args.size = args.size or ([(512, 512), (1024, 2048)] if on_gpu else [(512, 512)])
     args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
     args.memory_format = args.memory_format or ("channels_last" if on_gpu else "contiguous")
-    torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is.
-    if on_gpu and args.device.index is not None:
-        torch.cuda.set_device(args.device)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    if args.tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = args.tf32
-    # The same precision for both sides: products inside torch's matmul follow the convolutions' setting.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    settle(args.device, args.threads, args.tf32)
     return Setting(args.device, DTYPES[args.dtype], FORMATS[args.memory_format], args.backward)
 
 
@@ -152,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     if args.budget is None:
         pyramids = len({workload.network for workload in workloads})
         args.budget = (30.0 if args.quick else 150.0) * pyramids
-    chosen = [p for p in PROVIDERS.values() if not args.provider or p.name in args.provider or p.name == FLOOR]
+    names = {FLOOR, *(args.provider or COMPARED)}
+    chosen = [provider for provider in PROVIDERS.values() if provider.name in names]
     session = Session(setting, chosen, Budget(args.budget, workloads), quick=args.quick)
     session.settings |= {
         "command": args.command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -43,6 +44,40 @@ def gpu_driver() -> str | None:
     return answer.splitlines()[0].strip() if answer else None
 
 
+GPU_CLOCKS = {
+    "sm_mhz": "clocks.sm",
+    "sm_max_mhz": "clocks.max.sm",
+    "memory_mhz": "clocks.mem",
+    "power_limit_w": "power.limit",
+    "temperature_c": "temperature.gpu",
+}
+
+
+def clocks(device: torch.device) -> dict[str, Any]:
+    """How fast the device runs as found, in MHz; what the system does not tell is None or left out."""
+    if device.type == "cuda":
+        program = shutil.which("nvidia-smi")
+        index = torch.cuda.current_device() if device.index is None else device.index
+        query = ["--query-gpu=" + ",".join(GPU_CLOCKS.values()), "--format=csv,noheader,nounits", f"--id={index}"]
+        answer = _output([program, *query]) if program else None
+        values = answer.strip().split(", ") if answer else [""] * len(GPU_CLOCKS)
+        return {name: float(v) if _is_number(v) else None for name, v in zip(GPU_CLOCKS, values, strict=False)}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith("cpu MHz")]
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {
+        "cpu_mhz": [float(value) for value in found if _is_number(value)] or None,
+        "governor": governor.read_text().strip() if governor.is_file() else None,
+    }
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().replace(".", "", 1).isdigit()
+
+
 def cpp_compiler() -> str | None:
     """The C++ compiler that torch.compile would use on a CPU; None without one."""
     candidates = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
@@ -50,13 +85,23 @@ def cpp_compiler() -> str | None:
 
 
 def git_revision() -> dict[str, Any]:
-    """The revision of the repository this file lies in and whether it was changed; None outside of a repository."""
+    """The revision of the repository this file lies in and whether it was changed; None outside of a repository.
+
+    Results that lie in ``bench/results`` are no change: a benchmark writes them while it runs. ``changes`` tells two
+    changed trees of one revision apart.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists() or shutil.which("git") is None:
-        return {"revision": None, "dirty": None}
+        return {"revision": None, "dirty": None, "changes": None}
+    sources = ["--", str(root), f":(exclude){root}/bench/results"]
     revision = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
-    status = _output(["git", "-C", str(root), "status", "--porcelain"])
-    return {"revision": revision.strip() if revision else None, "dirty": None if status is None else bool(status)}
+    status = _output(["git", "-C", str(root), "status", "--porcelain", *sources])
+    changes = _output(["git", "-C", str(root), "diff", "HEAD", *sources]) if status else None
+    return {
+        "revision": revision.strip() if revision else None,
+        "dirty": None if status is None else bool(status),
+        "changes": hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None,
+    }
 
 
 def _output(command: list[str]) -> str | None:
@@ -64,6 +109,20 @@ def _output(command: list[str]) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def settle(device: torch.device, threads: int | None, tf32: bool | None) -> None:
+    """Set what holds for the whole process: the device, its threads, and the same precision for all providers."""
+    on_gpu = device.type == "cuda"
+    torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is.
+    if on_gpu and device.index is not None:
+        torch.cuda.set_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if tf32 is not None:
+        torch.backends.cudnn.allow_tf32 = tf32
+    # The same precision for both sides: products inside torch's matmul follow the convolutions' setting.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
@@ -89,6 +148,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),
         "cpu": cpu_name(),
+        "clocks": clocks(device),
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "python": platform.python_version(),

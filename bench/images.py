@@ -35,17 +35,26 @@ def _segformer(channels: Sequence[int], depths: Sequence[int]) -> Callable[[Tens
     return lambda image: model(image, output_hidden_states=True).hidden_states
 
 
-def _backbone(model: str, config: str) -> Callable[[Tensor], Sequence[Tensor]]:
+def _backbone(family: str, **options: Any) -> Callable[[Tensor], Sequence[Tensor]]:
     transformers = _transformers()
-    backbone = getattr(transformers, model)(getattr(transformers, config)(out_features=STAGES)).eval()
+    config = getattr(transformers, f"{family}Config")(out_features=STAGES, **options)
+    backbone = getattr(transformers, f"{family}Backbone")(config).eval()
     return lambda image: backbone(image).feature_maps
 
 
+WIDE = (64, 128, 320, 512)
 BACKBONES: dict[str, Callable[[], Callable[[Tensor], Sequence[Tensor]]]] = {
     "segformer-b0": lambda: _segformer((32, 64, 160, 256), (2, 2, 2, 2)),
-    "segformer-b2": lambda: _segformer((64, 128, 320, 512), (3, 4, 6, 3)),
-    "resnet-50": lambda: _backbone("ResNetBackbone", "ResNetConfig"),
-    "swin-t": lambda: _backbone("SwinBackbone", "SwinConfig"),
+    "segformer-b1": lambda: _segformer(WIDE, (2, 2, 2, 2)),
+    "segformer-b2": lambda: _segformer(WIDE, (3, 4, 6, 3)),
+    "segformer-b3": lambda: _segformer(WIDE, (3, 4, 18, 3)),
+    "segformer-b4": lambda: _segformer(WIDE, (3, 8, 27, 3)),
+    "segformer-b5": lambda: _segformer(WIDE, (3, 6, 40, 3)),
+    "resnet-50": lambda: _backbone("ResNet"),
+    "resnet-101": lambda: _backbone("ResNet", depths=[3, 4, 23, 3]),
+    "swin-t": lambda: _backbone("Swin"),
+    "swin-b": lambda: _backbone("Swin", embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]),
+    "convnext-t": lambda: _backbone("ConvNext", depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768]),
 }
 
 

@@ -1,4 +1,4 @@
-"""Time and memory: interleaved rounds in rotated order, medians and quartiles, exact peak memory."""
+"""Time and memory: interleaved rounds in rotated order, medians with intervals, exact peak memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-Call = Callable[[], object]
-
-SHORTEST_SAMPLE = 0.003
-"""On a CPU a faster call is repeated until a sample takes this long, in seconds."""
-WARM_UP = 0.03
-"""Seconds of calls before the first sample on a CPU."""
-CACHE_BYTES = 256 * 2**20
-"""On a GPU this much is written before every call, so that no provider finds its inputs in the L2 cache."""
+from .clocks import Call, Clock, Prepared, clock_for
+from .intervals import Interval, median_interval
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,11 @@ class Timing:
         return lower, upper
 
     @property
+    def interval(self) -> Interval:
+        """Where the median of the distribution lies, at 95 %."""
+        return median_interval(self.samples)
+
+    @property
     def spread(self) -> float | None:
         """Half the distance between the quartiles, as a share of the median; None for less than three samples."""
         if len(self.samples) < 3:
@@ -62,72 +61,46 @@ class Timing:
 
 
 def interleave(
-    calls: Mapping[str, Call], device: torch.device, seconds: float, rounds: tuple[int, int] = (3, 25)
+    calls: Mapping[str, Call],
+    device: torch.device,
+    seconds: float,
+    rounds: tuple[int, int] = (3, 25),
+    *,
+    clock: Clock | None = None,
+    on_failure: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, Timing]:
     """Time the calls in turns, another one first in each round; ``rounds`` (least, most) for about ``seconds``.
 
-    If there is no time at all, there is one round.
+    If there is no time at all, there is one round. Without a ``clock`` it is the operator's, on a GPU with a cold
+    cache. A call that raises while it warms up is told to ``on_failure`` and left out; without that function it raises.
     """
-    if not calls:
-        return {}
     stop = time.perf_counter() + seconds
-    timer = _GpuTimer(device) if device.type == "cuda" else _CpuTimer()
+    clock = clock or clock_for(device, cache="cold" if device.type == "cuda" else "warm")
+    names = []
     for name, call in calls.items():
-        timer.warm_up(name, call)
-    names = list(calls)
+        try:
+            clock.warm_up(name, call)
+            names.append(name)
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(name, error)
     samples: dict[str, list[float]] = {name: [] for name in names}
     least, most = rounds if seconds > 0 else (1, 1)
-    for number in range(most):
+    for number in range(most if names else 0):
         if number >= least and time.perf_counter() > stop:
             break
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            samples[name].append(timer.sample(name, calls[name]))
+            samples[name].append(clock.sample(name, calls[name]))
     return {name: Timing(tuple(values)) for name, values in samples.items()}
-
-
-class _CpuTimer:
-    def __init__(self) -> None:
-        self.repeats: dict[str, int] = {}
-
-    def warm_up(self, name: str, call: Call) -> None:
-        self.repeats[name] = 1
-        stop = time.perf_counter() + WARM_UP
-        once = self.sample(name, call)
-        while time.perf_counter() < stop:
-            once = self.sample(name, call)
-        self.repeats[name] = max(1, min(50, round(SHORTEST_SAMPLE / once)))
-
-    def sample(self, name: str, call: Call) -> float:
-        repeats = self.repeats[name]
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        return (time.perf_counter() - start) / repeats
-
-
-class _GpuTimer:
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.cache = torch.empty(CACHE_BYTES // 4, dtype=torch.int32, device=device)
-
-    def warm_up(self, name: str, call: Call) -> None:
-        for _ in range(3):
-            call()
-        torch.cuda.synchronize(self.device)
-
-    def sample(self, name: str, call: Call) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self.cache.zero_()
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
     """Bytes allocated at the worst moment of the call, beyond what was there before it."""
+    if isinstance(call, Prepared):
+        call.prepare()
+        call = call.call
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

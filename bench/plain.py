@@ -34,6 +34,12 @@ def reference_difference(input: Tensor, guidance: Tensor, weight: Tensor, bias: 
     return y
 
 
+def reference_central_difference(input: Tensor, guidance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The definition with a similarity of one everywhere: ``y[o,p] = b[o] + sum_{c,q} K[o,c,q-p] (u_q - u_p)``."""
+    # Where the guidance is constant inside and outside of the image, every similarity is one.
+    return reference_difference(input, torch.zeros_like(input), weight, bias)
+
+
 class PlainLayer(nn.Conv2d):
     """A 3x3 layer as many channels wide as its input, computed by ``difference``."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -59,11 +59,11 @@ class Report:
     """Where tables and progress go: standard output and standard error.
 
     With ``rich`` installed a terminal gets colours and a progress bar. A pipe, or a terminal without ``rich``, gets
-    plain lines.
+    plain lines. ``most`` says how many seconds are left at most.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.step = steps, 0
+    def __init__(self, steps: int, most: Callable[[], float] | None = None) -> None:
+        self.steps, self.step, self.most = steps, 0, most
         self.started = time.perf_counter()
         self._console = self._bar = self._task = None
         rich = _rich()
@@ -77,12 +77,13 @@ class Report:
                 rich.progress.BarColumn(),
                 rich.progress.MofNCompleteColumn(),
                 rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("{task.fields[left]}"),
                 console=rich.console.Console(stderr=True),
                 redirect_stdout=False,
                 redirect_stderr=False,
                 transient=True,
             )
-            self._task = self._bar.add_task("", total=steps)
+            self._task = self._bar.add_task("", total=steps, left=self.left())
 
     def __enter__(self) -> Report:
         if self._bar is not None:
@@ -100,10 +101,20 @@ class Report:
         """The next step starts."""
         self.step += 1
         if self._bar is None:
-            elapsed = time.perf_counter() - self.started
-            print(f"[{self.step}/{self.steps}, {elapsed:.0f} s] {title}", file=sys.stderr, flush=True)
+            elapsed, left = time.perf_counter() - self.started, self.left()
+            times = f"{elapsed:.0f} s{left and f', {left}'}"
+            print(f"[{self.step}/{self.steps}, {times}] {title}", file=sys.stderr, flush=True)
         else:
-            self._bar.update(self._task, completed=self.step - 1)
+            self._bar.update(self._task, completed=self.step - 1, left=self.left())
+
+    def left(self) -> str:
+        """How long the rest will take if its steps are like those so far; nothing while that cannot be said."""
+        ended = max(self.step - 1, 0)
+        most = None if self.most is None else max(self.most(), 0.0)
+        if not ended:
+            return "" if most is None else f"at most {_clock(most)} left"
+        guess = (time.perf_counter() - self.started) / ended * (self.steps - ended)
+        return f"about {_clock(guess if most is None else min(guess, most))} left"
 
     def doing(self, what: str) -> None:
         """What goes on inside the step; a pipe is spared it."""
@@ -168,6 +179,11 @@ def _print_rich(console: Any, table: Table) -> None:
     for note in table.notes:
         console.print(note, style="red" if "WRONG" in note or "FAILED" in note else "dim", markup=False)
     console.print()
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return "{}:{:02}".format(*divmod(round(seconds), 60))
 
 
 def milliseconds(seconds: float) -> str:

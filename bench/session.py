@@ -58,6 +58,36 @@ class Result:
         }
 
 
+def check(problem: Problem, provider: Provider) -> tuple[Result, Case | None]:
+    """Run a provider and hold its outputs and gradients against float64; no case where it must not be timed."""
+    result = Result(provider.name)
+    backward = problem.setting.backward
+    try:
+        result.bounds = problem.bounds(provider)
+        start = time.perf_counter()
+        case = problem.case(provider)
+        answers = case.answers(backward)
+        result.first_call_seconds = time.perf_counter() - start
+        result.errors = problem.errors(provider, answers)
+    except torch.OutOfMemoryError:
+        result.status, result.reason = "skipped", "out of memory"
+        return result, None
+    except Exception as error:
+        # A compiler that does not work here says nothing about the layers.
+        result.status = "skipped" if provider.compiled else "failed"
+        result.reason = first_line(error)
+        return result, None
+    if found := violations(result.errors, result.bounds):
+        result.status, result.reason = "wrong", "; ".join(found)
+        return result, None
+    return result, case
+
+
+def first_line(error: Exception) -> str:
+    """The error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
 class Budget:
     """The time of a run, shared out over its workloads; a neck counts as two layers."""
 
@@ -146,27 +176,9 @@ class Session:
         return results
 
     def _check(self, problem: Problem, provider: Provider) -> tuple[Result, Case | None]:
-        result = Result(provider.name)
-        try:
-            result.bounds = problem.bounds(provider)
-            start = time.perf_counter()
-            case = problem.case(provider)
-            answers = case.answers(self.setting.backward)
-            result.first_call_seconds = time.perf_counter() - start
-            result.errors = problem.errors(provider, answers)
-        except torch.OutOfMemoryError:
-            result.status, result.reason = "skipped", "out of memory"
-            return result, None
-        except Exception as error:
-            # A compiler that does not work here says nothing about the layers.
-            result.status = "skipped" if provider.compiled else "failed"
-            result.reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            return result, None
-        if provider.compiled:
+        result, case = check(problem, provider)
+        if provider.compiled and result.first_call_seconds is not None:
             self._compile_seconds = result.first_call_seconds / _size(problem.workload)
-        if found := violations(result.errors, result.bounds):
-            result.status, result.reason = "wrong", "; ".join(found)
-            return result, None
         return result, case
 
     def _why_not_compile(self, workload: Workload, checking_seconds: float) -> str | None:

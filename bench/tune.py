@@ -18,9 +18,9 @@ from sdn_triton.tuning.lookup import SHIPPED, user_folder
 from sdn_triton.tuning.shapes import ARITHMETICS, LAYOUTS, LayerShape, read_shapes
 from sdn_triton.tuning.tables import TableError, table_of
 
-from .compare import _count, _device, _seconds, _size
+from . import arguments
 from .environment import device_slug
-from .networks import NETWORKS, Network
+from .networks import NETWORKS, Network, distinct_networks
 from .report import BAD, GOOD, Report, Table
 from .throughput import MULTIPROCESSORS
 
@@ -49,16 +49,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tune``."""
     add = parser.add_argument
     add("--network", action="append", type=str.lower, choices=[*NETWORKS, "all"], help="the shapes of its neck")
-    add("--size", type=_size, default=(512, 512), metavar="HxW", help="size of the network's image (default: 512x512)")
-    add("--batch", type=_count, default=1, metavar="N", help="images a batch of the network (default: 1)")
+    add(
+        "--size",
+        type=arguments.size,
+        default=(512, 512),
+        metavar="HxW",
+        help="size of the network's image (default: 512x512)",
+    )
+    add("--batch", type=arguments.count, default=1, metavar="N", help="images a batch of the network (default: 1)")
     add("--shapes", type=_shapes, action="append", metavar="FILE", help="a JSON list, as record_shapes writes it")
     add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help="as in explain(): c=256,h=64,w=64")
     add("--dtype", choices=list(ARITHMETICS), help="of all shapes (default: their own; bf16 for networks)")
     add("--layout", choices=list(LAYOUTS), help="of all shapes (default: their own; channels_last for networks)")
-    add("--budget", type=_seconds, default=BUDGET, metavar="SECONDS", help=f"time for the run (default: {BUDGET:.0f})")
+    add(
+        "--budget",
+        type=arguments.seconds,
+        default=BUDGET,
+        metavar="SECONDS",
+        help=f"time for the run (default: {BUDGET:.0f})",
+    )
     add("--table", type=Path, metavar="FILE", help="the table, gone on with if it is there (default: the user's own)")
     add("--export", action="store_true", help="put the finished entries where a pull request would, into the package")
-    add("--device", type=_device, help=f"cuda or cuda:INDEX; cpu under {INTERPRETED}=1, to try the tuner itself")
+    add(
+        "--device",
+        type=arguments.device,
+        help=f"cuda or cuda:INDEX; cpu under {INTERPRETED}=1, to try the tuner itself",
+    )
     add(
         "--static",
         choices=list(MULTIPROCESSORS),
@@ -79,7 +95,7 @@ def shapes_of_network(network: Network, size: tuple[int, int], batch: int) -> li
 
 
 def _chosen_shapes(args: argparse.Namespace) -> list[LayerShape]:
-    names = list(NETWORKS) if "all" in (args.network or ()) else args.network or ()
+    names = distinct_networks() if "all" in (args.network or ()) else args.network or ()
     found = [shape for name in names for shape in shapes_of_network(NETWORKS[name], args.size, args.batch)]
     found += [shape for shapes in args.shapes or () for shape in shapes]
     found += args.shape or ()

@@ -1,4 +1,4 @@
-"""What is run: one layer of a network's pyramid, or the whole neck over it."""
+"""What is run: one layer of a network's pyramid, one block, or the whole neck over it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .networks import Network
-from .plain import DifferenceFunction, PlainLayer, PlainNeck
+from .plain import DifferenceFunction, PlainBlock, PlainLayer, PlainNeck
 from .providers import Provider
+
+PASSES = ("inference", "forward", "backward", "training")
+"""Evaluation without gradients; the forward of training; its backward alone; both."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,40 @@ class Workload:
             "inputs": "random" if self.features is None else "image",
         }
 
+    def multiply_adds(self) -> int:
+        """Multiplications and additions of the matrix products of a forward.
+
+        A backward has twice as many: once for the data, once for the weights.
+        """
+        raise NotImplementedError
+
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        raise NotImplementedError
+
+    def flop(self, pass_: str) -> float:
+        """Operations of a pass, two for a multiplication and its addition; what is done elementwise is not counted."""
+        times = {"inference": 1, "forward": 1, "backward": 2, "training": 3}
+        return 2.0 * self.multiply_adds() * times[pass_]
+
+    def least_bytes(self, pass_: str, itemsize: int) -> float:
+        """What a pass has to read and write if nothing is kept in between.
+
+        Forward: inputs, weights and outputs. Backward: output gradients, inputs and weights, and the gradients of
+        inputs and weights. Training: both.
+        """
+        inputs, outputs = self._pixels(*self._read()), self._pixels(*self.stages)
+        forward = inputs + self.parameters() + outputs
+        backward = outputs + 2 * (inputs + self.parameters())
+        numbers = {"inference": forward, "forward": forward, "backward": backward, "training": forward + backward}
+        return float(itemsize * numbers[pass_])
+
+    def _read(self) -> Sequence[Stage]:
+        return self.stages
+
+    def _pixels(self, *stages: Stage) -> int:
+        return self.batch * sum(stage.channels * stage.height * stage.width for stage in stages)
+
     def _random(self, *stages: Stage) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
         return [torch.randn(self.batch, s.channels, s.height, s.width, generator=generator) for s in stages]
@@ -111,6 +148,36 @@ class Layer(Workload):
     def call(self, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (module(*inputs),)
 
+    def multiply_adds(self) -> int:
+        return 8 * self.stages[0].channels * self._pixels(self.stages[0])
+
+    def parameters(self) -> int:
+        channels = self.stages[0].channels
+        return 9 * channels**2 + channels
+
+    def _read(self) -> Sequence[Stage]:
+        return (self.stages[0], self.stages[0])
+
+
+class Block(Layer):
+    """Layer, normalisation, activation and fusion, with a guidance of its own size."""
+
+    kind = "block"
+    gates_gradients = True
+
+    def module(self, provider: Provider) -> nn.Module:
+        return provider.block(self.stages[0].channels)
+
+    def exact(self, difference: DifferenceFunction, guided: bool) -> nn.Module:
+        return PlainBlock(self.stages[0].channels, None, difference)
+
+    def multiply_adds(self) -> int:
+        return (8 + 2) * self.stages[0].channels * self._pixels(self.stages[0])
+
+    def parameters(self) -> int:
+        channels = self.stages[0].channels
+        return (9 + 2) * channels**2 + 3 * channels  # the fusion's bias, scale and shift of the normalisation
+
 
 class Neck(Workload):
     """Layer, normalisation, activation and fusion over all stages of a pyramid."""
@@ -132,16 +199,44 @@ class Neck(Workload):
         outputs: tuple[Tensor, ...] = module(inputs)
         return outputs
 
+    def multiply_adds(self) -> int:
+        """Of every block, of the projection of its guidance, and of the 3x3 convolution of the last guidance."""
+        products = sum(10 * stage.channels * self._pixels(stage) for stage in self.stages)
+        for own, deeper in self._projected():
+            products += own.channels * self._pixels(deeper)
+        return products + 9 * self.stages[-1].channels * self._pixels(_halved(self.stages[-1]))
+
+    def parameters(self) -> int:
+        blocks = sum(11 * stage.channels**2 + 3 * stage.channels for stage in self.stages)
+        projections = sum(own.channels * (deeper.channels + 1) for own, deeper in self._projected())
+        last = self.stages[-1].channels
+        return blocks + projections + 9 * last**2 + last
+
+    def _projected(self) -> list[tuple[Stage, Stage]]:
+        pairs = zip(self.stages, self.stages[1:], strict=False)
+        return [(own, deeper) for own, deeper in pairs if own.channels != deeper.channels]
+
+
+def _halved(stage: Stage) -> Stage:
+    """What a 3x3 convolution of stride 2 and padding 1 makes of it."""
+    return Stage(stage.channels, (stage.height + 1) // 2, (stage.width + 1) // 2)
+
 
 def workloads_of(
-    network: Network, height: int, width: int, batch: int = 1, features: tuple[Tensor, ...] | None = None
+    network: Network,
+    height: int,
+    width: int,
+    batch: int = 1,
+    features: tuple[Tensor, ...] | None = None,
+    kinds: Sequence[str] = ("layer", "neck"),
 ) -> list[Workload]:
-    """Every layer of a network's pyramid, then its neck."""
+    """Every layer of a network's pyramid, every block, then its neck: those of them that ``kinds`` names."""
     sizes = network.sizes(height, width)
     stages = tuple(Stage(channels, *size) for channels, size in zip(network.channels, sizes, strict=True))
     title = f"{network.title} {height}x{width}"
-    layers: list[Workload] = []
-    for i, stage in enumerate(stages):
-        pair = None if features is None else (features[i], features[min(i + 1, len(stages) - 1)])
-        layers.append(Layer(title, f"stage {i + 1}", (stage,), batch, pair))
-    return [*layers, Neck(title, "neck", stages, batch, features)]
+    found: list[Workload] = []
+    for kind in (Layer, Block):
+        for i, stage in enumerate(stages if kind.kind in kinds else ()):
+            pair = None if features is None else (features[i], features[min(i + 1, len(stages) - 1)])
+            found.append(kind(title, f"stage {i + 1}", (stage,), batch, pair))
+    return [*found, Neck(title, "neck", stages, batch, features)] if "neck" in kinds else found

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 from sdn_triton._version import __version__
 
-COMMANDS = {
+Commands = Mapping[str, tuple[Any, str]]
+"""For each name the module that configures it, or the commands below it, and what it is for."""
+
+BENCH: Commands = {
+    "run": ("sdn_triton.bench.run", "check and time every provider on a suite of shapes, into one JSON file"),
+    "compare": ("sdn_triton.bench.changes", "say what changed between two such files, beyond noise"),
+    "plot": ("sdn_triton.bench.plots", "draw pictures of such a file"),
+    "report": ("sdn_triton.bench.page", "write a page and tables about such a file"),
+}
+COMMANDS: Commands = {
     "compare": ("sdn_triton.bench.compare", "check and time the layers beside what would otherwise be used"),
+    "bench": (BENCH, "measure all providers on many shapes, compare runs, draw and report"),
     "tune": ("sdn_triton.bench.tune", "measure the kernels' configurations on this GPU and keep the fastest"),
     "doctor": ("sdn_triton.bench.doctor", "say what is installed, what will run where, and what is missing"),
 }
@@ -19,17 +30,30 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit status: 0, 1 for a finding, 2 for a wrong option."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parser_for(arguments).parse_args(arguments)
+    args.command = arguments
+    status: int = args.run(args)
+    return status
+
+
+def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser, with the options of the subcommand that ``arguments`` begin with; no other module is imported."""
     parser = argparse.ArgumentParser(
         prog="sdn-triton",
         description="Semantic Diffusion Network layers for PyTorch (not generative diffusion).",
     )
     parser.add_argument("--version", action="version", version=f"sdn-triton {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-        if name in arguments[:1]:
-            import_module(module).configure(command)
-    args = parser.parse_args(arguments)
-    args.command = arguments
-    status: int = args.run(args)
-    return status
+    _add(parser, COMMANDS, arguments)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, commands: Commands, arguments: Sequence[str]) -> None:
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (content, summary) in commands.items():
+        command = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name not in arguments[:1]:
+            continue
+        if isinstance(content, str):
+            import_module(content).configure(command)
+        else:
+            _add(command, content, arguments[1:])

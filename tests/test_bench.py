@@ -17,12 +17,12 @@ from sdn_triton.bench.checking import Problem, Setting, violations
 from sdn_triton.bench.environment import fingerprint, write_json
 from sdn_triton.bench.networks import NETWORKS, Network
 from sdn_triton.bench.plain import PlainNeck, reference_difference
-from sdn_triton.bench.providers import FLOOR, PROVIDERS, plain, unfold
+from sdn_triton.bench.providers import FLOOR, KINDS, PROVIDERS, plain, unfold
 from sdn_triton.bench.session import Budget, Session
 from sdn_triton.bench.workloads import workloads_of
 
 TINY = Network("Tiny", (4, 6), (4, 8))
-LAYER, _, NECK = workloads_of(TINY, 40, 56)
+LAYER, _, BLOCK, _, NECK = workloads_of(TINY, 40, 56, kinds=KINDS)
 
 
 @pytest.fixture(autouse=True)
@@ -71,17 +71,17 @@ def session_of(*providers, device="cpu", backward=True, seconds=60.0, workloads=
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("workload", [LAYER, NECK], ids=lambda workload: workload.kind)
+@pytest.mark.parametrize("workload", [LAYER, BLOCK, NECK], ids=lambda workload: workload.kind)
 def test_providers_are_right(workload, dtype, device):
     problem = Problem(workload, Setting(device, dtype))
     checked = []
     for provider in PROVIDERS.values():
-        if provider.compiled or provider.unavailable(device, dtype):
+        if provider.compiled or workload.kind not in provider.kinds or provider.unavailable(device, dtype):
             continue
         errors = problem.errors(provider, problem.case(provider).answers(backward=True))
         assert not violations(errors, problem.bounds(provider)), provider.name
         checked.append(provider.name)
-    assert {"conv2d", "eager", "unfold"} <= set(checked)
+    assert {"conv2d", "central", "eager", "unfold"} <= set(checked)
 
 
 @pytest.mark.parametrize("difference", [wrong_value, wrong_pixel, wrong_gradient, not_a_number])
@@ -288,7 +288,7 @@ def test_a_part_that_overruns_is_stopped_and_keeps_its_log(tmp_path, capsys):
     assert gpu.run_part([sys.executable, "-c", "raise SystemExit(3)"], log, limit=60.0).status == 3
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", images.BACKBONES)
 def test_pyramids_are_those_of_the_real_networks(name, tmp_path):
     pytest.importorskip("transformers")
     image = pytest.importorskip("PIL.Image")

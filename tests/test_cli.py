@@ -61,6 +61,105 @@ def test_compare_ends_with_1_when_a_provider_is_wrong():
     assert "wrong WRONG, not timed: output: error 1.0e+00" in done.stdout
 
 
+BENCH = (
+    "bench",
+    "run",
+    "--network",
+    "tiny",
+    "--size",
+    "64x64",
+    "--threads",
+    "1",
+    "--kind",
+    "layer",
+    "--rounds",
+    "8",
+    "8",
+)
+FEW = ("--provider", "eager", "--provider", "unfold")
+
+
+def test_bench_in_a_pipe_is_stopped_by_its_budget_and_gone_on_with(tmp_path):
+    path = tmp_path / "bench.json"
+    options = (*BENCH, *FEW, "--json", str(path))
+    done = run_cli(TINY, *options, "--budget", "0.001")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 cases did not fit the budget" in done.stdout
+    assert json.loads(path.read_text())["complete"] is False
+
+    done = run_cli(TINY, *options, "--budget", "60")
+    assert done.returncode == 2
+    assert "is there: --resume goes on with it" in done.stderr
+
+    done = run_cli(TINY, *options, "--budget", "60", "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "[4/4" in done.stderr
+    found = json.loads(path.read_text())
+    assert found["complete"] is True
+    assert found["roofs"]["copy_bytes_per_s"] > 0
+    assert [(case["name"], case["pass"]) for case in found["cases"]] == [
+        (f"stage {i}", what) for i in (1, 2) for what in ("inference", "training")
+    ]
+    assert {r["status"] for case in found["cases"] for r in case["results"].values()} == {"ok"}
+    assert {name: provider["role"] for name, provider in found["providers"].items()} == {
+        "conv2d": "floor", "eager": "ours", "unfold": "baseline"
+    }  # fmt: skip
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("unfold  ")]
+    assert len(rows) == 4
+    assert any(line.startswith("eager beside the floor") for line in done.stdout.splitlines())
+
+    done = run_cli(TINY, *options, "--budget", "60", "--resume")
+    assert "4 of 4 cases are finished and kept." in done.stdout
+    assert json.loads(path.read_text())["cases"] == found["cases"]
+    done = run_cli(TINY, *options, "--budget", "60", "--resume", "--no-tf32")
+    assert done.returncode == 2
+    assert "tf32.convolution: True there, False now" in done.stderr
+
+
+def test_bench_ends_with_1_when_a_provider_is_wrong(tmp_path):
+    options = ("--provider", "wrong", "--pass", "inference", "--json", str(tmp_path / "bench.json"))
+    done = run_cli(TINY + WRONG, *BENCH, *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "wrong refused: output: error 1.0e+00" in done.stdout
+
+
+def test_bench_lists_its_cases(capsys):
+    assert main(["bench", "run", "--suite", "cpu", "--list", "--kind", "neck"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all("/neck/" in line for line in lines)
+
+
+def test_bench_has_commands_of_its_own(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("run", "compare", "plot", "report"):
+        assert f"\n    {command}" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--suite", "everything"], "choose from"),
+        (["--size", "64x64"], "--size needs --network"),
+        (["--suite", "cpu", "--batch", "3"], "no case of the suite is left"),
+        (["--rounds", "9", "8"], "the least must not be above the most"),
+        (["--rounds", "9"], "expected 2 arguments"),
+        (["--pass", "sideways"], "choose from"),
+        (["--json", "no-such-folder/out.json"], "existing folder"),
+    ],
+    ids=lambda value: "-".join(value)[2:] if isinstance(value, list) else "",
+)
+def test_wrong_options_of_bench_say_so(options, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "run", *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

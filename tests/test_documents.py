@@ -1,6 +1,5 @@
 """What is written runs: every code block of the README and of docs/, every example in a docstring."""
 
-import argparse
 import doctest
 import importlib
 import pkgutil
@@ -13,7 +12,7 @@ import pytest
 from tiny_networks import CASES
 
 import sdn_triton
-from sdn_triton.cli import COMMANDS
+from sdn_triton.cli import parser_for
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -88,9 +87,7 @@ def test_console_block(command):
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     elif words[0] == "sdn-triton":
-        parser = argparse.ArgumentParser(exit_on_error=False)
-        importlib.import_module(COMMANDS[words[1]][0]).configure(parser)
-        parser.parse_args(words[2:])
+        parser_for(words[1:]).parse_args(words[1:])
     elif words[:2] == ["python", "-m"]:
         assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").is_file()
     else:

@@ -93,6 +93,16 @@ def use_table(path: str | os.PathLike[str] | None) -> None:
         _read_files()
 
 
+def has_tables(target: Target) -> bool:
+    """Whether any table, the user's or a shipped one, may serve this GPU.
+
+    Example:
+        >>> has_tables(Target("cuda", 1, 1))
+        False
+    """
+    return any(configs for _, configs in _layers(target))
+
+
 def user_folder() -> Path:
     """Where ``sdn-triton tune`` writes tables and where they are looked for unless the environment says otherwise."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sdn_triton" / "tables"

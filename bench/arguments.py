@@ -1,0 +1,63 @@
+"""What options may be: each function is an argparse type, whose message names what was given and what is allowed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def size(text: str) -> tuple[int, int]:
+    """``HEIGHTxWIDTH``."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) >= 32 and int(width) >= 32):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH of at least 32x32, as in 512x512")
+    return int(height), int(width)
+
+
+def count(text: str) -> int:
+    """A positive whole number."""
+    if not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def device(text: str) -> torch.device:
+    """A device that torch sees here."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device: cpu, cuda or cuda:INDEX") from None
+    if device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device that can be compared: cpu, cuda or cuda:INDEX")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"no device {text!r} here: torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def existing_file(text: str) -> Path:
+    """A file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
+    return path
+
+
+def writable_file(text: str) -> Path:
+    """A file that can be written: its folder is there."""
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: it must be a file in an existing folder")
+    return path

@@ -1,0 +1,85 @@
+"""The workloads and providers of ``sdn-triton bench`` as benchmarks of pytest: what all of them share.
+
+A provider is checked against float64 before its benchmark runs, once for all benchmarks of a problem. What
+pytest-benchmark saves has the facts of the case in ``extra_info`` and, at the top, device and versions, the measured
+roofs, and why the providers did not run that did not: ``python -m bench.pytest_results`` makes from it what
+``sdn-triton bench report`` reads.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+
+from sdn_triton.bench.cases import DTYPES, FORMATS, BenchCase
+from sdn_triton.bench.checking import Case, Problem, Setting
+from sdn_triton.bench.environment import fingerprint, settle
+from sdn_triton.bench.providers import PROVIDERS, Provider
+from sdn_triton.bench.roofs import measure_roofs
+from sdn_triton.bench.runner import STATUS, over_bound
+from sdn_triton.bench.session import Result, check
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+unrun: list[dict[str, Any]] = []
+"""Case, provider, status and reason of what was not timed."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled() -> None:
+    """The same precision for all providers."""
+    settle(DEVICE, threads=None, tf32=None)
+
+
+@lru_cache(maxsize=1)
+def problem_of(case_problem: tuple[Any, ...]) -> Problem:
+    """The tensors of a problem; the benchmarks of one follow each other, so that one is kept."""
+    workload, dtype, memory_format = case_problem
+    return Problem(workload, Setting(DEVICE, DTYPES[dtype], FORMATS[memory_format]))
+
+
+@lru_cache(maxsize=len(PROVIDERS))
+def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Result, Case | None]:
+    """A provider's results against float64."""
+    if PROVIDERS[name].compiled:
+        torch.compiler.reset()
+    return check(problem_of(case_problem), PROVIDERS[name])
+
+
+@pytest.fixture
+def prepared(case: BenchCase, provider: Provider) -> tuple[Case, float | None]:
+    """What may be timed, and its error in sizes of what is allowed; skips or fails where nothing may be."""
+    if why_not := provider.unavailable(DEVICE, DTYPES[case.dtype]):
+        _give_up(case, provider, "unavailable", why_not)
+    result, ready = checked(case.problem, provider.name)
+    if ready is None:
+        _give_up(case, provider, STATUS[result.status], result.reason or "", over_bound(result))
+    assert ready is not None
+    return ready, over_bound(result)
+
+
+def _give_up(case: BenchCase, provider: Provider, status: str, why: str, error: float | None = None) -> None:
+    facts = {"case": case.describe(), "provider": provider.name, "status": status, "why": why, "error": error}
+    unrun.append(facts)
+    if status == "unavailable" or provider.compiled:
+        pytest.skip(why)
+    pytest.fail(f"{provider.name} {status}: {why}")
+
+
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """Put in what the file needs to be read by itself; a hook of pytest-benchmark."""
+    dtypes = {benchmark["extra_info"]["case"]["dtype"] for benchmark in output_json["benchmarks"]}
+    output_json["sdn_triton"] = {
+        "environment": fingerprint(DEVICE),
+        "roofs": measure_roofs(DEVICE, tuple(DTYPES[name] for name in sorted(dtypes))) if dtypes else None,
+        "providers": {name: {"title": p.title, "role": p.role} for name, p in PROVIDERS.items()},
+        "unrun": unrun,
+    }
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where the benchmarks run."""
+    return DEVICE
