@@ -8,7 +8,7 @@ INSTALLED = $(if $(VENV),$(VENV)/.installed)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
 
-.PHONY: compare test check bench gpu clean
+.PHONY: compare test check bench report gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -26,6 +26,10 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(RUN) -m bench.eager_forward
+
+# The tables and pictures of README.md and docs/ from bench/results, and build/benchmarks.html with all of it.
+report: $(INSTALLED)
+	$(RUN) -m bench.generated
 
 # The whole of it on a machine with a GPU, in eight minutes, without network: see bench/gpu.py.
 gpu:

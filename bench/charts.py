@@ -1,30 +1,25 @@
-"""The four pictures of a run under one condition: time, roofline, memory, speed-up.
+"""The pictures of a run: time, roofline and memory here, those of who is faster in ``standing_charts.py``.
 
 Each function draws a figure, or returns None where the run has nothing for it. Themes: ``theme.py``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .report import ratio
 from .runs import KINDS, PASSES, Case, Condition, Result, Run
-from .standing import Standing, fastest_baseline, standing
+from .standing_charts import overview_chart, speedup_chart
 from .theme import Theme, styles
+from .ticks import rate, round_ticks
 
 PANEL = (4.4, 3.1)
 """Inches of one panel."""
-STRONGEST = 8.0
-"""The factor at which the colours of the heat map end."""
 
 
 class Chart(NamedTuple):
@@ -34,6 +29,8 @@ class Chart(NamedTuple):
     title: str
     draw: Callable[[Run, Condition, Theme], Figure | None]
     caption: str
+    whole: bool = False
+    """Whether it shows all conditions of a run at once."""
 
 
 def time_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None:
@@ -88,8 +85,8 @@ def _against_size(
                         axes.errorbar(x, y, (y - low, high - y), fmt="none", ecolor=style.colour, capsize=3)
         axes.set_xscale("log")
         _log_or_zero(axes)
-        _round_ticks(axes.xaxis)
-        _round_ticks(axes.yaxis)
+        round_ticks(axes.xaxis)
+        round_ticks(axes.yaxis)
     _name_axes(panels, "input elements", label)
     _finish(figure, run, cases)
     return figure
@@ -103,22 +100,6 @@ def _log_or_zero(axes: Axes) -> None:
     else:
         smallest = drawn[drawn > 0].min() if (drawn > 0).any() else 1.0
         axes.set_yscale("symlog", linthresh=float(smallest))
-
-
-def _round_ticks(axis: Axis) -> None:
-    """Numbers as people write them, at 1, 2 and 5 where few powers of ten are in sight."""
-    low, high = sorted(axis.get_view_interval())
-    few = low <= 0 or math.log10(high / low) < 2.3
-    if axis.get_scale() == "log":
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=12))
-        axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-
-
-def short(value: float) -> str:
-    """A round number: 0.05, 200, 50k, 2M."""
-    exponent = max(0, min(int(math.log10(value) // 3 + 1e-9), 4)) if value > 0 else 0
-    return f"{value / 1000**exponent:g}{['', 'k', 'M', 'G', 'T'][exponent]}"
 
 
 def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None:
@@ -137,10 +118,10 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
                 continue
             for result in case.timed():
                 style = styles(run.providers)[result.provider]
-                rate = case.flop / result.median * 1e3 / 1e9
-                axes.plot(case.flop / case.bytes, rate, linestyle="none", **style.options)
+                speed = case.flop / result.median * 1e3 / 1e9
+                axes.plot(case.flop / case.bytes, speed, linestyle="none", **style.options)
         axes.annotate(
-            f"matrix product {_rate(roofs.matmul, 'flop/s')}",
+            f"matrix product {rate(roofs.matmul, 'flop/s')}",
             (x[-1], roofs.matmul / 1e9),
             xytext=(0, 4),
             textcoords="offset points",
@@ -148,107 +129,18 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
             fontsize=8,
         )
         axes.annotate(
-            f"copy {_rate(roofs.copy, 'B/s')}",
+            f"copy {rate(roofs.copy, 'B/s')}",
             (x[0], x[0] * roofs.copy / 1e9),
             xytext=(10, 0),
             textcoords="offset points",
             va="center",
             fontsize=8,
         )
-        _round_ticks(axes.xaxis)
-        _round_ticks(axes.yaxis)
+        round_ticks(axes.xaxis)
+        round_ticks(axes.yaxis)
     _name_axes(panels, "operations a byte of least traffic", "Gflop/s")
     _finish(figure, run, cases)
     return figure
-
-
-def _rate(value: float, unit: str) -> str:
-    exponent = min(int(math.log10(value) // 3), 5)
-    return f"{value / 1000**exponent:.3g} {['', 'k', 'M', 'G', 'T', 'P'][exponent]}{unit}"
-
-
-def speedup_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None:
-    """A cell for each shape, path of ours and pass: how many times as fast as the fastest baseline."""
-    cases = run.under(condition)
-    ours = [p.name for p in run.of_role("ours") if any((r := c.result(p.name)) is not None and r.ok for c in cases)]
-    rows = list(dict.fromkeys(case.label for case in cases))
-    columns = [(what, name) for what in PASSES if any(case.what == what for case in cases) for name in ours]
-    if not columns or not any(fastest_baseline(run, case) for case in cases):
-        return None
-    by_place = {(case.label, case.what): case for case in cases}
-    names = max(map(len, rows)) * 0.085
-    figure = Figure((names + 1.15 * len(columns) + 1.4, 0.34 * len(rows) + 1.9), layout="constrained")
-    axes = figure.add_subplot()
-    colours, scale = _diverging()
-    for row, label in enumerate(rows):
-        for column, (what, name) in enumerate(columns):
-            case = by_place.get((label, what))
-            found = None if case is None else standing(run, case, name)
-            text = "" if case is None else _why_no_number(run, case, name)
-            _cell(axes, row, column, found, text, colours, scale, theme)
-    networks = [label.partition(",")[0] for label in rows]
-    for row in (i for i in range(1, len(rows)) if networks[i] != networks[i - 1]):
-        axes.axhline(row, color=theme.ink, linewidth=1.6, clip_on=False)
-    axes.set(xlim=(-0.01, len(columns) + 0.01), ylim=(len(rows) + 0.01, -0.01))
-    axes.set_xticks([i + 0.5 for i in range(len(columns))], [f"{name}\n{what}" for what, name in columns])
-    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    _colour_bar(figure, axes, colours, scale)
-    return figure
-
-
-def _diverging() -> tuple[Any, Any]:
-    """Red where ours loses, blue where it wins, white where they are equal; the logarithm decides."""
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize
-
-    limit = math.log2(STRONGEST)
-    return colormaps["RdBu"], Normalize(-limit, limit, clip=True)
-
-
-def _cell(
-    axes: Axes,
-    row: int,
-    column: int,
-    found: Standing | None,
-    reason: str,
-    colours: Any,
-    scale: Any,
-    theme: Theme,
-) -> None:
-    from matplotlib.patches import Rectangle
-
-    place, middle = (column, row), (column + 0.5, row + 0.5)
-    if found is None:
-        axes.add_patch(Rectangle(place, 1, 1, facecolor="none", edgecolor=theme.grid, linewidth=1))
-        axes.text(*middle, reason, ha="center", va="center", fontsize=8, color=theme.faint)
-        return
-    colour = colours(scale(math.log2(found.speedup)))
-    axes.add_patch(Rectangle(place, 1, 1, facecolor=colour, edgecolor=theme.faint, linewidth=0.5))
-    red, green, blue = colour[:3]
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
-    number = ratio(found.speedup) + (" ?" if found.verdict == "undecided" else "")
-    axes.text(*middle, number, ha="center", va="center", fontsize=9.5, color="#111111" if bright else "#ffffff")
-
-
-def _why_no_number(run: Run, case: Case, name: str) -> str:
-    own = case.result(name)
-    if own is None:
-        return "not run"
-    return own.status if not own.ok else "no baseline"
-
-
-def _colour_bar(figure: Figure, axes: Axes, colours: Any, scale: Any) -> None:
-    from matplotlib.cm import ScalarMappable
-
-    ticks = [-3, -2, -1, 0, 1, 2, 3]
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, location="bottom", aspect=40, shrink=0.9, pad=0.02)
-    bar.set_ticks(ticks, labels=[f"{2**t}x" if t >= 0 else f"1/{2**-t}x" for t in ticks])
-    bar.set_label("slower  \N{LEFTWARDS ARROW}  times as fast as the fastest baseline  \N{RIGHTWARDS ARROW}  faster")
-    bar.ax.grid(False)
 
 
 def _panels(cases: Sequence[Case]) -> tuple[Figure, dict[tuple[str, str], Axes]]:
@@ -287,6 +179,14 @@ def _finish(figure: Figure, run: Run, cases: Sequence[Case]) -> None:
 
 
 CHARTS = (
+    Chart(
+        "overview",
+        "All cases against the fastest baseline",
+        overview_chart,
+        "A mark for each case: how many times as fast as the fastest baseline. Right of 1 it is faster, left of 1 "
+        "slower. Cases whose confidence intervals overlap count as undecided.",
+        whole=True,
+    ),
     Chart(
         "speedup",
         "Speed-up against the fastest baseline",

@@ -68,9 +68,18 @@ def html(runs: Sequence[Run]) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["code"] = _code
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     sections = [_section(run, f"run-{name}") for run, name in zip(runs, names(runs), strict=True)]
     return template.render(sections=sections, tells=TELLS, does_not_tell=DOES_NOT_TELL)
+
+
+def _code(text: str) -> Any:
+    """Words between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _section(run: Run, anchor: str) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def _pictures(run: Run, anchor: str) -> list[dict[str, Any]]:
 
     found = []
     for _, chart, condition in pictures(run):
-        title = f"{chart.title}: {subtitle(run, condition)}"
+        title = f"{chart.title}: {subtitle(run, chart, condition)}"
         svg = Markup(inline_svg(run, chart, condition, f"{title}. {chart.caption}", anchor))
         found.append({"title": title, "caption": chart.caption, "svg": svg})
     return found

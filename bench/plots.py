@@ -33,10 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw, write, print the name of each picture; the exit status is 1 if there was nothing to draw."""
     runs = read_or_stop(args)
+    parser: argparse.ArgumentParser = args.parser
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        args.parser.error(f"--out {args.out}: cannot be made: {error.strerror}")
+        parser.error(f"--out {args.out}: cannot be made: {error.strerror}")
     written = 0
     for name, found in zip(names(runs), runs, strict=True):
         if not found.complete:
@@ -55,11 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
 def read_or_stop(args: argparse.Namespace) -> list[Run]:
     """The files of the command line; an error of usage if one is not a run or matplotlib is missing."""
+    parser: argparse.ArgumentParser = args.parser
     try:
         need_matplotlib()
-        return [read_run(path) for path in args.files]
+        runs = [read_run(path) for path in args.files]
+        names(runs)
     except (RunFileError, MissingExtraError) as error:
-        args.parser.error(str(error))
+        parser.error(str(error))
+    return runs
 
 
 def need_matplotlib() -> None:
@@ -82,15 +86,15 @@ def pictures(run: Run) -> list[tuple[str, Chart, Condition]]:
     """Everything a run has a picture for, with its name in file names."""
     from .charts import CHARTS
 
-    return [
-        (f"{chart.name}-{condition.slug}", chart, condition)
-        for condition in run.conditions()
-        for chart in CHARTS
-        if chart.draw(run, condition, INLINE) is not None
-    ]
+    conditions = run.conditions()
+    whole = [(chart.name, chart, conditions[0]) for chart in CHARTS if chart.whole and conditions]
+    single = [(f"{chart.name}-{c.slug}", chart, c) for c in conditions for chart in CHARTS if not chart.whole]
+    return [picture for picture in (*whole, *single) if picture[1].draw(run, picture[2], INLINE) is not None]
 
 
-def render(run: Run, chart: Chart, condition: Condition, theme: Theme, kind: str, identifier: str | None = None) -> bytes:
+def render(
+    run: Run, chart: Chart, condition: Condition, theme: Theme, kind: str, identifier: str | None = None
+) -> bytes:
     """The bytes of one picture. They depend on the run, the theme and matplotlib's version only, not on the date."""
     import matplotlib
 
@@ -98,20 +102,22 @@ def render(run: Run, chart: Chart, condition: Condition, theme: Theme, kind: str
         figure = chart.draw(run, condition, theme)
         if figure is None:
             raise ValueError(f"{run.path} has nothing for the picture {chart.name!r} under {condition}")
-        figure.suptitle(f"{chart.title}\n{subtitle(run, condition)}")
+        if theme is not INLINE:  # the page says it
+            figure.suptitle(f"{chart.title}\n{subtitle(run, chart, condition)}")
         metadata: dict[str, str | None] = {"Software": None}
         if kind == "svg":
             creator = f"matplotlib {matplotlib.__version__}"
-            title = f"{chart.title}: {subtitle(run, condition)}"
+            title = f"{chart.title}: {subtitle(run, chart, condition)}"
             metadata = {"Date": None, "Creator": creator, "Title": title, "Identifier": identifier}
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, metadata=metadata)
     return stream.getvalue()
 
 
-def subtitle(run: Run, condition: Condition) -> str:
+def subtitle(run: Run, chart: Chart, condition: Condition) -> str:
     """Where and how, with a warning if the run was cut off."""
-    return f"{run.device}, {condition}{'' if run.complete else ' (INCOMPLETE RUN)'}"
+    several = chart.whole and len(run.conditions()) > 1
+    return f"{run.device}{'' if several else f', {condition}'}{'' if run.complete else ' (INCOMPLETE RUN)'}"
 
 
 def inline_svg(run: Run, chart: Chart, condition: Condition, label: str, anchor: str) -> str:

@@ -177,7 +177,9 @@ def read_run(path: Path) -> Run:
     if (schema := top.get("schema", int)) != SCHEMA:
         raise RunFileError(f"{path}: schema is {schema}, this version reads {SCHEMA}")
     providers = {
-        name: ProviderInfo(name, (fields := top.inside("providers", name)).get("title", str), fields.choice("role", ROLES))
+        name: ProviderInfo(
+            name, (fields := top.inside("providers", name)).get("title", str), fields.choice("role", ROLES)
+        )
         for name in top.get("providers", dict)
     }
     cases = tuple(_case(Fields(path, f"cases[{i}]", c), providers) for i, c in enumerate(top.get("cases", list)))

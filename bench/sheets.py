@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .report import error_size, mebibytes, milliseconds, ratio
-from .runs import Case, Condition, Result, Run
+from .runs import Case, Result, Run
 from .standing import (
+    LEAST_ROUNDS,
     VERDICTS,
     Standing,
-    Summary,
     fastest_baseline,
+    floor_name,
     over_floor,
     share_of_roof,
     standing,
@@ -65,10 +66,10 @@ def times_as_fast(found: Standing) -> Cell:
     return figure(found.speedup, ratio(found.speedup), marks[found.verdict])
 
 
-def span(interval: tuple[float, float] | None, show: Any) -> Cell:
-    """An interval; sorted by its width."""
-    if interval is None:
-        return Cell("too few samples", None, "faint")
+def span(interval: tuple[float, float] | None, rounds: int, show: Callable[[float], str]) -> Cell:
+    """An interval, of so many rounds; sorted by its width."""
+    if interval is None or rounds < LEAST_ROUNDS:
+        return Cell("too few rounds", None, "faint")
     return figure(interval[1] - interval[0], f"{show(interval[0])} to {show(interval[1])}")
 
 
@@ -117,30 +118,26 @@ def provider_sheet(run: Run) -> Sheet:
     return sheet
 
 
-def summary_sheet(run: Run, found: Sequence[Summary] | None = None) -> Sheet:
+def summary_sheet(run: Run, by_condition: bool = True) -> Sheet:
     """How often each path of ours is faster and slower than the fastest baseline, and by how much."""
-    columns = ["path", "workload", "pass", *_condition(run, "condition"), "cases", *VERDICTS]
-    columns += ["speed-up: median (least to most)", "time / conv2d: median (least to most)"]
+    by_condition = by_condition and len(run.conditions()) > 1
+    columns = ["path", "workload", "pass", *(["condition"] if by_condition else []), "cases", *VERDICTS]
+    columns += ["speed-up: median (least to most)", f"time / {floor_name(run)}: median (least to most)"]
     sheet = Sheet("Against the fastest baseline", columns, heads=columns.index("cases"))
-    for summary in summaries(run) if found is None else found:
+    for summary in summaries(run, by_condition):
         counts = {verdict: summary.count(verdict) for verdict in VERDICTS}
         marks = {"slower": "bad" if counts["slower"] else "", "faster": "good" if counts["faster"] else ""}
         sheet.add(
             summary.provider,
             summary.kind,
             summary.what,
-            *_condition(run, str(summary.condition)),
+            *([str(summary.condition)] if by_condition else []),
             figure(len(summary.standings), str(len(summary.standings))),
             *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
             _three(summary.speedups),
             _three(summary.floors),
         )
     return sheet
-
-
-def _condition(run: Run, text: str) -> list[str]:
-    """The column of conditions, where there is more than one."""
-    return [text] if len(run.conditions()) > 1 else []
 
 
 def _three(values: tuple[float, float, float] | None) -> Cell:
@@ -163,12 +160,24 @@ def standing_sheets(run: Run) -> list[Sheet]:
         chosen = [standing for standing in found if standing.verdict == verdict]
         columns = ["case", "pass", *_condition(run, "condition"), "path"]
         columns += ["times as fast", "at least, at most", "fastest baseline"]
-        sheet = Sheet(f"{titles[verdict]}: {len(chosen)} of {len(found)}", columns, heads=columns.index("times as fast"))
+        sheet = Sheet(
+            f"{titles[verdict]}: {len(chosen)} of {len(found)}", columns, heads=columns.index("times as fast")
+        )
         for s in chosen:
             cells = (s.case.label, s.case.what, *_condition(run, str(s.case.condition)), s.own.provider)
-            sheet.add(*cells, times_as_fast(s), span(s.interval, ratio), s.baseline.provider)
+            sheet.add(
+                *cells,
+                times_as_fast(s),
+                span(s.interval, min(s.own.rounds, s.baseline.rounds), ratio),
+                s.baseline.provider,
+            )
         sheets.append(sheet)
     return sheets
+
+
+def _condition(run: Run, text: str) -> list[str]:
+    """The column of conditions, where there is more than one."""
+    return [text] if len(run.conditions()) > 1 else []
 
 
 def absent_sheet(run: Run) -> Sheet:
@@ -188,25 +197,13 @@ def absent_sheet(run: Run) -> Sheet:
     return sheet
 
 
-CASE_COLUMNS = (
-    "shape",
-    "pass",
-    "provider",
-    "time [ms]",
-    "95% interval [ms]",
-    "/ conv2d",
-    "against fastest baseline",
-    "of the roof",
-    "peak [MiB]",
-    "error",
-)
-
-
 def case_sheets(run: Run) -> list[Sheet]:
     """A table for each network and condition: every provider in every case."""
+    columns = ["shape", "pass", "provider", "time [ms]", "95% interval [ms]", f"/ {floor_name(run)}"]
+    columns += ["against fastest baseline", "of the roof", "peak [MiB]", "error"]
     sheets = []
     for network, condition in dict.fromkeys((case.network, case.condition) for case in run.cases):
-        sheet = Sheet(f"{network}: {condition}", CASE_COLUMNS, heads=3)
+        sheet = Sheet(f"{network}: {condition}", columns, heads=3)
         for case in run.under(condition):
             if case.network == network:
                 for result in case.results:
@@ -224,7 +221,7 @@ def _case_row(run: Run, case: Case, result: Result) -> list[Cell | str | None]:
     return [
         *names,
         figure(result.median, _ms(result.median)),
-        span(result.interval, _ms),
+        span(result.interval, result.rounds, _ms),
         figure(floor, "" if floor is None else ratio(floor)),
         _against_baseline(run, case, result),
         figure(share, "" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"),
@@ -269,11 +266,11 @@ def headline(run: Run) -> list[str]:
 TELLS = (
     "Times are medians of interleaved rounds; the interval holds the median with 95% confidence. Every provider's "
     "results are checked against float64 before it is timed; one that is wrong is refused and has no time.",
-    "Speed-up is always against the fastest baseline of the same case: the time of that baseline over the time of ours. "
+    "Speed-up is always against the fastest baseline of the same case: the time of that baseline over that of ours. "
     "Above 1 ours is faster, below 1 slower. It is undecided where the two intervals overlap. The least and the most "
     "that are shown come from the ends of both intervals and are therefore wide.",
-    "conv2d, the vanilla 3x3 convolution, computes something else. It is the floor that times are divided by, never a "
-    "baseline.",
+    "A floor is another, cheaper operator, such as the vanilla 3x3 convolution (conv2d) that times are divided by. It "
+    "computes something else and is never a baseline.",
     "Of the roof: the least time that the measured copy and matrix product of this device would take for the bytes and "
     "operations that the layer needs, over the time taken. Small inputs lie in a cache, where more than the roof of a "
     "copy is possible. Where the roofs were measured in another dtype there is no such figure.",
@@ -282,8 +279,8 @@ TELLS = (
 DOES_NOT_TELL = (
     "The figures hold for the device, versions and settings below. They say nothing about other devices: figures of a "
     "CPU say nothing about a GPU, where other code runs.",
-    "They are about layers, blocks and necks by themselves, with random inputs. They do not say how much faster a whole "
-    "network trains, nor how well it segments.",
+    "They are about layers, blocks and necks by themselves, with random inputs. They do not say how much faster a "
+    "whole network trains, nor how well it segments.",
     "Intervals tell how far the median of this run is known. Another run on another day may differ by more, by clocks, "
     "temperature and memory layout; `sdn-triton bench compare` says what changed beyond the noise.",
 )

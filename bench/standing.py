@@ -10,6 +10,8 @@ from .runs import Case, Condition, Result, Run
 
 VERDICTS = ("slower", "undecided", "faster")
 """Undecided where the two confidence intervals overlap, or one of them is not known."""
+LEAST_ROUNDS = 6
+"""With fewer samples not even their whole range holds the median with 95% confidence."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def standing(run: Run, case: Case, provider: str) -> Standing | None:
 
 def verdict(own: Result, other: Result) -> str:
     """One of ``VERDICTS``, about ``own``."""
-    if own.interval is None or other.interval is None:
+    if own.interval is None or other.interval is None or min(own.rounds, other.rounds) < LEAST_ROUNDS:
         return "undecided"
     if own.interval[1] < other.interval[0]:
         return "faster"
@@ -72,7 +74,8 @@ class Summary:
     provider: str
     kind: str
     what: str
-    condition: Condition
+    condition: Condition | None
+    """None for all conditions."""
     standings: tuple[Standing, ...]
     over_floor: tuple[float, ...]
     """Its time over the floor's, for each case in which both have one."""
@@ -95,11 +98,11 @@ def _three(values: Sequence[float]) -> tuple[float, float, float] | None:
     return (min(values), statistics.median(values), max(values)) if values else None
 
 
-def summaries(run: Run) -> list[Summary]:
-    """One for each provider of ours, condition, kind and pass that has a time."""
+def summaries(run: Run, by_condition: bool = True) -> list[Summary]:
+    """One for each provider of ours, kind and pass that has a time, for each condition or for all of them."""
     found = []
-    for condition in run.conditions():
-        cases = run.under(condition)
+    for condition in run.conditions() if by_condition else [None]:
+        cases = run.cases if condition is None else run.under(condition)
         for kind, what in dict.fromkeys((case.kind, case.what) for case in cases):
             chosen = [case for case in cases if (case.kind, case.what) == (kind, what)]
             for provider in run.of_role("ours"):
@@ -112,10 +115,14 @@ def summaries(run: Run) -> list[Summary]:
 
 
 def over_floor(run: Run, case: Case, provider: str) -> float | None:
-    """The provider's time over the floor's."""
-    own = case.result(provider)
-    floors = [f for p in run.of_role("floor") if (f := case.result(p.name)) is not None and f.ok]
-    return own.median / floors[0].median if own is not None and own.ok and floors else None
+    """The provider's time over that of the floor: the first provider of that role."""
+    own, floor = case.result(provider), case.result(floor_name(run))
+    return own.median / floor.median if own is not None and own.ok and floor is not None and floor.ok else None
+
+
+def floor_name(run: Run) -> str:
+    """The floor that times are divided by; there may be others, to look at."""
+    return next((provider.name for provider in run.of_role("floor")), "floor")
 
 
 def share_of_roof(run: Run, case: Case, result: Result) -> float | None:

@@ -27,7 +27,10 @@ class Style(NamedTuple):
         """For the markers of a plot."""
         filled = self.line == "-"
         return dict(
-            marker=self.marker, color=self.colour, markerfacecolor=self.colour if filled else "none", markeredgewidth=1.4
+            marker=self.marker,
+            color=self.colour,
+            markerfacecolor=self.colour if filled else "none",
+            markeredgewidth=1.4,
         )
 
 
@@ -35,13 +38,14 @@ STYLES = {
     "conv2d": Style("#7f7f7f", "o", ":"),
     "triton": Style("#0077bb", "H", "-"),
     "triton-tuned": Style("#009988", "*", "-"),
-    "triton-default": Style("#5f8fd9", "s", "-"),
+    "triton-default": Style("#5f8fd9", "8", "-"),
     "unfused": Style("#aa4499", "P", "-"),
     "eager": Style("#228833", "D", "-"),
     "unfold": Style("#cc3311", "v", "--"),
     "unfold-compile": Style("#e0701f", "^", "--"),
     "compile": Style("#b0800f", "X", "--"),
-    "cdc": Style("#c2458a", "p", "--"),
+    "conv2d-compile": Style("#6f6f6f", "s", ":"),
+    "central": Style("#c2458a", "p", ":"),
 }
 SPARE = (
     Style("#8a6d3b", "<", "-."),
