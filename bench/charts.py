@@ -15,11 +15,13 @@ from matplotlib.lines import Line2D
 
 from .runs import KINDS, PASSES, Case, Condition, Result, Run
 from .standing_charts import overview_chart, speedup_chart
-from .theme import Theme, styles
+from .theme import Style, Theme, styles
 from .ticks import rate, round_ticks
 
 PANEL = (4.4, 3.1)
 """Inches of one panel."""
+FEW = 3
+"""Up to so many networks and batches in a panel each gets a line; more are shown by their medians."""
 
 
 class Chart(NamedTuple):
@@ -31,6 +33,31 @@ class Chart(NamedTuple):
     caption: str
     whole: bool = False
     """Whether it shows all conditions of a run at once."""
+
+
+class Point(NamedTuple):
+    """A result to be drawn: its case and provider, the value and its interval."""
+
+    case: Case
+    provider: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def panel(self) -> tuple[str, str]:
+        """Where it is drawn."""
+        return self.case.kind, self.case.what
+
+    @property
+    def series(self) -> tuple[str, int]:
+        """What it is joined with."""
+        return self.case.network, self.case.batch
+
+    @property
+    def figures(self) -> tuple[float, float, float, float]:
+        """Size of the input, value, interval."""
+        return self.case.elements, self.value, self.low, self.high
 
 
 def time_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None:
@@ -59,32 +86,25 @@ def _against_size(
     label: str,
     value: Callable[[Result], tuple[float, float, float] | None],
 ) -> Figure | None:
-    """A panel for each kind and pass; a line joins the cases of one network, kind and batch."""
-    cases = run.under(condition)
-    if not any(value(result) for case in cases for result in case.timed()):
+    """A panel for each kind and pass."""
+    cases = sorted(run.under(condition), key=lambda case: case.elements)
+    points = [
+        Point(case, name, *found)
+        for name in run.providers
+        for case in cases
+        if (result := case.result(name)) is not None and result.ok and (found := value(result)) is not None
+    ]
+    if not points:
         return None
     figure, panels = _panels(cases)
-    for (kind, what), axes in panels.items():
-        chosen = sorted((c for c in cases if (c.kind, c.what) == (kind, what)), key=lambda case: case.elements)
+    for panel, axes in panels.items():
+        inside = [point for point in points if point.panel == panel]
+        draw = _draw_series if len({point.series for point in inside}) <= FEW else _draw_crowd
         for name in run.providers:
-            style = styles(run.providers)[name]
-            for series in dict.fromkeys((case.network, case.batch) for case in chosen):
-                points = [
-                    (case.elements, *found)
-                    for case in chosen
-                    if (case.network, case.batch) == series
-                    and (result := case.result(name)) is not None
-                    and result.ok
-                    and (found := value(result)) is not None
-                ]
-                if points:
-                    x, y, low, high = np.array(points).T
-                    axes.plot(x, y, style.line, color=style.colour, linewidth=0.9, alpha=0.55)
-                    axes.plot(x, y, linestyle="none", **style.options)
-                    if (high > low).any():
-                        axes.errorbar(x, y, (y - low, high - y), fmt="none", ecolor=style.colour, capsize=3)
+            if mine := [point for point in inside if point.provider == name]:
+                draw(axes, mine, styles(run.providers)[name])
         axes.set_xscale("log")
-        _log_or_zero(axes)
+        _log_or_zero(axes, [point.value for point in points])
         round_ticks(axes.xaxis)
         round_ticks(axes.yaxis)
     _name_axes(panels, "input elements", label)
@@ -92,14 +112,34 @@ def _against_size(
     return figure
 
 
-def _log_or_zero(axes: Axes) -> None:
+def _draw_series(axes: Axes, points: Sequence[Point], style: Style) -> None:
+    """Every point with its interval, joined within a network and batch."""
+    for series in dict.fromkeys(point.series for point in points):
+        x, y, low, high = np.array([point.figures for point in points if point.series == series]).T
+        axes.plot(x, y, style.line, color=style.colour, linewidth=0.9, alpha=0.55)
+        axes.plot(x, y, linestyle="none", **style.options)
+        if (high > low).any():
+            axes.errorbar(x, y, (y - low, high - y), fmt="none", ecolor=style.colour, capsize=3)
+
+
+def _draw_crowd(axes: Axes, points: Sequence[Point], style: Style) -> None:
+    """Faint points, a line through the medians of sizes within a factor of two, and a band between their quartiles."""
+    x, y = np.array([point.figures[:2] for point in points]).T
+    axes.scatter(x, y, s=5, color=style.colour, alpha=0.35, linewidth=0)
+    sizes = np.round(np.log2(x))
+    quartiles = np.array([np.quantile(y[sizes == size], (0.25, 0.5, 0.75)) for size in np.unique(sizes)])
+    centres = [np.median(x[sizes == size]) for size in np.unique(sizes)]
+    axes.fill_between(centres, quartiles[:, 0], quartiles[:, 2], color=style.colour, alpha=0.12, linewidth=0)
+    axes.plot(centres, quartiles[:, 1], linestyle=style.line, linewidth=1.4, **style.options)
+
+
+def _log_or_zero(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic axis of values; one that goes on to zero if a value is zero."""
-    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.ones(1)])
-    if (drawn > 0).all():
+    positive = [value for value in values if value > 0]
+    if len(positive) == len(values):
         axes.set_yscale("log")
     else:
-        smallest = drawn[drawn > 0].min() if (drawn > 0).any() else 1.0
-        axes.set_yscale("symlog", linthresh=float(smallest))
+        axes.set_yscale("symlog", linthresh=min(positive, default=1.0))
 
 
 def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None:
@@ -112,34 +152,19 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
     ridge = roofs.matmul / roofs.copy
     x = np.geomspace(min(*intensities, ridge) / 3, max(*intensities, ridge) * 3, 200)
     for (kind, what), axes in panels.items():
-        axes.loglog(x, np.minimum(x * roofs.copy, roofs.matmul) / 1e9, color=theme.ink, linewidth=1.6)
-        for case in cases:
-            if (case.kind, case.what) != (kind, what):
-                continue
+        axes.loglog(x, np.minimum(x * roofs.copy, roofs.matmul), color=theme.ink, linewidth=1.6)
+        chosen = [case for case in cases if (case.kind, case.what) == (kind, what)]
+        size = 6 if len(chosen) <= 20 else 3.5
+        for case in chosen:
             for result in case.timed():
                 style = styles(run.providers)[result.provider]
-                speed = case.flop / result.median * 1e3 / 1e9
-                axes.plot(case.flop / case.bytes, speed, linestyle="none", **style.options)
-        axes.annotate(
-            f"matrix product {rate(roofs.matmul, 'flop/s')}",
-            (x[-1], roofs.matmul / 1e9),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-        )
-        axes.annotate(
-            f"copy {rate(roofs.copy, 'B/s')}",
-            (x[0], x[0] * roofs.copy / 1e9),
-            xytext=(10, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+                speed = case.flop / result.median * 1e3
+                axes.plot(case.flop / case.bytes, speed, linestyle="none", **(style.options | {"markersize": size}))
         round_ticks(axes.xaxis)
         round_ticks(axes.yaxis)
-    _name_axes(panels, "operations a byte of least traffic", "Gflop/s")
-    _finish(figure, run, cases)
+    _name_axes(panels, "operations a byte of least traffic", "operations a second")
+    label = f"roofs: copy {rate(roofs.copy, 'B/s')}, matrix product {rate(roofs.matmul, 'flop/s')}"
+    _finish(figure, run, cases, Line2D([], [], color=theme.ink, linewidth=1.6, label=label))
     return figure
 
 
@@ -153,25 +178,29 @@ def _panels(cases: Sequence[Case]) -> tuple[Figure, dict[tuple[str, str], Axes]]
     panels = {}
     for i, kind in enumerate(kinds):
         for j, what in enumerate(passes):
-            grid[i, j].set_title(f"{kind}, {what}")
-            panels[kind, what] = grid[i, j]
+            if any((case.kind, case.what) == (kind, what) for case in cases):
+                grid[i, j].set_title(f"{kind}, {what}")
+                panels[kind, what] = grid[i, j]
+            else:
+                grid[i, j].set_axis_off()
     return figure, panels
 
 
 def _name_axes(panels: dict[tuple[str, str], Axes], x: str, y: str) -> None:
-    """Name the axes at the left and at the bottom only."""
-    last, first = list(panels)[-1][0], next(iter(panels))[1]
+    """Name the first axes of each row and the last of each column."""
+    lowest = {what: kind for kind, what in panels}
+    leftmost = dict(reversed(panels))
     for (kind, what), axes in panels.items():
-        if kind == last:
+        if lowest[what] == kind:
             axes.set_xlabel(x)
-        if what == first:
+        if leftmost[kind] == what:
             axes.set_ylabel(y)
 
 
-def _finish(figure: Figure, run: Run, cases: Sequence[Case]) -> None:
+def _finish(figure: Figure, run: Run, cases: Sequence[Case], *others: Line2D) -> None:
     """One legend for all panels, below them, with what was drawn only."""
     drawn = [name for name in run.providers if any((r := case.result(name)) is not None and r.ok for case in cases)]
-    handles = []
+    handles = [*others]
     for name in drawn:
         style = styles(run.providers)[name]
         handles.append(Line2D([], [], linestyle=style.line, label=name, **style.options))
@@ -199,7 +228,9 @@ CHARTS = (
         "Time against size",
         time_chart,
         "Median time of a call against the number of elements of the input, both logarithmic. Bars are 95% confidence "
-        "intervals of the median; lines join the stages of one network.",
+        "intervals of the median; lines join the stages of one network. Where there are more than three networks, "
+        "small points are cases, and of inputs of about the same size the line goes through the medians and the band "
+        "between the quartiles.",
     ),
     Chart(
         "roofline",

@@ -156,6 +156,11 @@ class Run:
         """All conditions, in the file's order."""
         return list(dict.fromkeys(case.condition for case in self.cases))
 
+    def told_apart(self, condition: Condition) -> str:
+        """What tells a condition from the others of this run; nothing if there are no others."""
+        fields = zip(condition, zip(*self.conditions()))
+        return ", ".join(value for value, all_values in fields if len(set(all_values)) > 1)
+
     def under(self, condition: Condition) -> list[Case]:
         """The cases of one condition."""
         return [case for case in self.cases if case.condition == condition]

@@ -131,7 +131,7 @@ def summary_sheet(run: Run, by_condition: bool = True) -> Sheet:
             summary.provider,
             summary.kind,
             summary.what,
-            *([str(summary.condition)] if by_condition else []),
+            *([run.told_apart(summary.condition)] if by_condition and summary.condition else []),
             figure(len(summary.standings), str(len(summary.standings))),
             *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
             _three(summary.speedups),
@@ -164,7 +164,7 @@ def standing_sheets(run: Run) -> list[Sheet]:
             f"{titles[verdict]}: {len(chosen)} of {len(found)}", columns, heads=columns.index("times as fast")
         )
         for s in chosen:
-            cells = (s.case.label, s.case.what, *_condition(run, str(s.case.condition)), s.own.provider)
+            cells = (s.case.label, s.case.what, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
             sheet.add(
                 *cells,
                 times_as_fast(s),
@@ -190,11 +190,16 @@ def absent_sheet(run: Run) -> Sheet:
                 found.setdefault((result.provider, result.status, result.why or ""), []).append(case)
     for (provider, status, why), cases in found.items():
         everywhere = len(cases) == len(run.cases)
-        which = "all" if everywhere else "; ".join(f"{c.label} ({c.what}, {c.condition})" for c in cases[:3])
+        which = "all" if everywhere else "; ".join(_place(run, c) for c in cases[:3])
         more = "" if everywhere or len(cases) <= 3 else f"; and {len(cases) - 3} more"
         mark = "bad" if status in ("refused", "failed") else "faint"
         sheet.add(provider, Cell(status, status, mark), why, figure(len(cases), str(len(cases))), which + more)
     return sheet
+
+
+def _place(run: Run, case: Case) -> str:
+    """A case among all others."""
+    return f"{case.label} ({', '.join(filter(None, (case.what, run.told_apart(case.condition))))})"
 
 
 def case_sheets(run: Run) -> list[Sheet]:

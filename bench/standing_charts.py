@@ -21,16 +21,18 @@ from .ticks import round_ticks
 
 STRONGEST = 8.0
 """The factor at which the colours of the heat map end."""
+LEVELS = 47
+"""Shades of the heat map: odd, for white in the middle; with more than 50 its scale would be a bitmap."""
 VERDICT_MARKS = {"slower": ("#c4302b", "v"), "undecided": ("#7f7f7f", "d"), "faster": ("#2c73b4", "^")}
 
 
 def overview_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None:
-    """A row for each path of ours, kind, pass and condition; a mark for each case at its speed-up."""
-    found = summaries(run)
+    """A row for each path of ours, kind and pass; a mark for each case, of whatever condition, at its speed-up."""
+    found = summaries(run, by_condition=False)
     if not any(summary.standings for summary in found):
         return None
-    many = len(run.conditions()) > 1
-    rows = [f"{s.provider}, {s.kind}, {s.what}{f', {s.condition}' if many else ''}" for s in found]
+    found.sort(key=lambda summary: summary.provider)
+    rows = [f"{s.provider}, {s.kind}, {s.what}" for s in found]
     figure = Figure((9.0, 0.36 * len(rows) + 1.7), layout="constrained")
     axes = figure.add_subplot()
     for row, summary in enumerate(found):
@@ -45,6 +47,8 @@ def overview_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
     low, high = axes.get_xlim()
     axes.set(xlim=(min(low, 1 / 1.5), max(high, 1.5)), ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(range(len(rows)), rows)
+    for row in (i for i in range(1, len(found)) if found[i].provider != found[i - 1].provider):
+        axes.axhline(row - 0.5, color=theme.faint, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     round_ticks(axes.xaxis)
     axes.set_xlabel("slower  \N{LEFTWARDS ARROW}  times as fast as the fastest baseline  \N{RIGHTWARDS ARROW}  faster")
@@ -68,8 +72,9 @@ def speedup_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None
         return None
     by_place = {(case.label, case.what): case for case in cases}
     names = max(map(len, rows)) * 0.085
-    figure = Figure((names + 1.15 * len(columns) + 1.4, 0.34 * len(rows) + 1.9), layout="constrained")
-    axes = figure.add_subplot()
+    heights = (0.34 * len(rows), 0.14)
+    figure = Figure((names + 1.15 * len(columns) + 1.4, sum(heights) + 2.0), layout="constrained")
+    axes, bar = figure.subplots(2, 1, height_ratios=heights)
     colours, scale = _diverging()
     for row, label in enumerate(rows):
         for column, (what, name) in enumerate(columns):
@@ -87,14 +92,14 @@ def speedup_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    _colour_bar(figure, axes, colours, scale)
+    _colour_bar(figure, bar, colours, scale)
     return figure
 
 
 def _diverging() -> tuple[Any, Any]:
     """Red where ours loses, blue where it wins, white where they are equal; the logarithm decides."""
     limit = math.log2(STRONGEST)
-    return colormaps["RdBu"], Normalize(-limit, limit, clip=True)
+    return colormaps["RdBu"].resampled(LEVELS), Normalize(-limit, limit, clip=True)
 
 
 def _cell(
@@ -129,7 +134,7 @@ def _why_no_number(run: Run, case: Case, name: str) -> str:
 
 def _colour_bar(figure: Figure, axes: Axes, colours: Any, scale: Any) -> None:
     ticks = [-3, -2, -1, 0, 1, 2, 3]
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, location="bottom", aspect=40, shrink=0.9, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(scale, colours), cax=axes, orientation="horizontal")
     bar.set_ticks(ticks, labels=[f"{2**t}x" if t >= 0 else f"1/{2**-t}x" for t in ticks])
     bar.set_label("slower  \N{LEFTWARDS ARROW}  times as fast as the fastest baseline  \N{RIGHTWARDS ARROW}  faster")
     bar.ax.grid(False)
