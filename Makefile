@@ -9,7 +9,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
 
-.PHONY: compare test check bench gpu clean
+.PHONY: compare test check bench report gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -34,6 +34,10 @@ bench: $(INSTALLED)
 		--benchmark-sort=mean --benchmark-columns=median,iqr,min,max,rounds; status=$$?; \
 	$(RUN) -m bench.pytest_results $(BENCHMARKS)/pytest.json $(BENCHMARKS)/suite.json && \
 	$(RUN) -m sdn_triton bench report $(BENCHMARKS)/suite.json --out $(BENCHMARKS)/suite.html && exit $$status
+
+# The tables and pictures of README.md and docs/ from bench/results, and build/benchmarks.html with all of it.
+report: $(INSTALLED)
+	$(RUN) -m bench.generated
 
 # The whole of it on a machine with a GPU, in nine minutes, without network: see bench/gpu.py.
 gpu:

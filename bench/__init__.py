@@ -10,5 +10,9 @@ runner.py      a benchmark within a budget;  record.py  its file;  run.py  ``ben
 suite/         the same as benchmarks of pytest (``make bench``);  pytest_results.py  their figures as such a file
 session.py     one run of ``sdn-triton compare`` (compare.py);  tables.py, bench_tables.py, report.py  what readers see
 tune.py        the command ``sdn-triton tune``: trials.py checks and tuner.py times; static_ranking.py without a GPU
+runs.py        a file of ``sdn-triton bench run`` read back;  standing.py  who is faster, and how sure that is
+plots.py       the command ``sdn-triton bench plot``: charts.py and standing_charts.py draw, theme.py has the colours
+page.py        the command ``sdn-triton bench report``: the tables of sheets.py, in page.html.jinja and by markdown.py
+generated.py   ``make report``: texts.py and listing.py have the figures of the documents
 doctor.py      ``sdn-triton doctor``;  gpu.py  ``make gpu``, with sanitized.py and predicted.py
 """

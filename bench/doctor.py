@@ -19,12 +19,12 @@ from .report import Report, Table
 
 EXTRAS = {
     "test": ("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis"),
-    "bench": ("rich",),
+    "bench": ("rich", "matplotlib", "jinja2"),
     "networks": ("transformers", "pillow"),
 }
 PURPOSES = {
     "test": "the test suite",
-    "bench": "colours and a progress bar in `sdn-triton compare`",
+    "bench": "colours and a progress bar in `sdn-triton compare`, pictures and pages of `sdn-triton bench`",
     "networks": "`sdn-triton compare --image`: features of an image through a real network",
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -1,0 +1,260 @@
+"""``make report``: the tables, sentences and pictures of the documents, made anew from ``bench/results``.
+
+A block of a document between ``<!-- make report: NAME -->`` and ``<!-- end of make report -->`` is replaced by the text
+of that name. Each run of ``sdn-triton bench run`` under ``bench/results`` gets tables (a ``.md`` beside it) and
+pictures (in ``pictures/``). ``--check`` writes nothing and says what is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from . import listing, markdown, texts
+from .runs import Run, RunFileError, read_run
+from .sheets import headline, measured, summary_sheet
+from .standing import VERDICTS, summaries
+from .theme import THEMES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/benchmarks.md", "docs/distributed.md", "bench/results/README.md")
+BEGIN, END = "<!-- make report: {} -->", "<!-- end of make report -->"
+BLOCK = re.compile(r"<!-- make report: ([\w-]+) -->\n(.*?)(?=<!-- (?:end of )?make report|\Z)", re.DOTALL)
+HTML = Path("build/benchmarks.html")
+OVERVIEW = "overview"
+
+
+def suites(root: Path) -> list[Run]:
+    """The runs of ``sdn-triton bench run`` under ``bench/results``."""
+    return [read_run(path) for path in sorted((root / "bench/results").rglob("*.json")) if is_suite(path)]
+
+
+def is_suite(path: Path) -> bool:
+    """Whether a file is, or was meant to be, a run with cases."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFileError(f"{path}: not JSON: {error}") from error
+    return isinstance(content, dict) and {"schema", "cases"} <= set(content)
+
+
+def in_short(root: Path, page: Path) -> str:
+    """For the README: of each run a table of counts, a picture and where the rest is."""
+    parts = []
+    for run in suites(root):
+        parts += [texts.prose(f"**{run.device}**: {measured(run)}"), *(f"**{line}**" for line in headline(run))]
+        parts += [markdown.table(summary_sheet(run, by_condition=False))]
+        if overview := _overview(run, page):
+            parts.append(overview)
+        parts.append(f"[Every case, the slower ones first]({way(run.path.with_suffix('.md'), page)})")
+    return "\n\n".join(parts) or "No run of `sdn-triton bench run` has been committed yet."
+
+
+def _overview(run: Run, page: Path) -> str | None:
+    """The picture of all cases, if the run has one."""
+    found = summaries(run)
+    if not any(summary.standings for summary in found):
+        return None
+    counts = ", ".join(f"{sum(summary.count(verdict) for summary in found)} {verdict}" for verdict in VERDICTS)
+    total = sum(len(summary.standings) for summary in found)
+    alt = f"Times as fast as the fastest baseline on {run.device}: of {total} cases {counts}"
+    return picture(_pictures_folder(run) / f"{run.path.stem}-{OVERVIEW}", page, alt)
+
+
+def picture(stem: Path, page: Path, alt: str) -> str:
+    """A picture that follows the reader's theme, for the document ``page``."""
+    light, dark = (f"{way(stem, page)}-{theme}.svg" for theme in ("light", "dark"))
+    alt = alt.replace("&", "&amp;").replace('"', "&quot;")
+    return (
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{dark}">\n'
+        f'  <img alt="{alt}" src="{light}">\n</picture>'
+    )
+
+
+def way(path: Path, page: Path) -> str:
+    """A link to a file from a document."""
+    return Path(os.path.relpath(path, page.parent)).as_posix()
+
+
+def _pictures_folder(run: Run) -> Path:
+    return run.path.parent / "pictures"
+
+
+def documents(root: Path) -> dict[Path, bytes]:
+    """Every page as it should be: the same text around, the blocks made anew."""
+    results = root / "bench/results"
+    blocks: dict[str, Callable[[Path], str]] = {
+        "runs": lambda page: in_short(root, page),
+        "eager-forward": lambda page: texts.eager_forward(results, way(results, page)),
+        "eager-forward-in-short": lambda page: texts.eager_forward_in_short(results, way(results, page)),
+        "host-cost": lambda page: texts.host_cost(results, way(results, page)),
+        "machine-code": lambda page: texts.machine_code(results, way(results, page)),
+        "row-sharded": lambda page: texts.row_sharded(results, way(results, page)),
+        "files": lambda page: listing.table_of_files(results),
+    }
+    found = {}
+    for name in PAGES:
+        page = root / name
+        if page.is_file():
+            found[page] = filled(page, blocks).encode()
+    return found
+
+
+def filled(page: Path, blocks: dict[str, Callable[[Path], str]]) -> str:
+    """The text of a page with its blocks made anew.
+
+    Raises:
+        ValueError: a block has no end, or no text goes by its name.
+    """
+    text = page.read_text(encoding="utf-8")
+    if text.count("<!-- make report:") != text.count(END):
+        raise ValueError(f"{page}: every '{BEGIN.format('NAME')}' needs its '{END}'")
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in blocks or not text.startswith(END, match.end()):
+            raise ValueError(f"{page}: no text is called {name!r}, or its block has no end: {', '.join(blocks)}")
+        return f"{BEGIN.format(name)}\n\n{blocks[name](page)}\n\n"
+
+    return BLOCK.sub(replace, text)
+
+
+def tables_of(run: Run) -> tuple[Path, bytes]:
+    """The run's tables, with its pictures among them."""
+    shown = [
+        picture(_pictures_folder(run) / f"{run.path.stem}-{stem}", run.path, f"{title}. {caption}") + f"\n\n{caption}"
+        for stem, title, caption in _titles(run)
+    ]
+    note = "<!-- Written by `make report` from the file of the same name; edits are lost. -->\n\n"
+    return run.path.with_suffix(".md"), (note + markdown.report([run], {str(run.path): shown})).encode()
+
+
+def _titles(run: Run) -> list[tuple[str, str, str]]:
+    from .plots import pictures, subtitle
+
+    return [(stem, f"{c.title}: {subtitle(run, c, condition)}", c.caption) for stem, c, condition in pictures(run)]
+
+
+def pictures_of(run: Run) -> Iterator[tuple[Path, bytes]]:
+    """Every picture of a run, light and dark, as SVG."""
+    from .plots import pictures, render
+
+    for stem, chart, condition in pictures(run):
+        for theme in THEMES.values():
+            path = _pictures_folder(run) / f"{run.path.stem}-{stem}-{theme.name}.svg"
+            yield path, render(run, chart, condition, theme, "svg", identifier=digest(run.path))
+
+
+def digest(path: Path) -> str:
+    """What a picture carries to say which figures it shows."""
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    """All files that ``make report`` writes."""
+    found = documents(root)
+    for run in suites(root):
+        found |= dict([tables_of(run), *pictures_of(run)])
+    return found
+
+
+def left_over(root: Path, wanted: Sequence[Path]) -> list[Path]:
+    """Pictures that no run has any more."""
+    return [path for path in sorted((root / "bench/results").rglob("pictures/*.svg")) if path not in wanted]
+
+
+def stale(root: Path) -> list[str]:
+    """What ``make report`` would change, a line each.
+
+    Matplotlib draws the same bytes in the same version only. Pictures of another version, or all of them where it is
+    not installed, are checked by the digest of the figures that they carry.
+    """
+    if not can_draw():
+        wanted = documents(root)
+        digests = {digest(run.path): run for run in suites(root)}
+        old = [p for p in (root / "bench/results").rglob("pictures/*.svg") if _tag(p, "identifier") not in digests]
+        return [*_changed(root, wanted), *(f"{p.relative_to(root)}: drawn from other figures" for p in old)]
+    wanted = contents(root)
+    changed = [*_changed(root, wanted)]
+    return changed + [f"{path.relative_to(root)}: no run has this picture" for path in left_over(root, list(wanted))]
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _changed(root: Path, wanted: dict[Path, bytes]) -> Iterator[str]:
+    for path, content in wanted.items():
+        if not path.is_file():
+            yield f"{path.relative_to(root)}: missing"
+        elif path.read_bytes() != content and not _same_figures(path, content):
+            yield f"{path.relative_to(root)}: not what bench/results gives"
+
+
+def _same_figures(path: Path, content: bytes) -> bool:
+    """Whether a picture differs because another version of matplotlib drew it, from the same figures."""
+    new = content.decode()
+    return (
+        path.suffix == ".svg"
+        and _tag(path, "identifier") == _tag_of(new, "identifier") is not None
+        and _tag(path, "creator") != _tag_of(new, "creator")
+    )
+
+
+def _tag(path: Path, name: str) -> str | None:
+    return _tag_of(path.read_text(encoding="utf-8"), name)
+
+
+def _tag_of(svg: str, name: str) -> str | None:
+    """A field of a picture's metadata."""
+    match = re.search(rf"<dc:{name}>(.*?)</dc:{name}>", svg, re.DOTALL)
+    return re.sub(r"<[^>]*>", "", match[1]).strip() if match else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write what has changed and the page of all runs, or check; the exit status is 1 if something is stale."""
+    parser = argparse.ArgumentParser(prog="python -m bench.generated", description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
+    args = parser.parse_args(argv)
+    if args.check:
+        found = stale(ROOT)
+        print("\n".join(found) or "Everything is as bench/results gives it.")
+        return int(bool(found))
+    if not can_draw():
+        print("make report needs the package matplotlib: pip install 'sdn-triton[bench]'", file=sys.stderr)
+        return 2
+    write(ROOT)
+    return 0
+
+
+def write(root: Path) -> None:
+    """Write every file that is not as it should be, remove pictures of runs that are gone, print what was done."""
+    from .page import html
+
+    # The pages last: the list of files and the links in them see what was written before.
+    wanted = contents(root)
+    for path, content in wanted.items():
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            print(f"wrote {path.relative_to(root)}")
+    for path in left_over(root, list(wanted)):
+        path.unlink()
+        print(f"removed {path.relative_to(root)}")
+    if runs := suites(root):
+        page = root / HTML
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(html(runs), encoding="utf-8")
+        print(f"wrote {HTML}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,336 @@
+"""What ``sdn-triton bench run`` wrote, read back and checked: a run, its cases, each provider's result."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SCHEMA = 1
+ROLES = ("floor", "baseline", "ours")
+KINDS = ("layer", "block", "neck")
+PASSES = ("inference", "forward", "backward", "training")
+MODES = ("operator", "kernel", "host")
+CACHES = ("warm", "cold")
+STATUSES = ("ok", "refused", "failed", "unavailable", "skipped")
+
+
+class RunFileError(ValueError):
+    """A file that is not a run; the message names the file and the place in it."""
+
+
+class Condition(NamedTuple):
+    """What two cases must share to stand in one picture or table."""
+
+    mode: str
+    cache: str
+    dtype: str
+    memory_format: str
+
+    def __str__(self) -> str:
+        return f"{self.mode} mode, {self.cache} cache, {self.dtype}, {self.memory_format}"
+
+    @property
+    def slug(self) -> str:
+        """For file names."""
+        return "-".join(self)
+
+
+@dataclass(frozen=True)
+class ProviderInfo:
+    """How a provider is called and what it stands for: the floor, a baseline, or a path of sdn_triton."""
+
+    name: str
+    title: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a provider gave for a case: a time in milliseconds, or the reason why there is none.
+
+    ``interval`` holds the median with 95% confidence; None where there were too few samples to say.
+    """
+
+    provider: str
+    status: str
+    why: str | None = None
+    median: float = math.nan
+    interval: tuple[float, float] | None = None
+    rounds: int = 0
+    peak_bytes: int | None = None
+    error: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload in one pass under one condition, with the results of all providers.
+
+    ``flop`` and ``bytes`` are the operations of the layers and the least traffic with the memory.
+    """
+
+    id: str
+    network: str
+    kind: str
+    name: str
+    stages: tuple[tuple[int, int, int], ...]
+    batch: int
+    what: str
+    """The pass: inference, forward, backward or training."""
+    condition: Condition
+    flop: float
+    bytes: float
+    results: tuple[Result, ...]
+
+    @property
+    def elements(self) -> int:
+        """Numbers in the input: batch x channels x rows x columns, over all stages."""
+        return self.batch * sum(math.prod(stage) for stage in self.stages)
+
+    @property
+    def shape(self) -> str:
+        """The first stage, how many follow it, and the batch: ``32x128x128``, ``32x128x128 + 3 stages, batch 4``."""
+        first = "x".join(map(str, self.stages[0]))
+        more = len(self.stages) - 1
+        rest = f" + {more} stage{'s' if more > 1 else ''}" if more else ""
+        return f"{first}{rest}{f', batch {self.batch}' if self.batch > 1 else ''}"
+
+    @property
+    def workload(self) -> str:
+        """Kind and name, said once where they are the same."""
+        return self.kind if self.name == self.kind else f"{self.kind} {self.name}"
+
+    @property
+    def label(self) -> str:
+        """As shown beside other cases of the same pass and condition."""
+        return f"{self.network}, {self.workload}: {self.shape}"
+
+    def result(self, provider: str) -> Result | None:
+        """The provider's result; None if it was not asked."""
+        return next((result for result in self.results if result.provider == provider), None)
+
+    def timed(self) -> tuple[Result, ...]:
+        """The results that have a time."""
+        return tuple(result for result in self.results if result.ok)
+
+
+@dataclass(frozen=True)
+class Roofs:
+    """What the device was seen to do: bytes a second of a copy, operations a second of a matrix product."""
+
+    copy: float
+    matmul: float
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One file."""
+
+    path: Path
+    environment: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    roofs: Roofs | None
+    complete: bool
+    providers: Mapping[str, ProviderInfo]
+    cases: tuple[Case, ...]
+
+    @property
+    def device(self) -> str:
+        """The device's name as it was found."""
+        device = self.environment.get("device")
+        return str(device.get("name") if isinstance(device, Mapping) else device or "unknown device")
+
+    def of_role(self, role: str) -> list[ProviderInfo]:
+        """The providers that have the role, in the file's order."""
+        return [provider for provider in self.providers.values() if provider.role == role]
+
+    def conditions(self) -> list[Condition]:
+        """All conditions, in the file's order."""
+        return list(dict.fromkeys(case.condition for case in self.cases))
+
+    def told_apart(self, condition: Condition) -> str:
+        """What tells a condition from the others of this run; nothing if there are no others."""
+        fields = zip(condition, zip(*self.conditions()))
+        return ", ".join(value for value, all_values in fields if len(set(all_values)) > 1)
+
+    def under(self, condition: Condition) -> list[Case]:
+        """The cases of one condition."""
+        return [case for case in self.cases if case.condition == condition]
+
+
+def read_run(path: Path) -> Run:
+    """Read and check a file of ``sdn-triton bench run``.
+
+    Raises:
+        RunFileError: the file cannot be read, is no JSON, or a field is missing or has a value that is not allowed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunFileError(f"{path}: not JSON: {error}") from error
+    top = Fields(path, "", content)
+    if (schema := top.get("schema", int)) != SCHEMA:
+        raise RunFileError(f"{path}: schema is {schema}, this version reads {SCHEMA}")
+    providers = {
+        name: ProviderInfo(
+            name, (fields := top.inside("providers", name)).get("title", str), fields.choice("role", ROLES)
+        )
+        for name in top.get("providers", dict)
+    }
+    cases = tuple(_case(Fields(path, f"cases[{i}]", c), providers) for i, c in enumerate(top.get("cases", list)))
+    if duplicates := sorted({case.id for case in cases if sum(other.id == case.id for other in cases) > 1}):
+        raise RunFileError(f"{path}: several cases are called {', '.join(duplicates)}")
+    return Run(
+        path=path,
+        environment=top.get("environment", dict),
+        settings=top.get("settings", dict),
+        roofs=_roofs(top),
+        complete=top.get("complete", bool),
+        providers=providers,
+        cases=cases,
+    )
+
+
+def _roofs(top: Fields) -> Roofs | None:
+    """None where the run ended before they were measured."""
+    if not top.optional("roofs", dict):
+        return None
+    roofs = top.inside("roofs")
+    return Roofs(roofs.positive("copy_bytes_per_s"), roofs.positive("matmul_flop_per_s"), roofs.get("dtype", str))
+
+
+def _case(fields: Fields, providers: Mapping[str, ProviderInfo]) -> Case:
+    condition = Condition(
+        fields.choice("mode", MODES),
+        fields.choice("cache", CACHES),
+        fields.get("dtype", str),
+        fields.get("memory_format", str),
+    )
+    results = fields.get("results", dict)
+    for name in results:
+        if name not in providers:
+            raise fields.wrong(f"results.{name}", name, f"one of the file's providers: {', '.join(providers)}")
+    return Case(
+        id=fields.get("id", str),
+        network=fields.get("network", str),
+        kind=fields.choice("kind", KINDS),
+        name=fields.get("name", str),
+        stages=fields.stages(),
+        batch=int(fields.positive("batch")),
+        what=fields.choice("pass", PASSES),
+        condition=condition,
+        flop=fields.positive("flop"),
+        bytes=fields.positive("bytes"),
+        results=tuple(_result(name, fields.inside("results", name)) for name in results),
+    )
+
+
+def _result(provider: str, fields: Fields) -> Result:
+    status = fields.choice("status", STATUSES)
+    why, error = fields.optional("why", str), fields.optional("error", (int, float))
+    if status != "ok":
+        return Result(provider, status, why or "no reason was given", error=error)
+    peak = fields.optional("peak_bytes", int)
+    samples = fields.optional("samples_ms", list)
+    return Result(
+        provider,
+        status,
+        why,
+        fields.positive("median_ms"),
+        fields.interval(),
+        len(samples or ()),
+        peak,
+        error,
+    )
+
+
+@dataclass(frozen=True)
+class Fields:
+    """An object of the file, at the place ``where``; asking for a field checks it."""
+
+    path: Path
+    where: str
+    content: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.content, dict):
+            raise RunFileError(f"{self.path}: {self.where or 'the file'} is not an object")
+
+    def wrong(self, name: str, given: object, allowed: str) -> RunFileError:
+        """The error that names file, place, what was found and what is allowed."""
+        shown = repr(given) if len(repr(given)) < 60 else f"{repr(given)[:57]}..."
+        return RunFileError(f"{self.path}: {self._place(name)} is {shown}, allowed is {allowed}")
+
+    def get(self, name: str, kind: type) -> Any:
+        """A field that has to be there."""
+        if name not in self.content:
+            raise RunFileError(f"{self.path}: {self._place(name)} is missing")
+        value = self.content[name]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.wrong(name, value, f"a value of type {kind.__name__}")
+        return value
+
+    def optional(self, name: str, kind: type | tuple[type, ...]) -> Any:
+        """A field that may be missing or null."""
+        value = self.content.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise self.wrong(name, value, "null or a value of another type")
+        return value
+
+    def choice(self, name: str, allowed: Sequence[str]) -> str:
+        """One of a few words."""
+        value: str = self.get(name, str)
+        if value not in allowed:
+            raise self.wrong(name, value, f"one of {', '.join(allowed)}")
+        return value
+
+    def positive(self, name: str) -> float:
+        """A finite number above zero."""
+        value = self.content.get(name)
+        if not _is_positive(value):
+            raise self.wrong(name, value, "a finite number above zero")
+        return value
+
+    def interval(self) -> tuple[float, float] | None:
+        """The confidence interval; null where the samples were too few."""
+        value = self.optional("interval_ms", list)
+        if value is None:
+            return None
+        if len(value) != 2 or not all(map(_is_positive, value)) or value[0] > value[1]:
+            raise self.wrong("interval_ms", value, "null or two finite numbers above zero, in order")
+        return value[0], value[1]
+
+    def stages(self) -> tuple[tuple[int, int, int], ...]:
+        """The sizes of a pyramid."""
+        value = self.get("stages", list)
+        if not value or not all(isinstance(s, list) and len(s) == 3 and all(map(_is_count, s)) for s in value):
+            raise self.wrong("stages", value, "a list of [channels, rows, columns], each above zero")
+        return tuple((channels, rows, columns) for channels, rows, columns in value)
+
+    def inside(self, *names: str) -> Fields:
+        """An object further in."""
+        content = self.content
+        for name in names:
+            content = content[name]
+        return Fields(self.path, self._place(".".join(names)), content)
+
+    def _place(self, name: str) -> str:
+        return f"{self.where}.{name}" if self.where else name
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

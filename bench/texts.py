@@ -1,0 +1,165 @@
+"""Tables and sentences of the documents whose figures come from files under ``bench/results``.
+
+Each function takes that folder and the way to it from the document, for links.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .markdown import table
+from .sheets import Sheet, figure
+
+CPU = "cpu-amd-epyc"
+"""The folder of the machine whose figures the documents quote."""
+HOST_CALLS = ("layer", "layer, recorded", "layer, forward + backward")
+
+
+def prose(text: str) -> str:
+    """A paragraph in lines of at most 120 characters; what stands between backticks stays on one line."""
+    held = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), text)
+    return "\n".join(textwrap.wrap(held, 120, break_long_words=False, break_on_hyphens=False)).replace("\0", " ")
+
+
+def load(results: Path, name: str) -> Any:
+    """A file of results."""
+    return json.loads((results / name).read_text(encoding="utf-8"))
+
+
+class Aim(NamedTuple):
+    """A figure of ``bench.eager_forward``, the bound it should keep, and how both are said."""
+
+    column: str
+    value: Callable[[dict[str, Any]], float]
+    digits: int
+    keeps: Callable[[float], bool]
+    said: str
+
+
+AIMS = (
+    Aim(
+        "forward / conv2d",
+        lambda row: row["eager_over_conv2d"],
+        2,
+        lambda value: value <= 2.5,
+        "the forward takes at most 2.5 times as long as the convolution",
+    ),
+    Aim(
+        "unfold / forward",
+        lambda row: row["unfold_over_eager"],
+        1,
+        lambda value: value >= 4,
+        "it is at least 4 times as fast as unfolding",
+    ),
+    Aim(
+        "forward + backward / conv2d",
+        lambda row: row["eager_over_conv2d_forward_backward"],
+        2,
+        lambda value: value <= 3,
+        "forward and backward take at most 3 times as long as the convolution's",
+    ),
+    Aim(
+        "extra memory / output",
+        lambda row: row["extra_memory_over_output"]["eager"],
+        2,
+        lambda value: value <= 1,
+        "the forward allocates no more than its output's size beside it",
+    ),
+)
+
+
+def _shape(row: dict[str, Any]) -> str:
+    shape = row["shape"]
+    return f"{shape['channels']}, {shape['height']}x{shape['width']} {shape['layout']}"
+
+
+def where(content: dict[str, Any]) -> str:
+    """Device and torch of an older file, whose environment is spread over its top level or in a field of its own."""
+    environment = content.get("environment", content)
+    device = environment["device"]
+    return f"{device['name']}, {device['threads']} threads, torch {environment['torch']}"
+
+
+def eager_forward(results: Path, link: str) -> str:
+    """The table of ``bench.eager_forward``, and which aims it misses."""
+    content = load(results, f"{CPU}/eager-forward.json")
+    sheet = Sheet("", ("C = O, size", *(aim.column for aim in AIMS)))
+    for row in content["shapes"]:
+        values = [aim.value(row) for aim in AIMS]
+        marks = ["" if aim.keeps(value) else "bad" for aim, value in zip(AIMS, values)]
+        cells = [figure(v, f"{v:.{aim.digits}f}", mark) for aim, v, mark in zip(AIMS, values, marks)]
+        sheet.add(_shape(row), *cells)
+    misses = [_misses(aim, content["shapes"]) for aim in AIMS]
+    head = f"{where(content)}, float32, 3x3, batch 1. What misses its aim is bold."
+    return "\n\n".join((head, table(sheet), "\n".join(misses)))
+
+
+def _misses(aim: Aim, rows: Sequence[dict[str, Any]]) -> str:
+    missed = [row for row in rows if not aim.keeps(aim.value(row))]
+    which = "; ".join(f"{_shape(row)} ({aim.value(row):.{aim.digits}f})" for row in missed)
+    ending = f"missed by {len(missed)} of {len(rows)}: {which}" if missed else f"kept by all {len(rows)}"
+    return prose(f"- Aim: {aim.said}: {ending}.")
+
+
+def eager_forward_in_short(results: Path, link: str) -> str:
+    """The same in a sentence."""
+    content = load(results, f"{CPU}/eager-forward.json")
+    ranges = []
+    for aim in AIMS:
+        values = [aim.value(row) for row in content["shapes"]]
+        missed = sum(not aim.keeps(value) for value in values)
+        ranges.append(f"{aim.column} {min(values):.{aim.digits}f} to {max(values):.{aim.digits}f} ({_missing(missed)})")
+    return prose(
+        f"The eager path's functions by themselves ({where(content)}, float32, {len(content['shapes'])} shapes, "
+        f"`python -m bench.eager_forward`, [figures]({link}/{CPU}/eager-forward.json)): {'; '.join(ranges)}."
+    )
+
+
+def _missing(count: int) -> str:
+    return {0: "all keep the aim", 1: "one misses the aim"}.get(count, f"{count} miss the aim")
+
+
+def host_cost(results: Path, link: str) -> str:
+    """What a call costs the host, in a sentence."""
+    content = load(results, f"{CPU}/host-cost.json")
+    ratios = {row["call"]: row["ratio"] for row in content["microseconds"] if row["work"] == "no images"}
+    call, recorded, both = (f"{ratios[name]:.1f}" for name in HOST_CALLS)
+    return prose(
+        f"The host's time of an eager call on a CPU, with nothing to compute, is {call} times that of `nn.Conv2d`, "
+        f"{recorded} times where gradients are recorded (the aim is 2), {both} times forward and backward "
+        f"(`python -m bench.host_cost`, [figures]({link}/{CPU}/host-cost.json))."
+    )
+
+
+def machine_code(results: Path, link: str) -> str:
+    """What the model of the machine code predicts for the three kernels of the difference convolution."""
+    rows = load(results, "machine-code/defaults.json")
+
+    def predicted(*kernels: str) -> float:
+        chosen = [row for row in rows if row["kernel"] in kernels and (row["arch"], row["channels"]) == ("sm_90", 256)]
+        if len(chosen) != len(kernels):
+            raise ValueError(f"machine-code/defaults.json has {len(chosen)} rows for {kernels}, not one each")
+        return sum(row["predicted_ratio_to_conv"] for row in chosen)
+
+    forward = predicted("difference_forward")
+    data, weight = predicted("difference_data_gradient", "tap_products"), predicted("difference_weight_gradient")
+    return prose(
+        "`python -m bench.machine_code` reads their machine code and predicts, for sm_90 in bfloat16, channels_last, "
+        f"with 256 channels, {forward:.2f}x the tensor time of a vanilla 3x3 convolution for the forward, "
+        f"{weight:.1f}x that of its weight gradient and {data:.1f}x that of its data gradient: predictions that "
+        f"nothing has confirmed ([figures]({link}/machine-code/defaults.json))."
+    )
+
+
+def row_sharded(results: Path, link: str) -> str:
+    """Memory of a rank by the number of ranks."""
+    rows = load(results, f"{CPU}/row-sharded.json")["rows"]
+    sheet = Sheet("", ("ranks", *(str(row["ranks"]) for row in rows)))
+    peaks = [max(row["peak_bytes"]) / 2**20 for row in rows]
+    sheet.add("MiB a rank", *(figure(peak, f"{peak:.0f}") for peak in peaks))
+    return table(sheet)
