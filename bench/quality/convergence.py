@@ -6,6 +6,7 @@ reference path from weights that differ by one part in a million.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +24,18 @@ Path = Callable[[nn.Module], AbstractContextManager[None]]
 """Prepares a network for a path, and returns the context to train it in."""
 
 PERTURBATION = 1e-6
-BLOCK = 10
-"""Steps whose losses are averaged before curves are compared."""
 
-FACTOR, FLOOR = 4.0, 2e-3
-"""Curves may part by so many times what rounding does, and by this share of the loss besides."""
+EARLY = 4
+"""Steps that are compared one by one: soon after, rounding alone has grown to what a small mistake would do."""
+
+BLOCK = 10
+"""Steps whose losses are averaged before whole curves are compared."""
+
+FACTOR = 4.0
+"""How many times as far as rounding drives them curves may part ..."""
+
+FLOORS = {"early": 1e-5, "curve": 2e-3}
+"""... beyond these shares of the loss."""
 
 
 def by_backend(name: str) -> Path:
@@ -36,7 +44,7 @@ def by_backend(name: str) -> Path:
     def prepare(network: nn.Module) -> AbstractContextManager[None]:
         for module in network.modules():
             if hasattr(module, "backend"):
-                module.backend = name
+                setattr(module, "backend", name)  # noqa: B010  # mypy knows no attributes of a Module but tensors
         return nullcontext()
 
     return prepare
@@ -55,38 +63,43 @@ class Comparison:
     reference: str
     other: str
 
-    @property
-    def deviation(self) -> float:
-        """How far the other path's curve parts from the reference, as a share of the loss."""
-        return parting(self.losses[self.reference], self.losses[self.other])
-
-    @property
-    def allowed(self) -> float:
-        """How far it may."""
-        return FLOOR + FACTOR * parting(self.losses[self.reference], self.losses["perturbed"])
+    def checks(self) -> dict[str, tuple[float, float]]:
+        """How far the curves part and how far they may, as shares of the loss: in the first steps, and all along."""
+        reference = self.losses[self.reference]
+        return {
+            name: (
+                parting(reference, self.losses[self.other], name),
+                FLOORS[name] + FACTOR * parting(reference, self.losses["perturbed"], name),
+            )
+            for name in FLOORS
+        }
 
     @property
     def alike(self) -> bool:
         """Whether the paths train alike."""
-        return self.deviation <= self.allowed
+        return all(deviation <= allowed for deviation, allowed in self.checks().values())
 
     def describe(self) -> dict[str, object]:
         """Everything, for a file."""
+        checks = {name: {"deviation": own, "allowed": most} for name, (own, most) in self.checks().items()}
         return {
             "reference": self.reference,
             "other": self.other,
-            "deviation": self.deviation,
-            "allowed": self.allowed,
             "alike": self.alike,
+            "checks": checks,
             "losses": dict(self.losses),
         }
 
 
-def parting(one: list[float], other: list[float]) -> float:
-    """The largest difference of two curves, averaged over ``BLOCK`` steps, as a share of the first; NaN counts as all."""
-    a, b = (torch.tensor(curve).split(BLOCK) for curve in (one, other))
-    shares = [float((p.mean() - q.mean()).abs() / p.mean().abs()) for p, q in zip(a, b, strict=True)]
-    return max(share if share == share else float("inf") for share in shares)
+def parting(one: list[float], other: list[float], name: str) -> float:
+    """The largest difference of two curves as a share of the first, infinite where one is not a number.
+
+    ``"early"``: step by step, in the first steps; ``"curve"``: of means over blocks of steps.
+    """
+    a, b = torch.tensor(one), torch.tensor(other)
+    pairs = list(zip(a[:EARLY], b[:EARLY])) if name == "early" else list(zip(a.split(BLOCK), b.split(BLOCK)))
+    shares = [float((p.mean() - q.mean()).abs() / p.mean().abs()) for p, q in pairs]
+    return max(share if math.isfinite(share) else math.inf for share in shares)
 
 
 def compare_paths(

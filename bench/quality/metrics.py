@@ -43,7 +43,7 @@ def mean_iou(counts: Tensor) -> float:
 
 
 def boundary_pixels(labels: Tensor, classes: int, distance: int) -> Tensor:
-    """Pixels of each class no further than ``distance`` from one outside it or from the frame, ``[N, K, H, W]`` of bool.
+    """Pixels of each class with one outside it, or the frame, within ``distance``: ``[N, K, H, W]`` of bool.
 
     That is the mask less its erosion by a square.
     """
@@ -74,7 +74,7 @@ def contour_pixels(labels: Tensor, classes: int) -> Tensor:
 
 
 def contour_counts(prediction: Tensor, truth: Tensor, classes: int, tolerance: int) -> Tensor:
-    """Of each class: predicted contour pixels that are right, all of them, true ones that are found, all; ``[4, K]``."""
+    """Contour pixels of each class: predicted and right, predicted, true and found, true; ``[4, K]``."""
     own, other = (contour_pixels(labels, classes).float() for labels in (prediction, truth))
     right, found = own * _maximum(other, tolerance), other * _maximum(own, tolerance)
     return torch.stack([mask.sum(dim=(0, 2, 3)).long() for mask in (right, own, found, other)])

@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdn_triton import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, suggest_contrast
+from sdn_triton.options import Contrast
 
 CHANNELS = (16, 32, 64)
 """Of the stages, at 1/2, 1/4 and 1/8 of the image's size."""
 
-WIDER = (24, 48, 94)
+WIDER = (24, 48, 96)
 """Channels that give a network without a neck the parameters of one with an SDN neck."""
 
 
@@ -169,7 +170,7 @@ def _matched_blocks(channels: Sequence[int], convolution: Callable[..., nn.Modul
     return StageBlocks(block(own, budget) for own, budget in zip(channels, budgets, strict=True))
 
 
-def _central_difference(*sizes: int, **options: Any) -> nn.Module:
+def _central_difference(*sizes: Any, **options: Any) -> nn.Module:
     return SemanticDifferenceConv2d(*sizes, **options, diffusivity="constant")
 
 
@@ -209,12 +210,13 @@ BASE = (
     Variant("sdn", "SDN", _sdn()),
 )
 SWEEPS = (
-    Variant("contrast_0.1", "contrast 0.1", _sdn(contrast=0.1), "contrast"),
+    Variant("contrast_0.03", "contrast 0.03", _sdn(contrast=0.03), "contrast"),
     Variant("contrast_0.3", "contrast 0.3", _sdn(contrast=0.3), "contrast"),
     Variant("contrast_3", "contrast 3", _sdn(contrast=3.0), "contrast"),
     Variant("contrast_suggested", "suggest_contrast", _sdn(), "contrast", suggested=True),
     Variant("contrast_learned", "contrast learned, from 1", _sdn(learn_contrast=True), "contrast"),
     Variant("vector", "similarity vector", _sdn(similarity="vector"), "similarity"),
+    Variant("vector_suggested", "vector, suggest_contrast", _sdn(similarity="vector"), "similarity", suggested=True),
     Variant("own", "guided by itself", lambda channels: GuidedNeck(channels, "own"), "guidance"),
     Variant("deepest", "guided by the deepest stage", lambda channels: GuidedNeck(channels, "deepest"), "guidance"),
 )
@@ -222,7 +224,7 @@ VARIANTS = {variant.name: variant for variant in (*BASE, *SWEEPS)}
 
 
 def build_network(variant: Variant, classes: int, seed: int) -> SegmentationNetwork:
-    """The network with a variant's neck. For a seed, encoder and decoder start from the same weights whatever the neck."""
+    """The network with a variant's neck; for a seed, encoder and decoder start alike whatever the neck."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder, decoder = Encoder(channels=variant.channels), Decoder(classes, variant.channels)
@@ -231,13 +233,15 @@ def build_network(variant: Variant, classes: int, seed: int) -> SegmentationNetw
     return SegmentationNetwork(encoder, neck, decoder)
 
 
-def set_suggested_contrast(network: SegmentationNetwork, images: Tensor) -> list[float]:
+def set_suggested_contrast(network: SegmentationNetwork, images: Tensor) -> list[Contrast]:
     """Set every block's contrast to the median difference between neighbours of its guidance on ``images``."""
     neck = network.neck
     assert isinstance(neck, SDNNeck)
     with torch.no_grad():
         guides = neck.align_guidance(network.encoder(images))
-    values = suggest_contrast(guides)
-    for stage, value in zip(neck.stages, values, strict=True):
-        stage.sdc.contrast = value
+    values: list[Contrast] = []
+    for stage, guide in zip(neck.stages, guides, strict=True):
+        assert isinstance(stage, SDN)
+        values.append(suggest_contrast(guide, similarity=stage.sdc.similarity))
+        stage.sdc.contrast = values[-1]
     return values

@@ -42,9 +42,7 @@ class Scenes(NamedTuple):
         return Scenes(self.images.to(device), self.labels.to(device))
 
 
-def make_scenes(
-    count: int, size: int, seed: Sequence[int] | int, *, blur: float = 0.7, noise: float = 0.6
-) -> Scenes:
+def make_scenes(count: int, size: int, seed: Sequence[int] | int, *, blur: float = 0.7, noise: float = 0.6) -> Scenes:
     """``count`` scenes of ``size`` x ``size`` pixels, always the same for the same arguments.
 
     Args:

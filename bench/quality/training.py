@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .metrics import border_band, evaluate, separation
-from .network import SegmentationNetwork, Variant, build_network, live_parameters, set_suggested_contrast
+from .network import (
+    SegmentationNetwork,
+    SelfGuidedBlock,
+    Variant,
+    build_network,
+    live_parameters,
+    set_suggested_contrast,
+)
 from .scenes import CLASSES, Scenes, gradient_magnitude, make_scenes
 
 
@@ -40,9 +47,7 @@ TEST_SEED = 424242
 @lru_cache(maxsize=2)
 def training_scenes(setting: Setting, seed: int) -> Scenes:
     """A run's own scenes: the seed gives the scenes, the initial weights and the order, for all variants alike."""
-    return make_scenes(
-        setting.training_scenes, setting.size, (seed, 0), blur=setting.blur, noise=setting.noise
-    )
+    return make_scenes(setting.training_scenes, setting.size, (seed, 0), blur=setting.blur, noise=setting.noise)
 
 
 @lru_cache(maxsize=1)
@@ -104,7 +109,9 @@ def run(variant: Variant, setting: Setting, seed: int, device: torch.device) -> 
     wall, cpu = time.perf_counter(), time.process_time()
     scenes, tests = training_scenes(setting, seed), test_scenes(setting)
     network = build_network(variant, CLASSES, seed).to(device)
-    suggested = set_suggested_contrast(network, scenes.images[: setting.batch].to(device)) if variant.suggested else None
+    suggested = (
+        set_suggested_contrast(network, scenes.images[: setting.batch].to(device)) if variant.suggested else None
+    )
     losses = torch.tensor(train(network, scenes, setting, seed))
     predictions = predict(network, tests.images)
     maps = responses(network, tests.images)
@@ -141,16 +148,22 @@ def responses(network: SegmentationNetwork, images: Tensor) -> dict[str, Tensor]
     device = next(network.parameters()).device
     network.eval()
     kept: dict[str, list[Tensor]] = {"feature_gradient": [], "response": []}
-    hooks = [network.encoder.stages[0].register_forward_hook(_keep(kept["feature_gradient"], gradient_magnitude))]
+    finest = network.encoder.get_submodule("stages.0")
+    hooks = [finest.register_forward_hook(_keep(kept["feature_gradient"], gradient_magnitude))]
     if network.neck is not None:
-        block = network.neck.stages[0]
-        layer = block.sdc if hasattr(block, "sdc") else block.conv
+        layer = difference_layer(network.neck)
         hooks.append(layer.register_forward_hook(_keep(kept["response"], lambda y: y.norm(dim=1))))
     for part in images.split(64):
         network(part.to(device))
     for hook in hooks:
         hook.remove()
     return {"image_gradient": gradient_magnitude(images)} | {n: torch.cat(parts) for n, parts in kept.items() if parts}
+
+
+def difference_layer(neck: nn.Module) -> nn.Module:
+    """The 3x3 layer of the finest stage's block."""
+    block = neck.get_submodule("stages.0")
+    return block.get_submodule("conv" if isinstance(block, SelfGuidedBlock) else "sdc")
 
 
 def _keep(kept: list[Tensor], reduce: Callable[[Tensor], Tensor]) -> Callable[..., None]:
