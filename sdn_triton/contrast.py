@@ -108,6 +108,8 @@ def suggest_contrast(
     if not isinstance(features, Tensor):
         if not isinstance(features, Sequence) or isinstance(features, str):
             raise TypeError(f"features must be a Tensor or a sequence of Tensors, got {type(features).__name__}")
+        if not features:
+            raise ValueError("features must have at least one stage, got none")
         return [
             suggest_contrast(stage, quantile, similarity, dilation, per_channel, kernel_size=kernel_size)
             for stage in features

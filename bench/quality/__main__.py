@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..images import MissingExtraError
 from ..report import Report
 from . import summary
 from .convergence import by_backend, compare_paths
@@ -61,12 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary.update_page(summary.load(args.docs))
         return 0
     if args.figures:
-        from . import figures
-
-        for path in figures.draw(args.figures):
-            print(path)
-        return 0
+        return pictures(args)
     return experiment(args)
+
+
+def pictures(args: argparse.Namespace) -> int:
+    """Draw."""
+    from .figures import draw  # matplotlib is only needed here
+
+    try:
+        for path in draw(args.figures):
+            print(path)
+    except MissingExtraError as error:
+        args.error(str(error))
+    return 0
 
 
 def experiment(args: argparse.Namespace) -> int:

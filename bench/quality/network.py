@@ -138,6 +138,26 @@ class GuidedNeck(nn.Module):
         guides = stages if self.depth == "own" else (stages[-1],) * len(stages)
         return tuple(block(own, guide) for block, own, guide in zip(self.stages, stages, guides))
 
+    def align_guidance(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """As :meth:`sdn_triton.SDNNeck.align_guidance`, for the finest stage alone."""
+        guide = features[0] if self.depth == "own" else features[-1]
+        block = self.stages[0]
+        assert isinstance(block, SDN)
+        return (block.align_guidance(features[0], guide),)
+
+
+def finest_response(neck: nn.Module, features: Sequence[Tensor]) -> Tensor:
+    """The output of the 3x3 layer of the finest stage's block."""
+    block = neck.get_submodule("stages.0")
+    if isinstance(block, SelfGuidedBlock):
+        response: Tensor = block.conv(features[0])
+        return response
+    assert isinstance(neck, (SDNNeck, GuidedNeck))
+    guide, layer = neck.align_guidance(features)[0], block.get_submodule("sdc")
+    guided = isinstance(layer, SemanticDifferenceConv2d)
+    output: Tensor = layer(features[0], guide) if guided else layer(features[0] + guide)
+    return output
+
 
 def live_parameters(module: nn.Module | None) -> int:
     """Parameters that can change the output: all but the middle taps of difference convolutions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from .metrics import border_band, evaluate, separation
 from .network import (
     SegmentationNetwork,
-    SelfGuidedBlock,
     Variant,
     build_network,
+    finest_response,
     live_parameters,
     set_suggested_contrast,
 )
@@ -147,27 +147,14 @@ def responses(network: SegmentationNetwork, images: Tensor) -> dict[str, Tensor]
     """
     device = next(network.parameters()).device
     network.eval()
-    kept: dict[str, list[Tensor]] = {"feature_gradient": [], "response": []}
-    finest = network.encoder.get_submodule("stages.0")
-    hooks = [finest.register_forward_hook(_keep(kept["feature_gradient"], gradient_magnitude))]
-    if network.neck is not None:
-        layer = difference_layer(network.neck)
-        hooks.append(layer.register_forward_hook(_keep(kept["response"], lambda y: y.norm(dim=1))))
+    gradients, layers = [], []
     for part in images.split(64):
-        network(part.to(device))
-    for hook in hooks:
-        hook.remove()
-    return {"image_gradient": gradient_magnitude(images)} | {n: torch.cat(parts) for n, parts in kept.items() if parts}
-
-
-def difference_layer(neck: nn.Module) -> nn.Module:
-    """The 3x3 layer of the finest stage's block."""
-    block = neck.get_submodule("stages.0")
-    return block.get_submodule("conv" if isinstance(block, SelfGuidedBlock) else "sdc")
-
-
-def _keep(kept: list[Tensor], reduce: Callable[[Tensor], Tensor]) -> Callable[..., None]:
-    return lambda layer, inputs, output: kept.append(reduce(output).cpu())
+        features = network.encoder(part.to(device))
+        gradients.append(gradient_magnitude(features[0]).cpu())
+        if network.neck is not None:
+            layers.append(finest_response(network.neck, features).norm(dim=1).cpu())
+    found = {"image_gradient": gradient_magnitude(images), "feature_gradient": torch.cat(gradients)}
+    return found | ({"response": torch.cat(layers)} if layers else {})
 
 
 def border_separation(response: Tensor, labels: Tensor) -> float:
