@@ -23,7 +23,10 @@ METRICS = {
 }
 """Those that the tables show; a results file has more."""
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE, RESULTS = ROOT / "docs" / "quality.md", ROOT / "bench" / "results" / "quality" / "cpu.json"
+"""The page, and the committed results whose tables it shows."""
+
 MARKS = "<!-- tables begin -->", "<!-- tables end -->"
 
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}

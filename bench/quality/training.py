@@ -67,11 +67,12 @@ def batches(setting: Setting, seed: int) -> Iterator[Tensor]:
         yield indices
 
 
-def train(network: nn.Module, scenes: Scenes, setting: Setting, seed: int) -> list[float]:
-    """Train in place by AdamW with one cycle of the learning rate; return the loss of every step."""
+def train(network: nn.Module, scenes: Scenes, setting: Setting, seed: int, eps: float = 1e-8) -> list[float]:
+    """Train in place by AdamW (``eps``: its own) with one cycle of the learning rate; return the loss of every step."""
     device = next(network.parameters()).device
     images, labels = scenes.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay)
+    rates = {"lr": setting.learning_rate, "weight_decay": setting.weight_decay, "eps": eps}
+    optimizer = torch.optim.AdamW(network.parameters(), **rates)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting.learning_rate, total_steps=setting.steps)
     losses = []
     network.train()
