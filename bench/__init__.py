@@ -2,7 +2,7 @@
 
 networks.py    the pyramids of real networks: a new one is a line
 providers.py   ways to compute the layer, the block and the neck: a new one is a function and a line
-workloads.py   what is run: a layer, a block, a neck;  cases.py  in which numbers, which pass, how timed;  suites.py  lists
+workloads.py   what is run: a layer, a block, a neck;  cases.py  which pass, how timed;  suites.py  lists
 checking.py    outputs and gradients against float64, and the bounds they are held to
 clocks.py      one call by the host's clock, a GPU's events, a CUDA graph;  measure.py  in turns, and peak memory
 intervals.py   confidence intervals of medians;  roofs.py  what a copy and a product reach on the device

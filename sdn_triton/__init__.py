@@ -3,6 +3,7 @@
 from sdn_triton._version import __version__
 from sdn_triton.attachment import attach, detach
 from sdn_triton.backend import BackendUnavailableError
+from sdn_triton.contrast import suggest_contrast
 from sdn_triton.explanation import Explanation, explain
 from sdn_triton.export import decomposed
 from sdn_triton.functional import feature_fusion, semantic_difference_conv2d
@@ -24,4 +25,5 @@ __all__ = [
     "explain",
     "feature_fusion",
     "semantic_difference_conv2d",
+    "suggest_contrast",
 ]

@@ -12,6 +12,7 @@ from sdn_triton.checks import Size
 from sdn_triton.modules import fusing
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
 from sdn_triton.modules.fusion import FeatureFusion
+from sdn_triton.ops.resize import resized, size_of
 from sdn_triton.options import Contrast
 
 
@@ -106,11 +107,20 @@ class SDN(nn.Module):
             nn.Conv2d(guidance_channels, in_channels, 1, device=device, dtype=dtype) if needs_projection else None
         )
 
+    def align_guidance(self, input: Tensor, guidance: Tensor) -> Tensor:
+        """The guidance as the difference convolution sees it: projected, and resized to ``input``.
+
+        Contrast is in units of this tensor: it is what :func:`sdn_triton.suggest_contrast` should be given.
+        """
+        return resized(self._projected(guidance), size_of(input))
+
+    def _projected(self, guidance: Tensor) -> Tensor:
+        """At its own size: a 1x1 convolution and an interpolation, whose weights add up to one, commute."""
+        return guidance if self.project is None else self.project(guidance)
+
     def forward(self, input: Tensor, guidance: Tensor) -> Tensor:
         """Sharpen ``input`` where ``guidance``, deeper features of the same image, changes."""
-        if self.project is not None:
-            guidance = self.project(guidance)
-        return fusing.forward(self, input, guidance)
+        return fusing.forward(self, input, self._projected(guidance))
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
         """Load a checkpoint of the public rewrite that computes this block by unfolding.
@@ -144,6 +154,7 @@ class SDNNeck(nn.Module):
 
     Args:
         in_channels: channels of each stage, fine to coarse; an int for one stage.
+        contrast: as for :class:`SDN`, or a sequence of these, one a stage.
         others: as for :class:`SDN`; they hold for every stage.
 
     Shape:
@@ -167,7 +178,7 @@ class SDNNeck(nn.Module):
         bias: bool = False,
         padding_mode: str = "zeros",
         diffusivity: str = "charbonnier",
-        contrast: float = 1.0,
+        contrast: Contrast | Sequence[Contrast] = 1.0,
         learn_contrast: bool = False,
         similarity: str = "channel",
         zero_init: bool = False,
@@ -181,6 +192,11 @@ class SDNNeck(nn.Module):
         channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
         if not channels:
             raise ValueError("in_channels must name the channels of at least one stage, got none")
+        contrasts = list(contrast) if isinstance(contrast, Sequence) else [contrast] * len(channels)
+        if len(contrasts) != len(channels):
+            raise ValueError(
+                f"contrast must be one for all or one for each of the {len(channels)} stages, got {len(contrasts)}"
+            )
         options: dict[str, Any] = dict(
             kernel_size=kernel_size,
             dilation=dilation,
@@ -188,7 +204,6 @@ class SDNNeck(nn.Module):
             bias=bias,
             padding_mode=padding_mode,
             diffusivity=diffusivity,
-            contrast=contrast,
             learn_contrast=learn_contrast,
             similarity=similarity,
             zero_init=zero_init,
@@ -199,14 +214,21 @@ class SDNNeck(nn.Module):
             dtype=dtype,
         )
         self.stages = nn.ModuleList(
-            SDN(own, guidance, **options) for own, guidance in zip(channels, [*channels[1:], channels[-1]])
+            SDN(own, guidance, contrast=own_contrast, **options)
+            for own, guidance, own_contrast in zip(channels, [*channels[1:], channels[-1]], contrasts)
         )
         self.guidance = nn.Conv2d(channels[-1], channels[-1], 3, stride=2, padding=1, device=device, dtype=dtype)
 
+    def align_guidance(self, features: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Each stage's guidance as its difference convolution reads it (see :meth:`SDN.align_guidance`)."""
+        return tuple(sdn.align_guidance(own, guide) for sdn, own, guide in self._guided(features))
+
     def forward(self, features: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """Sharpen the stages of a feature pyramid, given fine to coarse."""
+        return tuple(sdn(own, guide) for sdn, own, guide in self._guided(features))
+
+    def _guided(self, features: Iterable[Tensor]) -> list[tuple[Any, Tensor, Tensor]]:
         stages = (features,) if isinstance(features, Tensor) else tuple(features)
         if len(stages) != len(self.stages):
             raise ValueError(f"features must have {len(self.stages)} stages, fine to coarse, got {len(stages)}")
-        guidance = (*stages[1:], self.guidance(stages[-1]))
-        return tuple(sdn(own, guide) for sdn, own, guide in zip(self.stages, stages, guidance))
+        return list(zip(self.stages, stages, (*stages[1:], self.guidance(stages[-1]))))
