@@ -26,7 +26,7 @@ Path = Callable[[nn.Module], AbstractContextManager[None]]
 PERTURBATION = 1e-6
 
 EPS = 1e-4
-"""Of AdamW. With the usual 1e-8 it takes full steps along gradients that are 0 but for rounding, which that enlarges."""
+"""Of AdamW, which with the usual 1e-8 takes full steps along gradients that are 0 but for rounding."""
 
 EARLY = 4
 """Steps that are compared one by one: soon after, rounding alone has grown to what a small mistake would do."""
