@@ -187,7 +187,7 @@ def _fused(
             config=config,
         )
 
-    call.launch(kernel, tensors, config, plan)
+    call.launch(kernel, tensors, config, plan, statistics.eps)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -204,14 +204,19 @@ class DifferenceCall:
             "LOAD_CONTRAST": False,
         }
 
-    def launch(self, kernel: Any, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan]) -> None:
-        """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made."""
+    def launch(
+        self, kernel: Any, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan], *others: float
+    ) -> None:
+        """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made.
+
+        ``others`` are numbers that the plan depends on besides those of the difference convolution.
+        """
         device = self.input.device
         if self.configs:
             make().run(tensors, device)
             return
         number = None if isinstance(self.contrast, Tensor) else self.contrast
-        launch(kernel, tensors, (config, self.options, number, self.arithmetic), device, make)
+        launch(kernel, tensors, (config, self.options, number, self.arithmetic, *others), device, make)
 
     def word_strides(self) -> dict[str, int]:
         """The strides of input and guidance, which are the same, in words."""

@@ -43,7 +43,7 @@ def forward(
     tiles = count_tiles(images, rows, columns, config)
     moments = output.new_empty((tiles, 2, outputs), dtype=torch.float32)
     launch_forward(call, output, bias, moments)
-    mean, variance = output.new_empty((2, outputs), dtype=torch.float32)
+    mean, variance = (output.new_empty(outputs, dtype=torch.float32) for _ in range(2))
 
     def plan() -> Plan:
         return Plan(

@@ -79,7 +79,9 @@ class _WithMoments(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         *arguments, response, mean = restore(ctx)
         full = _at_one_size(arguments)
-        path, _ = difference_conv.choose(full, ctx.static, ctx.backend, "backward")
+        path = "traced"
+        if not torch.compiler.is_compiling():
+            path, _ = difference_conv.choose(full, ctx.static, ctx.backend, "backward")
         total = _response_gradient(grads, response, mean, path)
         needs = ctx.needs_input_grad[2:]
         by_input, by_guidance, *others = gradients_of(difference_conv, total, full, ctx.static, ctx.backend, needs)
