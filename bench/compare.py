@@ -89,7 +89,10 @@ def _workloads(args: argparse.Namespace) -> list[Workload]:
                     features = image_features(name, args.image, height, width)
                 except (MissingExtraError, ValueError) as error:
                     args.parser.error(str(error))
-            found += workloads_of(NETWORKS[name], height, width, args.batch, features)
+            kinds = ("layer", "block", "neck")
+            every = workloads_of(NETWORKS[name], height, width, args.batch, features, kinds)
+            # Blocks take their time to be compiled; that of the finest stage says what fusing is worth.
+            found += [w for w in every if w.kind != "block" or w.stages == every[0].stages]
     return found
 
 

@@ -89,6 +89,10 @@ class Case:
 
     def launch(self) -> Launch:
         """The launch of the kernel, recorded on tensors without memory."""
+        if self.kernel == "block_forward" and self.config().block_o < self.outputs:
+            raise UnreadableCodeError(
+                f"a tile of {self.config().block_o} outputs does not hold {self.outputs} responses: two kernels run"
+            )
         launches = example_launches(
             self.kernel,
             self.arithmetic,

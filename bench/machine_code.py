@@ -31,7 +31,7 @@ from .machine_code_tables import against_table, clock_table, count_table, resour
 from .report import BAD, Report
 from .throughput import MULTIPROCESSORS
 
-DEFAULT_KERNELS = ("difference_forward", "difference_data_gradient", "difference_weight_gradient")
+DEFAULT_KERNELS = ("difference_forward", "difference_data_gradient", "difference_weight_gradient", "block_forward")
 DEFAULT_CHANNELS = (256, 128)
 CONFIG_KEYS = tuple(field.name for field in fields(KernelConfig) if field.name != "source")
 INSTRUMENT = (
@@ -81,7 +81,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.machine_code", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument
-    add("--kernel", action="append", choices=KERNELS, help="may be repeated (default: the three of the difference)")
+    add(
+        "--kernel",
+        action="append",
+        choices=KERNELS,
+        help="may be repeated (default: those of the difference, and the block)",
+    )
     add("--arch", action="append", choices=list(MULTIPROCESSORS), help="may be repeated (default: sm_90)")
     add("--dtype", action="append", choices=ARITHMETICS, help="may be repeated; ieee is float32 (default: bf16)")
     add("--channels", action="append", type=_count, metavar="C", help="may be repeated (default: 256 and 128)")

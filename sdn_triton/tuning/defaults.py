@@ -87,8 +87,12 @@ _PAIRED_TILES = {
         ("few", "narrow"): (64, 32, 64, 8, 2),
     },
 }
-# Tensor memory gives all of its sums back at once, more of them than a thread of the larger tile has registers for.
-_TENSOR_MEMORY_TILES = {("block_forward", "many", "widest"): (64, 32, 256, 8, 2)}
+# Tensor memory gives all of its sums back at once, more of them than a thread of the widest tile has registers for; a
+# tile of fewer pixels reads weights too often. One that does not hold all responses stands for two kernels.
+_TENSOR_MEMORY_TILES = {
+    ("block_forward", "many", "widest"): (256, 32, 128, 8, 2),
+    ("block_forward", "few", "widest"): (128, 32, 128, 8, 2),
+}
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
 TENSOR_MEMORY = (100, 103)

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ triton = pytest.importorskip("triton")
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
     pytest.skip("older compilers are not what the defaults are chosen for", allow_module_level=True)
 
-from sdn_triton.options import DifferenceOptions
+from sdn_triton.launch import block, moments, resize
+from sdn_triton.launch.run import recorded_launches
+from sdn_triton.options import BlockOptions, DifferenceOptions
 from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig, Target
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, PRODUCT_KERNELS, Work, all_defaults, default_config
-from sdn_triton.tuning.examples import example_launches
+from sdn_triton.tuning.examples import DTYPES, example_launches
+from sdn_triton.tuning.precision import convolutions_in
 
 CASES = [
     pytest.param(kernel, target, arithmetic, id=f"{kernel}-{name}-{arithmetic}")
@@ -113,6 +117,63 @@ def test_options_of_pairs_fit(kernel: str, variant: str, name: str) -> None:
             resources = compile_launch(launch, target).resources()
             assert resources.shared_bytes <= target.shared_bytes
             assert resources.local_bytes <= SPILL_OF_AN_OPTION
+
+
+def image(channels: int, rows: int, dtype: torch.dtype) -> torch.Tensor:
+    made = torch.empty((2, channels, rows, rows), device="meta", dtype=dtype)
+    return made.to(memory_format=torch.channels_last)
+
+
+def vector(length: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(length, device="meta", dtype=dtype)
+
+
+FUSED = ("forward with moments", "depthwise with moments", "block with coarse guidance")
+
+
+@pytest.mark.parametrize("name", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("what", FUSED)
+def test_what_a_fused_block_launches_fits(what: str, arithmetic: str, name: str) -> None:
+    """The forwards that write moments, with what merges them, and the block that resizes its guidance."""
+    target, dtype = TARGETS[name], DTYPES[arithmetic]
+    kernel = "block_forward" if what.startswith("block") else what.partition(" ")[0].replace("forward", "difference")
+    kernel = kernel if kernel.endswith("forward") else f"{kernel}_forward"
+    options = DifferenceOptions((3, 3), padding=(1, 1), groups=256 if kernel == "depthwise_forward" else 1)
+    for config in all_defaults(kernel, arithmetic, target):
+        if config.pairs and kernel == "block_forward":
+            continue  # its guidance is resized before
+        responses = min(256, config.block_o) if kernel == "block_forward" else 256
+        weight = torch.empty((responses, 256 // options.groups, 3, 3), device="meta", dtype=dtype)
+        with convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
+            if kernel == "block_forward":
+                norm = [vector(responses) for _ in range(4)]
+                fusion_weight = torch.empty((256, 256 + responses, 1, 1), device="meta", dtype=dtype)
+                given = image(256, 64, dtype), image(256, 32, dtype), weight, None, 1.0, *norm, fusion_weight, None
+                block.forward(*given, BlockOptions(options, 1e-5), {kernel: config})
+            else:
+                given = image(256, 64, dtype), image(256, 64, dtype), weight, None, 1.0, options
+                moments.forward(*given, {kernel: config})
+        assert launches
+        for launch in launches:
+            resources = compile_launch(launch, target).resources()
+            assert resources.shared_bytes <= target.shared_bytes
+            assert resources.local_bytes <= SPILL_OF_AN_OPTION, (launch.name, config)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("arithmetic", ["ieee", "bf16"])
+def test_gradients_of_moments_and_resizing_fit(arithmetic: str, name: str) -> None:
+    target, dtype = TARGETS[name], DTYPES[arithmetic]
+    y = image(256, 64, dtype)
+    with mock.patch("sdn_triton.launch.moments.target_of", return_value=target), recorded_launches() as launches:
+        moments.gradient(y, y, *(vector(256) for _ in range(3)))
+    with mock.patch("sdn_triton.launch.resize.target_of", return_value=target), recorded_launches() as others:
+        resize.gradient(y, image(256, 32, dtype))
+    for launch in (*launches, *others):
+        resources = compile_launch(launch, target).resources()
+        assert resources.local_bytes == 0
+        assert resources.shared_bytes <= target.shared_bytes
 
 
 def test_the_report_sees_spills_and_shared_memory() -> None:
