@@ -56,7 +56,7 @@ def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
     """What keeps a block from being fused; None if nothing does. Both paths of an operator can be fused."""
     if tracing.decomposing or is_transformed():
         return "its parts are what is transformed"
-    if not (tracing.is_ordinary(input) and tracing.is_ordinary(guidance)):
+    if not all(map(tracing.is_ordinary, (input, guidance, sdn.sdc.weight, sdn.fusion.weight))):
         return "its tensors are no ordinary ones"
     norm = sdn.fusion.norm
     parts = (sdn.sdc, SemanticDifferenceConv2d), (sdn.fusion, FeatureFusion)

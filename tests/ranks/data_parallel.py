@@ -211,4 +211,28 @@ def check_ranks_choose_alike(device):
     assert len(set(chosen.values())) > 10
 
 
+def check_fused_blocks_share_statistics(device):
+    """A fused block whose SyncBatchNorm has half of the batch here: as one by its parts with all of it, in float64."""
+    pytest.importorskip("triton")
+    torch.manual_seed(3)
+    whole_batch = SDN(4, backend="eager").double().to(device)
+    fused = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(whole_batch).float())
+    fused.sdc.backend = fused.fusion.backend = "triton"
+    images = [values((BATCH, 4, 6, 5), device, seed) for seed in (1, 2)]
+    images[0][:2] += 3.0  # the ranks' own means differ
+    outputs = fused(*part([x.float() for x in images]))
+    loss([outputs]).backward()
+    for parameter in fused.parameters():
+        dist.all_reduce(parameter.grad, dist.ReduceOp.AVG if device.type == "cuda" else dist.ReduceOp.SUM)
+        parameter.grad /= 1 if device.type == "cuda" else dist.get_world_size()
+    expected = whole_batch(*images)
+    loss([expected]).backward()
+    torch.testing.assert_close(outputs.double(), part([expected])[0], rtol=1e-4, atol=1e-5)
+    for (name, wanted), found in zip(whole_batch.named_parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-3, atol=1e-5, msg=lambda m: f"{name}: {m}")
+    for name, wanted in whole_batch.named_buffers():
+        found = fused.get_buffer(name)
+        torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-5, atol=1e-6)
+
+
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
