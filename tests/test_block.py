@@ -1,7 +1,9 @@
 """SDN blocks that run fused, against their parts in float64: values, gradients, statistics, and what is kept."""
 
 import copy
+import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from sdn_triton import SDN, SDNNeck, explain
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.options import BlockOptions, DifferenceOptions
+from sdn_triton.tuning.configs import Target
+from sdn_triton.tuning.defaults import Work, default_config
 
 pytest.importorskip("triton")
 
@@ -384,3 +388,54 @@ def test_two_trainings_give_the_same_bits(device):
     made = trained(device)
     first, second = (results(copy.deepcopy(made), u, v) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+ONE, PARTS = ["block_forward_kernel"], ["difference_forward_kernel", "fusion_forward_kernel"]
+TRAINED = ["difference_forward_kernel", "merge_moments_kernel", "fusion_forward_kernel"]
+
+
+def frozen(made: SDN) -> SDN:
+    made.fusion.norm.eval()
+    return made
+
+
+def hooked(made: SDN) -> SDN:
+    made.sdc.register_forward_hook(lambda *given: None)
+    return made
+
+
+# Line of the README's table -> what it speaks of, whether gradients are recorded, and the kernels of the forward.
+LINES = {
+    "evaluation, no gradients recorded, up to 256 responses": (lambda: trained(CPU).eval(), False, ONE),
+    "evaluation, more responses": (lambda: trained(CPU, response_channels=300).eval(), False, PARTS),
+    "evaluation with gradients recorded, frozen BatchNorm": (lambda: frozen(trained(CPU)), True, PARTS),
+    "training, any groups, SyncBatchNorm too": (lambda: trained(CPU, groups=2), True, TRAINED),
+    "evaluation of a response in groups": (lambda: trained(CPU, groups=2).eval(), False, PARTS),
+    "hooks on a part": (lambda: hooked(trained(CPU)).eval(), False, PARTS),
+}
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_table_of_what_fuses(line):
+    assert re.search(rf"^\| {re.escape(line)}.* \|$", README, re.MULTILINE)
+    make, recorded, kernels = LINES[line]
+    made, (u, v) = make(), images(CPU)
+    with torch.set_grad_enabled(recorded), recorded_launches() as launches:
+        made(u, v)
+    assert [launch.name for launch in launches] == kernels
+
+
+def test_every_line_of_that_table_is_checked():
+    table = README.split("| block | runs as |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(LINES)
+
+
+@pytest.mark.parametrize(("dtype", "responses"), [("bf16", 256), ("fp16", 256), ("tf32", 128), ("ieee", 64)])
+@pytest.mark.parametrize("architecture", [80, 86, 89, 90, 120])
+def test_how_many_responses_a_tile_holds(dtype, responses, architecture):
+    """As the table says, on every architecture but those with tensor memory, which hold 128 where channels pair."""
+    for can_pair in (False, True):
+        work = Work(dtype, 2, 128, 128, 256, responses, taps=9, can_pair=can_pair and dtype.endswith("16"))
+        assert default_config("block_forward", work, Target("cuda", architecture, 132)).block_o >= responses
