@@ -51,12 +51,17 @@ class Workload:
     def title(self) -> str:
         """As shown above a table."""
         batch = f", batch {self.batch}" if self.batch > 1 else ""
-        return f"{self.network}, {self.name}: {', '.join(map(str, self.stages))}{batch}"
+        return f"{self.network}, {self.full_name}: {', '.join(map(str, self.stages))}{batch}"
+
+    @property
+    def full_name(self) -> str:
+        """The name, told apart from that of another kind of workload."""
+        return self.name
 
     @property
     def label(self) -> str:
         """As shown in a table about its network."""
-        return f"{self.name} {self.stages[0]}" if len(self.stages) == 1 else self.name
+        return f"{self.full_name} {self.stages[0]}" if len(self.stages) == 1 else self.full_name
 
     def inputs(self) -> dict[str, Tensor]:
         """The tensors by name, float32 on the CPU; always the same."""
@@ -164,6 +169,10 @@ class Block(Layer):
 
     kind = "block"
     gates_gradients = True
+
+    @property
+    def full_name(self) -> str:
+        return f"block of {self.name}"
 
     def module(self, provider: Provider) -> nn.Module:
         return provider.block(self.stages[0].channels)

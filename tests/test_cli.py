@@ -40,9 +40,10 @@ def test_compare_in_a_pipe(tmp_path):
     done = run_cli(TINY, "compare", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    assert "[3/3" in done.stderr
+    assert "[4/4" in done.stderr
     lines = done.stdout.splitlines()
     assert "Tiny 64x64, stage 1: 4x16x16" in lines
+    assert "Tiny 64x64, block of stage 1: 4x16x16" in lines
     assert "Tiny 64x64, neck: 4x16x16, 6x8x8" in lines
     rows = [line.split() for line in lines if line.startswith("eager  ")]
     assert len(rows) == 3
@@ -51,7 +52,7 @@ def test_compare_in_a_pipe(tmp_path):
     found = json.loads(path.read_text())
     assert found["complete"] is True
     assert found["settings"]["command"] == ["compare", *options]
-    assert [workload["name"] for workload in found["workloads"]] == ["stage 1", "stage 2", "neck"]
+    assert [workload["name"] for workload in found["workloads"]] == ["stage 1", "stage 2", "stage 1", "neck"]
     assert {r["status"] for workload in found["workloads"] for r in workload["results"]} == {"ok"}
 
 

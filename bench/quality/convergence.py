@@ -1,7 +1,7 @@
 """Do two ways of computing the same layers train alike? The same seed, two paths, two loss curves.
 
 Rounding alone makes curves part, the more the longer they run. How far it may is measured: a third run takes the
-reference path from weights that differ by one part in a million.
+reference path from weights that differ by one part in ten million.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .training import Setting, train, training_scenes
 Path = Callable[[nn.Module], AbstractContextManager[None]]
 """Prepares a network for a path, and returns the context to train it in."""
 
-PERTURBATION = 1e-6
+PERTURBATION = 1e-7
 
 EPS = 1e-4
 """Of AdamW, which with the usual 1e-8 takes full steps along gradients that are 0 but for rounding."""
