@@ -46,7 +46,7 @@ def test_compare_in_a_pipe(tmp_path):
     assert "Tiny 64x64, block of stage 1: 4x16x16" in lines
     assert "Tiny 64x64, neck: 4x16x16, 6x8x8" in lines
     rows = [line.split() for line in lines if line.startswith("eager  ")]
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert all(len(row) == 11 for row in rows)
     assert any(line.startswith("Summary, Tiny 64x64: eager") for line in lines)
     found = json.loads(path.read_text())
