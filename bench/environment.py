@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.metadata
 import os
@@ -113,6 +114,7 @@ def _output(command: list[str]) -> str | None:
 
 def settle(device: torch.device, threads: int | None, tf32: bool | None) -> None:
     """Set what holds for the whole process: the device, its threads, and the same precision for all providers."""
+    _keep_freed_memory()
     on_gpu = device.type == "cuda"
     torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is.
     if on_gpu and device.index is not None:
@@ -123,6 +125,26 @@ def settle(device: torch.device, threads: int | None, tf32: bool | None) -> None
         torch.backends.cudnn.allow_tf32 = tf32
     # The same precision for both sides: products inside torch's matmul follow the convolutions' setting.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MOST_KEPT = 2**31 - 1
+LARGEST_KEPT_BLOCK = 32 * 2**20
+"""More than this glibc gives back in any case."""
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed, where it is glibc.
+
+    By itself it gives blocks back to the system or not by what was freed before, and a call that gets fresh pages every
+    time may take three times as long: the same run of another process then differs for no reason of the code.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library
+        return
+    mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+    mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

@@ -156,6 +156,17 @@ def test_the_command_ends_with_what_it_found(tmp_path, capsys):
     assert main(["bench", "compare", a, c, "--threshold", "0.9"]) == 0
 
 
+def test_a_cpu_differs_by_more_between_processes(tmp_path):
+    """There a fifth is no change and a half is one, unless --threshold says otherwise."""
+    cpu = {"environment": {"device": {"type": "cpu"}}}
+    a = written(tmp_path / "a.json", run_of(0, noise=0.02) | cpu)
+    b = written(tmp_path / "b.json", run_of(1, {(2, "eager"): 1.2}, noise=0.02) | cpu)
+    c = written(tmp_path / "c.json", run_of(1, {(2, "eager"): 1.6}, noise=0.02) | cpu)
+    assert main(["bench", "compare", a, b]) == 0
+    assert main(["bench", "compare", a, b, "--threshold", "0.1"]) == 1
+    assert main(["bench", "compare", a, c]) == 1
+
+
 def test_a_real_run_is_like_itself(capsys):
     assert main(["bench", "compare", str(EXAMPLE), str(EXAMPLE)]) == 0
     assert "0 slower, 0 faster" in capsys.readouterr().out
