@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 import torchvision_schemas
+from devices import DEVICE
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -19,8 +20,6 @@ torch.set_num_threads(1)  # several workers share the processor, and the tensors
 # What `make test` keeps apart from everything else, and what it takes to import it on a CPU: see the Makefile.
 sys.path.append(os.path.join(sys.prefix, "frameworks"))
 TORCHVISION = torchvision_schemas.define_if_missing()
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 try:
     from hypothesis import settings

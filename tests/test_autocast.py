@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import DEVICE
+from devices import DEVICE
 from torch import Tensor, nn
 
 from sdn_triton import SDN, SDNNeck, SemanticDifferenceConv2d, feature_fusion, semantic_difference_conv2d

@@ -89,7 +89,8 @@ def test_console_block(command):
     elif words[0] == "sdn-triton":
         parser_for(words[1:]).parse_args(words[1:])
     elif words[:2] == ["python", "-m"]:
-        assert (ROOT / words[2].replace(".", "/")).with_suffix(".py").is_file()
+        module = ROOT / words[2].replace(".", "/")
+        assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
     else:
         assert words[:2] in (["git", "clone"], ["pip", "install"]), f"no check is known for {command!r}"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import DEVICE
+from devices import DEVICE
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode

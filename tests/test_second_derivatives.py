@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DEVICE
+from devices import DEVICE
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, vmap
 

@@ -102,7 +102,7 @@ def test_the_fastest_wins_and_the_table_says_why(tmp_path):
     content = json.loads(path.read_text())
     (run,) = content["runs"]
     assert {"time", "device", "torch", "triton", "git"} <= run.keys()
-    assert {"revision", "dirty"} == run["git"].keys()
+    assert {"revision", "dirty", "changes"} == run["git"].keys()
     assert content["device"]["kind"] == "interpreter"
     assert read_table(path).configs[unit_of().kernel, unit_of().bucket] == replace(B, source=str(path))
 
