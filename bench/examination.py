@@ -117,7 +117,7 @@ def examine(case: Case) -> dict[str, Any]:
         compiled = compile_launch(case.launch(), case.target)
         row |= _resources(case, compiled)
         cost, prediction = _analyse(case, compiled)
-        row |= _figures(cost, prediction)
+        row |= _figures(cost, prediction) | _bytes(case, cost)
     except UnreadableCodeError as error:
         row["error"] = f"not understood: {error}"
     except Exception as error:
@@ -149,6 +149,8 @@ FIGURES = (
     "l1_bytes_per_element",
     "l2_bytes_per_element",
     "shared_bytes_per_element",
+    "least_bytes_per_pixel",
+    "l2_bytes_per_pixel",
     "clocks_per_element",
     "bound",
     "predicted_ratio_to_conv",
@@ -196,6 +198,14 @@ def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
     if threads is not None and int(threads[1]) != compiled.threads:
         raise UnreadableCodeError("its warps run different programs")
     return read_sass(text, warps, bulk_copy_bytes(ptx), products_in_fp32=arithmetic == "ieee")
+
+
+def _bytes(case: Case, cost: Cost) -> dict[str, float]:
+    """Of a pixel: the least that device memory must move, and what the kernel moves past the first-level cache."""
+    work = work_of(case.kernel, case.shape, case.config())
+    channels = 2 * case.channels if case.kernel.startswith("fusion") else case.channels  # concatenated: C + R
+    past = max(cost.l2_bytes, work.streamed) * work.elements * work.repeats
+    return {"least_bytes_per_pixel": work.memory * channels, "l2_bytes_per_pixel": past * channels}
 
 
 def _figures(cost: Cost, prediction: Prediction) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def table_of_files(results: Path) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         what, command = _described(path, content)
         fields = content if isinstance(content, dict) else {}
-        environment = fields.get("environment", fields)
+        environment = fields.get("environment") or next(iter(fields.get("sessions", ())), fields)
         device = environment.get("device")
         git = environment.get("git") or {}
         revision = f"{git['revision'][:10]}{', changed' if git.get('dirty') else ''}" if git.get("revision") else ""

@@ -87,18 +87,23 @@ COUNTS = {
 }
 
 
+PIXEL = {"least\nB/pixel": "least_bytes_per_pixel", "past L1\nB/pixel": "l2_bytes_per_pixel"}
+
+
 def count_table(rows: Sequence[Row]) -> Table:
     """Instructions and bytes for one difference element."""
     table = Table(
         "For one difference element: instructions of a thread, bytes asked for",
-        ("kernel", *COUNTS),
+        ("kernel", *COUNTS, *PIXEL),
         notes=[
             "other: branches, barriers, uniform registers. outside: of the hot loop, spread over all elements.",
             "shared: written, read, and read by tensor instructions.",
+            "B/pixel: the least that device memory must move, and what passes the L1 cache (halos, weights).",
         ],
     )
     for row in rows:
-        table.add([_label(row), *(_number(row[key]) for key in COUNTS.values())], BAD if row["error"] else "")
+        counts = [_number(row[key]) for key in COUNTS.values()]
+        table.add([_label(row), *counts, *(_whole(row[key]) for key in PIXEL.values())], BAD if row["error"] else "")
     return table
 
 

@@ -137,22 +137,30 @@ def host_cost(results: Path, link: str) -> str:
 
 
 def machine_code(results: Path, link: str) -> str:
-    """What the model of the machine code predicts for the three kernels of the difference convolution."""
+    """What the model of the machine code predicts for the difference convolution and for the block."""
     rows = load(results, "machine-code/defaults.json")
 
-    def predicted(*kernels: str) -> float:
-        chosen = [row for row in rows if row["kernel"] in kernels and (row["arch"], row["channels"]) == ("sm_90", 256)]
+    def total(figure: str, channels: int, *kernels: str) -> float:
+        of = ("sm_90", channels)
+        chosen = [row for row in rows if row["kernel"] in kernels and (row["arch"], row["channels"]) == of]
         if len(chosen) != len(kernels):
             raise ValueError(f"machine-code/defaults.json has {len(chosen)} rows for {kernels}, not one each")
-        return sum(row["predicted_ratio_to_conv"] for row in chosen)
+        return sum(row[figure] for row in chosen)
 
-    forward = predicted("difference_forward")
-    data, weight = predicted("difference_data_gradient", "tap_products"), predicted("difference_weight_gradient")
+    ratio, turns, least = "predicted_ratio_to_conv", "serial_ratio_to_conv", "least_bytes_per_pixel"
+    forward, weight = (total(ratio, 256, f"difference_{name}") for name in ("forward", "weight_gradient"))
+    data = total(ratio, 256, "difference_data_gradient", "tap_products")
+    block, fused = total(ratio, 128, "block_forward"), total(least, 128, "block_forward")
+    parts = total(least, 128, "difference_forward", "fusion_forward")
     return prose(
         "`python -m bench.machine_code` reads their machine code and predicts, for sm_90 in bfloat16, channels_last, "
         f"with 256 channels, {forward:.2f}x the tensor time of a vanilla 3x3 convolution for the forward, "
-        f"{weight:.1f}x that of its weight gradient and {data:.1f}x that of its data gradient: predictions that "
-        f"nothing has confirmed ([figures]({link}/machine-code/defaults.json))."
+        f"{weight:.1f}x that of its weight gradient and {data:.1f}x that of its data gradient. A block of 128 channels "
+        f"in one kernel: {block:.2f}x that of a 3x3 and a 1x1 convolution, and {fused:.0f} bytes a pixel to and from "
+        f"device memory where difference and fusion in turn move {parts:.0f}. All that holds if every pipe "
+        "overlaps with the others; where instructions and tensor cores take turns, it predicts "
+        f"{total(turns, 256, 'difference_forward'):.2f}x for the forward and {total(turns, 128, 'block_forward'):.2f}x "
+        f"for the block. Nothing has confirmed these predictions ([figures]({link}/machine-code/defaults.json))."
     )
 
 

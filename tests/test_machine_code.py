@@ -14,7 +14,7 @@ from sdn_triton.bench.control_flow import ControlFlow, UnreadableCodeError
 from sdn_triton.bench.kernel_cost import Block, Cost, cost_of, predict
 from sdn_triton.bench.kernel_work import KERNELS, Shape, Work, work_of
 from sdn_triton.bench.machine_code import main
-from sdn_triton.bench.machine_code_tables import COUNTS, against_table, clock_table, count_table, resource_table
+from sdn_triton.bench.machine_code_tables import COUNTS, PIXEL, against_table, clock_table, count_table, resource_table
 from sdn_triton.bench.sass import bulk_copy_bytes, read_sass
 from sdn_triton.bench.throughput import KINDS, MULTIPROCESSORS
 from sdn_triton.tuning.compile import TARGETS
@@ -438,7 +438,7 @@ def row(**changes):
         issued_per_element=9.9,
         error=None,
     )
-    return {**dict.fromkeys(COUNTS.values(), 0.0), **figures, **changes}
+    return {**dict.fromkeys((*COUNTS.values(), *PIXEL.values()), 0.0), **figures, **changes}
 
 
 def test_tables():

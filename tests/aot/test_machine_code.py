@@ -72,6 +72,17 @@ def test_the_forward_target(channels):
     assert row["l2_bytes_per_element"] == 2 * config["block_o"] / config["block_p"]  # the weights, and nothing else
 
 
+def test_a_block_moves_the_least_there_is():
+    """Two inputs and an output once; in two kernels the response too, out and in, and the input a second time."""
+    row = {k: examine(Case(k, "sm_90", "bf16", 64, 96)) for k in ("block_forward", "difference_forward")}
+    assert row["block_forward"]["least_bytes_per_pixel"] == (2 * 64 + 96) * 2
+    assert row["difference_forward"]["least_bytes_per_pixel"] == (2 * 64 + 96) * 2
+    fusion = examine(Case("fusion_forward", "sm_90", "bf16", 64, 96))
+    assert fusion["least_bytes_per_pixel"] == (64 + 64 + 96) * 2  # the instrument's fusion has R = C
+    for figures in (*row.values(), fusion):
+        assert figures["l2_bytes_per_pixel"] > figures["least_bytes_per_pixel"]
+
+
 @pytest.mark.parametrize("arch", TARGETS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_is_understood_on_every_target(kernel, arch):
