@@ -5,6 +5,7 @@ Each function draws a figure, or returns None where the run has nothing for it. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -104,6 +105,7 @@ def _against_size(
             if mine := [point for point in inside if point.provider == name]:
                 draw(axes, mine, styles(run.providers)[name])
         axes.set_xscale("log")
+        _at_least_a_factor(axes, [point.case.elements for point in points if point.case.kind == panel[0]])
         _log_or_zero(axes, [point.value for point in points])
         round_ticks(axes.xaxis)
         round_ticks(axes.yaxis)
@@ -131,6 +133,14 @@ def _draw_crowd(axes: Axes, points: Sequence[Point], style: Style) -> None:
     centres = [np.median(x[sizes == size]) for size in np.unique(sizes)]
     axes.fill_between(centres, quartiles[:, 0], quartiles[:, 2], color=style.colour, alpha=0.12, linewidth=0)
     axes.plot(centres, quartiles[:, 1], linestyle=style.line, linewidth=1.4, **style.options)
+
+
+def _at_least_a_factor(axes: Axes, sizes: Sequence[int], factor: float = 4.0) -> None:
+    """In sight, around the sizes of a row of panels: by itself an axis of one size may get no width at all."""
+    low, high = min(sizes, default=1), max(sizes, default=1)
+    if high < factor * low:
+        middle, side = math.sqrt(low * high), math.sqrt(factor)
+        axes.set_xlim(middle / side, middle * side)
 
 
 def _log_or_zero(axes: Axes, values: Sequence[float]) -> None:

@@ -287,6 +287,19 @@ def test_time_chart_shows_the_medians_of_the_file(tmp_path):
     assert necks == set(sizes)
 
 
+def test_one_size_is_in_sight(tmp_path):
+    """Of one size an axis makes itself no width where rounding puts an interval's bar beside the point."""
+    charts, _ = drawing()
+    results = {"eager": timed(8.3, 8.0, 9.1), "unfold": timed(31.2, 30.0, 33.0)}
+    stages = [[32, 64, 64], [64, 32, 32], [160, 16, 16], [256, 8, 8]]
+    content = one_case(results, stages=stages, kind="neck")
+    content["cases"].append(content["cases"][0] | {"pass": "training", "id": "another"})
+    run = run_of(tmp_path, content)
+    for axes in charts.time_chart(run, run.conditions()[0], theme.LIGHT).axes:
+        low, high = axes.get_xlim()
+        assert 1.5 * low < run.cases[0].elements < high / 1.5
+
+
 def test_roofline_stays_below_roofs_that_were_measured(tmp_path):
     charts, _ = drawing()
     run = run_of(tmp_path)
