@@ -2,8 +2,8 @@
 
 The image runs through a segmentation network with an SDN neck in front of its decoder. Drawn are the image, the
 prediction and, for every stage, the features before and after the neck (the first three principal components of each as
-red, green and blue), how far the neck moves them, and the response of the difference convolution (lengths over all
-channels).
+red, green and blue, the later ones rotated towards the earlier, so that like colours are like features), how far the neck
+moves them, and the response of the difference convolution (lengths over all channels).
 
 With transformers installed the network is a SegFormer-B0, with random weights unless ``--checkpoint`` names some. The
 small network of ``bench.quality`` needs nothing and is trained for some seconds on its made-up scenes: what it tells
@@ -117,20 +117,29 @@ def through_small_network(image: Tensor) -> Observation:
         return recorder.observation("small network, trained on made-up textures", image, logits[0].argmax(0))
 
 
-def principal_colours(features: Tensor) -> np.ndarray:
-    """The first three principal components of ``[1, C, h, w]`` as red, green and blue, ``[h, w, 3]`` from 0 to 1.
-
-    The 2nd and 98th percentile of each become 0 and 1.
-    """
+def principal_components(features: Tensor) -> Tensor:
+    """The first three principal components of ``[1, C, h, w]``: ``[3, h, w]``, zero where there are fewer channels."""
     flat = features[0].flatten(1).double()
     centred = flat - flat.mean(dim=1, keepdim=True)
     _, directions = torch.linalg.eigh(centred @ centred.T)
     components = directions[:, -3:].flip(1).T @ centred  # ascending: the last are the largest
-    low, high = (components.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
-    scaled = ((components - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    scaled = F.pad(scaled, (0, 0, 0, 3 - len(scaled)))  # fewer than three channels
-    colours: np.ndarray = scaled.view(3, *features.shape[-2:]).permute(1, 2, 0).numpy()
-    return colours
+    return F.pad(components, (0, 0, 0, 3 - len(components))).view(3, *features.shape[-2:])
+
+
+def turned(components: Tensor, towards: Tensor) -> Tensor:
+    """Components rotated and mirrored as close as that gets them to others: their signs and order mean nothing."""
+    own, other = components.flatten(1), towards.flatten(1)
+    left, _, right = torch.linalg.svd(other @ own.T)
+    return (left @ right @ own).view_as(components)
+
+
+def colours(components: Tensor) -> np.ndarray:
+    """``[3, h, w]`` as red, green and blue, ``[h, w, 3]``; the 2nd and 98th percentile of each become 0 and 1."""
+    flat = components.flatten(1)
+    low, high = (flat.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
+    scaled = ((flat - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    image: np.ndarray = scaled.view_as(components).permute(1, 2, 0).numpy()
+    return image
 
 
 def length(maps: Tensor) -> np.ndarray:
@@ -152,9 +161,10 @@ def draw(observation: Observation, path: Path) -> None:
     _panel(figure, left[1], observation.labels.numpy() % 20, "prediction", cmap="tab20", vmin=0, vmax=19)
     for row in range(stages):
         before, after, response = (maps[row] for maps in (observation.before, observation.after, observation.responses))
+        components = principal_components(before)
         panels = {
-            f"stage {row + 1}: {'x'.join(map(str, before.shape[1:]))}, before": principal_colours(before),
-            "after SDN": principal_colours(after),
+            f"stage {row + 1}: {'x'.join(map(str, before.shape[1:]))}, before": colours(components),
+            "after SDN": colours(turned(principal_components(after), components)),
             "moved by": length(after - before),
             "SDC response": length(response),
         }

@@ -386,16 +386,30 @@ def test_demonstration_on_segformer():
     assert all(not torch.equal(a, b) for a, b in zip(found.before, found.after))
 
 
-def test_principal_colours_are_components():
-    """Three channels that vary independently come back in order of their variance, each as 0 to 1, up to sign."""
+def test_principal_components():
+    """Three channels that vary independently come back in order of their variance, up to sign."""
     from sdn_triton.bench import demo_image
 
     features = torch.randn(1, 3, 20, 20) * torch.tensor([1.0, 100.0, 10.0]).view(1, 3, 1, 1)
-    shown = demo_image.principal_colours(features)
-    for component, channel in enumerate((1, 2, 0)):
-        correlation = np.corrcoef(shown[..., component].ravel(), features[0, channel].flatten().numpy())[0, 1]
+    components = demo_image.principal_components(features)
+    for component, channel in zip(components, (1, 2, 0), strict=True):
+        correlation = np.corrcoef(component.flatten(), features[0, channel].flatten())[0, 1]
         assert abs(correlation) > 0.95
-    assert demo_image.principal_colours(features[:, :1]).shape == (20, 20, 3)
+    shown = demo_image.colours(demo_image.principal_components(features[:, :1]))
+    assert shown.shape == (20, 20, 3)
+    assert (shown.min(), shown.max()) == (0, 1)
+
+
+def test_components_turn_towards_others():
+    """Features in another basis, and shifted, get the colours that they had."""
+    from sdn_triton.bench import demo_image
+
+    features = torch.randn(1, 3, 20, 20) * torch.tensor([1.0, 100.0, 10.0]).view(1, 3, 1, 1)
+    basis, _ = torch.linalg.qr(torch.randn(8, 3))
+    components = demo_image.principal_components(features)
+    others = -demo_image.principal_components(torch.einsum("oc,nchw->nohw", basis, features) + 5)
+    assert not torch.allclose(others, components, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(demo_image.turned(others, components), components, rtol=1e-3, atol=1e-3)
 
 
 def test_the_neck_of_the_sweep_is_the_library_neck_but_for_the_guidance():
