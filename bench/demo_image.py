@@ -2,8 +2,8 @@
 
 The image runs through a segmentation network with an SDN neck in front of its decoder. Drawn are the image, the
 prediction and, for every stage, the features before and after the neck (the first three principal components of each as
-red, green and blue, the later ones rotated towards the earlier, so that like colours are like features), how far the neck
-moves them, and the response of the difference convolution (lengths over all channels).
+red, green and blue, the later ones rotated towards the earlier, so that like colours are like features), how far the
+neck moves them, and the response of the difference convolution (lengths over all channels).
 
 With transformers installed the network is a SegFormer-B0, with random weights unless ``--checkpoint`` names some. The
 small network of ``bench.quality`` needs nothing and is trained for some seconds on its made-up scenes: what it tells
