@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import random
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
+
 from sdn_triton.bench.environment import write_json
+from sdn_triton.bench.runs import Run, read_run
 
 PYRAMIDS = {
     "SegFormer-B0 512x512": [[32, 128, 128], [64, 64, 64], [160, 32, 32], [256, 16, 16]],
@@ -117,3 +122,41 @@ def write(path: Path, content: dict[str, Any] | None = None) -> Path:
     """Write a run into a file and return its path."""
     write_json(path, example() if content is None else content)
     return path
+
+
+def timed(median: float, low: float, high: float, rounds: int = 9) -> dict[str, Any]:
+    """A provider's result with exactly this interval."""
+    return {
+        "status": "ok",
+        "why": None,
+        "median_ms": median,
+        "interval_ms": [low, high],
+        "samples_ms": [median] * rounds,
+    }
+
+
+def one_case(results: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A run of one case with exactly these results."""
+    only = case("Net 64x64", "layer", "stage 1", [[4, 16, 16]]) | {"results": results} | fields
+    return example(cases=[only])
+
+
+def run_of(folder: Path, content: dict[str, Any] | None = None) -> Run:
+    """The run as readers see it, by way of a file in this folder."""
+    return read_run(write(folder / "run.json", content))
+
+
+def drawing() -> tuple[ModuleType, ModuleType]:
+    """The modules that draw; the calling test is skipped where matplotlib is not installed."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib: the extra bench")
+    from sdn_triton.bench import charts, plots
+
+    return charts, plots
+
+
+def command(module: ModuleType, *arguments: object) -> int:
+    """The exit status of ``sdn-triton bench plot`` or ``report``."""
+    parser = argparse.ArgumentParser()
+    module.configure(parser)
+    args = parser.parse_args([str(argument) for argument in arguments])
+    return args.run(args)

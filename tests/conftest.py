@@ -6,6 +6,7 @@ compile tests need it off and therefore a process of their own: ``TRITON_INTERPR
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -38,6 +39,15 @@ def device() -> torch.device:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill whatever torch allocates with NaN, so that what nobody wrote shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
