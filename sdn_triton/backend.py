@@ -78,6 +78,11 @@ def why_no_device(input: Tensor) -> str | None:
     return f"the tensors are on {input.device}, and the Triton kernels run on CUDA devices"
 
 
+def prefers_triton(backend: str, input: Tensor) -> bool:
+    """Whether the Triton path is what ``backend`` asks for, be it possible or not."""
+    return backend == "triton" or (backend == "auto" and input.is_cuda)
+
+
 def choose(backend: str, input: Tensor, why_not: str | None) -> tuple[str, str]:
     """Path and reason for tensors like ``input``; ``why_not`` says what the kernels cannot do with this call.
 

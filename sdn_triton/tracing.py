@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 """Tensors that are what they seem; subclasses bring rules of their own."""
@@ -40,3 +41,14 @@ def are_plain(arguments: Sequence[Any]) -> bool:
 def is_transformed() -> bool:
     """Whether ``torch.func`` or forward-mode differentiation may be at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_untouched(module: torch.nn.Module, kind: type[torch.nn.Module]) -> bool:
+    """Whether calling ``module`` is calling the forward of the class ``kind``, and nothing else: no hooks, no other."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return type(module) is kind and not any(hooks) and "forward" not in vars(module) and not _has_any_global_hook()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from block_reference import assert_close, by_parts, images, paths_of, results, trained
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
@@ -29,57 +30,6 @@ SAME = DifferenceOptions((3, 3), padding=(1, 1))
 @pytest.fixture(autouse=True)
 def ieee(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
-def trained(device, channels=8, **options) -> SDN:
-    """A fused block whose statistics and affine are not those that it begins with."""
-    made = SDN(channels, backend="triton", **options).to(device)
-    norm = made.fusion.norm
-    with torch.no_grad():
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.2, 2.0)
-        if norm.affine:
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.normal_()
-    return made
-
-
-def by_parts(fused: SDN) -> SDN:
-    """The same block by its parts on the eager path in float64 on the CPU."""
-    other = copy.deepcopy(fused).cpu().double()
-    other.sdc.backend = other.fusion.backend = "eager"
-    return other
-
-
-def images(device, channels=8, size=(9, 7), guidance=None, coarse=None):
-    return (
-        torch.randn(2, channels, *size, device=device),
-        torch.randn(2, guidance or channels, *(coarse or size), device=device),
-    )
-
-
-def paths_of(made: nn.Module, *tensors) -> list[tuple[str, str]]:
-    return [(decision.operator, decision.path) for decision in explain(made, *tensors).decisions]
-
-
-def results(made: SDN, u, v) -> dict[str, torch.Tensor]:
-    """The output, the gradients of everything, and the buffers afterwards."""
-    u, v = (x.detach().clone().requires_grad_() for x in (u, v))
-    z = made(u, v)
-    (z * torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z).sin()).sum().backward()
-    found = {"output": z, "input": u.grad, "guidance": v.grad}
-    found |= {name: parameter.grad for name, parameter in made.named_parameters()}
-    return {**found, **dict(made.named_buffers())}
-
-
-def assert_close(found, expected, tolerance=2e-5) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        if value is None:
-            assert found[name] is None, name
-            continue
-        error = (found[name].detach().cpu().double() - value.detach().double()).abs().max()
-        assert error <= tolerance * max(1.0, value.abs().max()), name
 
 
 OPTIONS = {
@@ -295,22 +245,6 @@ def parents(event):
     while event.cpu_parent is not None:
         event = event.cpu_parent
         yield event
-
-
-def test_hooks_and_replaced_parts_are_respected(device):
-    fused, (u, v) = trained(device).eval(), images(device)
-    seen = []
-    handle = fused.sdc.register_forward_hook(lambda module, given, output: seen.append(output.shape))
-    with torch.no_grad():
-        fused(u, v)
-        assert len(seen) == 1
-        assert "hooks" in explain(fused, u, v).decisions[0].reason
-        handle.remove()
-        assert paths_of(fused, u, v) == [("semantic_diffusion_block", "triton")]
-        fused.fusion.norm = nn.GroupNorm(2, 8).to(device)
-        assert "GroupNorm" in explain(fused, u, v).decisions[0].reason
-        exact = by_parts(fused)(u.cpu().double(), v.cpu().double())
-        assert_close({"output": fused(u, v)}, {"output": exact}, 1e-5)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])

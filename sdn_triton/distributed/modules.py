@@ -15,7 +15,7 @@ from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
-from sdn_triton.modules.fusion import frozen_statistics, track
+from sdn_triton.modules.batch_norm import frozen_statistics, track, uses_running_statistics
 from sdn_triton.normalisation import Statistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -163,13 +163,12 @@ def _affine(norm: nn.Module, response: Image) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch normalisation, in training from the statistics of all ranks."""
     if not isinstance(norm, BatchNorm):
         raise TypeError(f"norm must be a batch normalisation on images spread over ranks, got {type(norm).__name__}")
-    if not norm.training and norm.running_var is not None:
+    if uses_running_statistics(norm):
         return frozen_statistics(norm).scale_and_shift()
     group: dist.ProcessGroup | None = response.rows.group
     if isinstance(norm, nn.SyncBatchNorm):
         group = norm.process_group or dist.group.WORLD
     assert group is not None
     mean, variance, count = moments(response.local, group)
-    if norm.training and norm.running_mean is not None:
-        track(norm, mean.detach(), variance.detach(), count)
+    track(norm, mean.detach(), variance.detach(), count)
     return Statistics(mean, variance, norm.weight, norm.bias, norm.eps).scale_and_shift()

@@ -9,30 +9,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
+from torch import Tensor
 
 from sdn_triton import tracing
-from sdn_triton.backend import Decision, is_recording, note
+from sdn_triton.backend import Decision, is_recording, note, prefers_triton
 from sdn_triton.functional import feature_fusion, padded
+from sdn_triton.modules import batch_norm
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
-from sdn_triton.modules.fusion import FeatureFusion, frozen_statistics, track
-from sdn_triton.normalisation import Statistics, merged
+from sdn_triton.modules.fusion import FeatureFusion
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.ops.resize import resized, size_of
 from sdn_triton.options import PADDED_BEFORE, BlockOptions
 from sdn_triton.remembered import difference_options
-from sdn_triton.tracing import is_transformed
+from sdn_triton.tracing import is_transformed, is_untouched
 
 if TYPE_CHECKING:
     from sdn_triton.modules.sdn import SDN
-
-NORMALISATIONS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def forward(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
@@ -56,13 +51,13 @@ def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
     """What keeps a block from being fused; None if nothing does. Both paths of an operator can be fused."""
     if tracing.decomposing or is_transformed():
         return "its parts are what is transformed"
+    parts = (sdn.sdc, SemanticDifferenceConv2d), (sdn.fusion, FeatureFusion)
+    if not all(is_untouched(module, kind) for module, kind in parts):
+        return "one of its parts was replaced, or has hooks"
     if not all(map(tracing.is_ordinary, (input, guidance, sdn.sdc.weight, sdn.fusion.weight))):
         return "its tensors are no ordinary ones"
     norm = sdn.fusion.norm
-    parts = (sdn.sdc, SemanticDifferenceConv2d), (sdn.fusion, FeatureFusion)
-    if not all(_is_untouched(module, kind) for module, kind in parts):
-        return "one of its parts was replaced, or has hooks"
-    if type(norm) not in NORMALISATIONS or not _is_untouched(norm, type(norm)):
+    if not batch_norm.is_plain(norm):
         return f"its normalisation is no plain batch normalisation but {type(norm).__name__}, or has hooks"
     if (
         sdn.fusion.activation != "relu"
@@ -72,16 +67,11 @@ def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
         return "only images in batches, not empty, and relu are fused"
     if not _fit(sdn, input, guidance):
         return "its parameters differ from the features in dtype, device or channels"
-    if not uses_running_statistics(norm):
+    if not batch_norm.uses_running_statistics(norm):
         return None
     if _is_recorded(sdn, input, guidance):
         return "gradients are recorded, and the normalisation is frozen: it is part of the fusion as it is"
     return None if sdn.sdc.groups == 1 else "a response in groups is not fused"
-
-
-def uses_running_statistics(norm: nn.Module) -> bool:
-    """Whether a normalisation uses the statistics that it has rather than those of its input."""
-    return not norm.training and norm.running_var is not None
 
 
 def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -102,39 +92,16 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
         sdc.padding_mode, sdc.diffusivity, contrast, sdc.similarity, sdc.backend,
     )  # fmt: skip
     wide_input, wide_guidance, options = padded(input, guidance, sdc.padding_mode, options)
-    if uses_running_statistics(norm):
-        mean, variance, gamma, beta, eps = frozen_statistics(norm)
+    if batch_norm.uses_running_statistics(norm):
+        mean, variance, gamma, beta, eps = batch_norm.frozen_statistics(norm)
         arguments = wide_input, wide_guidance, weight, bias, contrast, mean, variance, gamma, beta
         z: Tensor = block((*arguments, fusion_weight, fusion_bias), BlockOptions(options, eps), sdc.backend)
         return z
-    response, mean, variance = moments((wide_input, wide_guidance, weight, bias, contrast), options, sdc.backend)
-    scale, shift = batch_statistics(norm, response, mean, variance).scale_and_shift()
+    # A bias is what the normalisation takes away: left out, it costs the response no digits.
+    response, mean, variance = moments((wide_input, wide_guidance, weight, None, contrast), options, sdc.backend)
+    statistics = batch_norm.batch_statistics(norm, response, mean, variance, sdc.bias)
+    scale, shift = statistics.scale_and_shift()
     return feature_fusion(input, response, fusion_weight, fusion_bias, scale=scale, shift=shift, backend=fusion.backend)
-
-
-def batch_statistics(norm: _BatchNorm, response: Tensor, mean: Tensor, variance: Tensor) -> Statistics:
-    """What a normalisation does with the statistics of its input, which it keeps track of; those of all ranks.
-
-    Raises:
-        ValueError: there is one value a channel, as ``nn.BatchNorm2d`` does.
-    """
-    count: Tensor | float = response.numel() // response.shape[1]
-    group = _group_of(norm)
-    if group is not None:
-        mean, variance, count = merged(mean, variance, int(count), group)
-    elif count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {response.size()}")
-    if norm.training and norm.running_mean is not None:
-        track(norm, mean.detach(), variance.detach(), count)
-    return Statistics(mean, variance, norm.weight, norm.bias, norm.eps)
-
-
-def _group_of(norm: _BatchNorm) -> dist.ProcessGroup | None:
-    """The ranks that a normalisation shares its statistics with, if there are others."""
-    if not isinstance(norm, nn.SyncBatchNorm) or not norm.training or not dist.is_initialized():
-        return None
-    group: dist.ProcessGroup | None = norm.process_group or dist.group.WORLD
-    return group if group is not None and group.size() > 1 else None
 
 
 def _by_parts(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
@@ -145,30 +112,39 @@ def _by_parts(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
 
 
 def _is_for_triton(sdn: SDN, input: Tensor) -> bool:
-    backend = sdn.sdc.backend
-    return backend == sdn.fusion.backend and (backend == "triton" or (backend == "auto" and input.is_cuda))
-
-
-def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the module is calling the forward of its class, and nothing else."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return type(module) is kind and not any(hooks) and "forward" not in vars(module) and not _has_any_global_hook()
+    """Whether the parts ask for it with one voice; what was put in the place of one may have none."""
+    backends = {part.backend for part in (sdn.sdc, sdn.fusion) if hasattr(part, "backend")}
+    return len(backends) == 1 and prefers_triton(backends.pop(), input)
 
 
 def _fit(sdn: SDN, input: Tensor, guidance: Tensor) -> bool:
-    """Whether the weights of the parts go with the features; what is wrong with others the parts themselves say."""
-    first, second = sdn.sdc.weight, sdn.fusion.weight
-    if not input.device == first.device == second.device or second.shape[1] != input.shape[1] + first.shape[0]:
-        return False
-    return autocast_dtype(input) is not None or input.dtype == guidance.dtype == first.dtype == second.dtype
+    """Whether parameters and features go together as those of a block do; the parts themselves say what is wrong."""
+    sdc: Any = sdn.sdc  # PyTorch's stubs allow its padding to be a name
+    fusion = sdn.fusion
+    first, second = sdc.weight, fusion.weight
+    responses, outputs = first.shape[0], second.shape[0]
+    return (
+        sdc.stride == (1, 1)
+        and all(2 * p == d * (k - 1) for p, d, k in zip(sdc.padding, sdc.dilation, sdc.kernel_size))
+        and second.shape == (outputs, input.shape[1] + responses, 1, 1)
+        and (fusion.bias is None or fusion.bias.shape == (outputs,))
+        and all(x is None or x.shape == (responses,) for x in _vectors(fusion.norm))
+        and input.device == first.device == second.device
+        and (autocast_dtype(input) is not None or input.dtype == guidance.dtype == first.dtype == second.dtype)
+    )
 
 
 def _is_recorded(sdn: SDN, input: Tensor, guidance: Tensor) -> bool:
+    """Whether anything that a call reads asks for its gradient: not all of it need be a parameter of a module."""
     if not torch.is_grad_enabled():
         return False
-    return input.requires_grad or guidance.requires_grad or any(p.requires_grad for p in sdn.parameters())
+    sdc, fusion = sdn.sdc, sdn.fusion
+    contrast = sdc.log_contrast if sdc.learn_contrast else sdc.contrast
+    norm: Any = fusion.norm
+    read = (input, guidance, sdc.weight, sdc.bias, contrast, fusion.weight, fusion.bias, *_vectors(norm))
+    return any(isinstance(x, Tensor) and x.requires_grad for x in read)
+
+
+def _vectors(norm: Any) -> tuple[Tensor | None, ...]:
+    """What a normalisation has for each channel."""
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var

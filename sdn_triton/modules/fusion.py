@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from sdn_triton.backend import prefers_triton
 from sdn_triton.checks import check_name
 from sdn_triton.functional import feature_fusion
-from sdn_triton.normalisation import Statistics
+from sdn_triton.modules import batch_norm
 from sdn_triton.options import ACTIVATIONS, BACKENDS
 
 
@@ -92,12 +95,9 @@ class FeatureFusion(nn.Module):
 
     def forward(self, input: Tensor, response: Tensor) -> Tensor:
         """Fuse ``input`` with the normalised, activated ``response``."""
-        scale, shift = None, None
-        norm = self.norm
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training and norm.running_var is not None:
-            scale, shift = frozen_statistics(norm).scale_and_shift()
-        else:
-            response = norm(response)
+        scale, shift = self._affine(response)
+        if scale is None:
+            response = self.norm(response)
         return feature_fusion(
             input,
             response,
@@ -109,29 +109,21 @@ class FeatureFusion(nn.Module):
             backend=self.backend,
         )
 
+    def _affine(self, response: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The normalisation as scale and shift that are applied while the response is read; None where it is called."""
+        norm: Any = self.norm
+        if not batch_norm.is_plain(norm):
+            return None, None
+        if batch_norm.uses_running_statistics(norm):
+            return batch_norm.frozen_statistics(norm).scale_and_shift()
+        if batch_norm.group_of(norm) is None or not prefers_triton(self.backend, response):
+            return None, None
+        # Other ranks may run this block fused. What is sent between them must not depend on what one of them can do.
+        found = batch_norm.mean_and_variance(response)
+        return batch_norm.batch_statistics(norm, response, *found).scale_and_shift()
+
     def extra_repr(self) -> str:
         return (
             f"{self.in_channels}, {self.response_channels}, out_channels={self.out_channels}, "
             f"bias={self.bias is not None}, activation={self.activation}, backend={self.backend}"
         )
-
-
-def frozen_statistics(norm: nn.modules.batchnorm._BatchNorm) -> Statistics:
-    """What a batch normalisation does with its running statistics."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return Statistics(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-
-
-@torch.no_grad()
-def track(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor, count: Tensor | float) -> None:
-    """Update the running statistics with those of ``count`` values as ``nn.BatchNorm2d`` does: unbiased variance."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    tracked = norm.num_batches_tracked.to(norm.running_mean.dtype)
-    factor = 1 / tracked if norm.momentum is None else norm.momentum
-    unbiased = variance * (count / (count - 1))
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
-    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), factor)

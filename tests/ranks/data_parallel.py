@@ -235,4 +235,32 @@ def check_fused_blocks_share_statistics(device):
         torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-5, atol=1e-6)
 
 
+def check_ranks_that_differ_exchange_the_same(device):
+    """A hook, or no image at all, on one rank: it runs by parts while others run fused, and all see the whole batch."""
+    pytest.importorskip("triton")
+    torch.manual_seed(3)
+    whole_batch = SDN(4, backend="eager").double().to(device)
+    sent = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(whole_batch).float())
+    sent.sdc.backend = sent.fusion.backend = "triton"
+    images = [values((BATCH, 4, 6, 5), device, seed) for seed in (1, 2)]
+    expected = copy.deepcopy(whole_batch)
+    z = expected(*images)
+    z.square().sum().backward()
+    here = {"hook": part([*images, z]), "empty": [x[: BATCH if dist.get_rank() == 0 else 0] for x in (*images, z)]}
+    for case, (u, v, wanted) in here.items():
+        made = copy.deepcopy(sent)
+        if case == "hook" and dist.get_rank() == 0:
+            made.sdc.register_forward_hook(lambda *given: None)
+        output = made(u.float(), v.float())
+        output.square().sum().backward()
+        torch.testing.assert_close(
+            output.double(), wanted, rtol=1e-4, atol=1e-5, msg=lambda m, case=case: f"{case}: {m}"
+        )
+        for (name, parameter), found in zip(expected.named_parameters(), made.parameters(), strict=True):
+            dist.all_reduce(found.grad)
+            torch.testing.assert_close(found.grad.double(), parameter.grad, rtol=1e-3, atol=1e-4, msg=f"{case}: {name}")
+        for name, buffer in expected.named_buffers():
+            torch.testing.assert_close(made.get_buffer(name).double(), buffer.double(), rtol=1e-5, atol=1e-6)
+
+
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
