@@ -31,6 +31,7 @@ def normalise_tile(
     HAS_BIAS: tl.constexpr,
     HAS_NORM_WEIGHT: tl.constexpr,
     HAS_NORM_BIAS: tl.constexpr,
+    HAS_SPARE: tl.constexpr,
 ):
     """``relu(scale (y - mean) + shift)`` with ``y = sums + bias`` and ``scale = weight / sqrt(variance + eps)``.
 
@@ -43,9 +44,10 @@ def normalise_tile(
     centre = load_or(bias_ptr, responses, mask, 0.0, HAS_BIAS)
     centre -= tl.load(mean_ptr + responses, mask=mask, other=0.0).to(tl.float32)
     shift = load_or(norm_bias_ptr, responses, mask, 0.0, HAS_NORM_BIAS)
-    # Channels past the last have a weight of zero in the product that follows: all that they must be is finite, which
-    # their sums are not where a feature is not.
-    sums = tl.where(mask[None, :], sums, 0.0)
+    if HAS_SPARE:
+        # Channels past the last have a weight of zero in the product that follows: all that they must be is finite,
+        # which their sums are not where a feature is not.
+        sums = tl.where(mask[None, :], sums, 0.0)
     return activate(sums + centre[None, :], scale[None, :], shift[None, :], "relu")
 
 

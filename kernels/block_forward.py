@@ -59,6 +59,7 @@ def block_forward_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_NORM_WEIGHT: tl.constexpr,
     HAS_NORM_BIAS: tl.constexpr,
+    HAS_SPARE: tl.constexpr,  # BLOCK_O is more than R
     HAS_FUSION_BIAS: tl.constexpr,
     LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
@@ -88,7 +89,7 @@ def block_forward_kernel(
     )  # fmt: skip
     response = normalise_tile(
         sums, responses, R, bias_ptr, mean_ptr, variance_ptr, norm_weight_ptr, norm_bias_ptr, eps,
-        HAS_BIAS, HAS_NORM_WEIGHT, HAS_NORM_BIAS,
+        HAS_BIAS, HAS_NORM_WEIGHT, HAS_NORM_BIAS, HAS_SPARE,
     )  # fmt: skip
     fuse_tile(
         z_ptr + n * stride_zn, u_ptr + n * stride_un, response.to(u_ptr.dtype.element_ty), responses,

@@ -50,6 +50,7 @@ def paired_block_forward_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_NORM_WEIGHT: tl.constexpr,
     HAS_NORM_BIAS: tl.constexpr,
+    HAS_SPARE: tl.constexpr,  # BLOCK_O is more than R
     HAS_FUSION_BIAS: tl.constexpr,
     LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
@@ -78,7 +79,7 @@ def paired_block_forward_kernel(
     responses = tl.arange(0, BLOCK_O)
     response = normalise_tile(
         sums, responses, R, bias_ptr, mean_ptr, variance_ptr, norm_weight_ptr, norm_bias_ptr, eps,
-        HAS_BIAS, HAS_NORM_WEIGHT, HAS_NORM_BIAS,
+        HAS_BIAS, HAS_NORM_WEIGHT, HAS_NORM_BIAS, HAS_SPARE,
     )  # fmt: skip
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     fuse_tile(

@@ -177,6 +177,7 @@ def _fused(
                 HAS_BIAS=bias is not None,
                 HAS_NORM_WEIGHT=statistics.weight is not None,
                 HAS_NORM_BIAS=statistics.bias is not None,
+                HAS_SPARE=config.block_o > call.outputs,
                 HAS_FUSION_BIAS=fusion_bias is not None,
                 BLOCK_H=config.block_h,
                 BLOCK_W=config.block_w,
