@@ -68,4 +68,6 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 module._buffers.update(own)
             with torch.no_grad():
                 for buffer, value in values:
-                    buffer.copy_(value)
+                    # One whose elements share memory (of expand) cannot be written, by the model neither.
+                    if not (buffer.is_meta or torch.equal(buffer, value)):
+                        buffer.copy_(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -69,7 +69,9 @@ def find_features(tree: Any, select: Select) -> Features:
         paths = []
     found = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
     if not found:
-        raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}")
+        unknown = next((type(leaf).__name__ for leaf in leaves if is_dataclass(leaf)), None)
+        hint = "" if unknown is None else f"; torch.export.register_dataclass({unknown}) lets PyTorch look into it"
+        raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}{hint}")
     return Features(leaves, nested, found if select is None else _selected(found, leaves, paths, select))
 
 

@@ -15,7 +15,12 @@ ORDINARY = (Tensor, torch.nn.Parameter)
 """Tensors that are what they seem; subclasses bring rules of their own."""
 
 decomposing = False
-"""Whether the operators take their plain form; set by :func:`sdn_triton.export.decomposed`."""
+"""Whether the plain form of the operators was asked for; set by :func:`sdn_triton.export.decomposed`."""
+
+
+def takes_plain_form() -> bool:
+    """Whether the operators are to be PyTorch's own operations: asked for, or all that ``torch.jit.trace`` can hold."""
+    return decomposing or torch._C._get_tracing_state() is not None
 
 
 def is_ordinary(tensor: Tensor) -> bool:

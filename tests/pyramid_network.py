@@ -1,6 +1,7 @@
 """A small network with an encoder and a decode head, for the tests of attach."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -100,6 +101,14 @@ class Record(OrderedDict):
     """A mapping that says how it is nested, as the outputs of transformers do."""
 
 
+@dataclass
+class Outputs:
+    a: Tensor
+    b: Tensor
+    c: Tensor
+
+
+torch.export.register_dataclass(Outputs)
 pytree.register_pytree_node(
     Record, lambda r: (list(r.values()), list(r)), lambda values, keys: Record(zip(keys, values))
 )
@@ -111,6 +120,7 @@ CALLS = {
     "dict": lambda head, f: head(dict(zip("abc", f))),
     "ordered dict": lambda head, f: head(OrderedDict(zip("abc", f))),
     "registered mapping": lambda head, f: head(Record(zip("abc", f))),
+    "registered dataclass": lambda head, f: head(Outputs(*f)),
     "positional": lambda head, f: head(*f),
     "keyword": lambda head, f: head(features=f),
     "keywords": lambda head, f: head(fine=f[0], middle=f[1], coarse=f[2]),

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -136,6 +137,7 @@ class Watchful(Network):
         super().__init__()
         self.register_buffer("count", torch.zeros(3))
         self.register_buffer("last", None)
+        self.register_buffer("places", torch.arange(4).expand(3, 4))  # cannot be written
         self.fail = fail
 
     def forward(self, image):
@@ -189,6 +191,13 @@ def test_forms_of_an_example(wrap):
     assert [stage.sdc.in_channels for stage in neck.stages] == list(CHANNELS)
 
 
+@dataclass
+class Unseen:
+    """A container that PyTorch is not told of."""
+
+    fine: Tensor
+
+
 def errors():
     def ddp(model):
         return DistributedDataParallel(model)
@@ -202,6 +211,7 @@ def errors():
     tokens = make(call=lambda head, f: head([x.flatten(2) for x in f]))
     mixed = make(call=lambda head, f: head([f[1], f[0], f[2]]))
     varying = make(call=lambda head, f: head(f) if len(f) < 3 else (head(f), head(f[::-1] + f[:1]))[0])
+    unseen = make(call=lambda head, f: head(Unseen(f[0])))
     listed = nn.Module()
     listed.parts = nn.ModuleList([nn.Conv2d(3, 3, 1)])
     x = image()
@@ -250,6 +260,13 @@ def errors():
             ValueError,
             r"no feature \[N, C, H, W\].* only \[2, 4, 320\]",
             tokens,
+            "decode_head",
+            dict(example=x),
+        ),
+        "unseen": (
+            ValueError,
+            r"only Unseen; torch\.export\.register_dataclass\(Unseen\) lets PyTorch look into it",
+            unseen,
             "decode_head",
             dict(example=x),
         ),

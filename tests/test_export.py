@@ -183,3 +183,31 @@ def test_a_function_is_exported_with_a_learned_contrast_and_no_bias():
     inputs = torch.randn(1, 3, 6, 6), torch.randn(2, 3, 3, 3), torch.rand(3) + 0.5
     program = torch.export.export(Call(), inputs)
     torch.testing.assert_close(program.module()(*inputs), Call()(*inputs))
+
+
+TRACED = {
+    "layer": (lambda: Layer(padding=1), (None, None)),
+    "reflect": (lambda: Layer(padding=2, padding_mode="reflect"), (None, None)),
+    "block": (lambda: SDN(4), (None, (0.5, 0.5))),
+    "vector": (lambda: SDN(4, similarity="vector", groups=2), (None, (1.5, 0.7))),
+}
+
+
+@pytest.mark.parametrize("records", [False, True], ids=["no_grad", "grad"])
+@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_traced_by_torchscript_at_any_batch_height_and_width(name, records, tmp_path):
+    """TorchScript holds operations of PyTorch only: the plain form by itself, not strips of one size."""
+    make, scales = TRACED[name]
+    module = make().eval()
+
+    def pair(batch, height, width):
+        sizes = [(height, width) if s is None else (int(s[0] * height), int(s[1] * width)) for s in scales]
+        return tuple(torch.randn(batch, 4, *size) for size in sizes)
+
+    with torch.set_grad_enabled(records):
+        torch.jit.trace(module, pair(2, 8, 10), check_trace=False).save(tmp_path / "traced.pt")
+    traced = torch.jit.load(tmp_path / "traced.pt")
+    for sizes in ((2, 8, 10), (1, 12, 7), (3, 6, 21)):
+        given = pair(*sizes)
+        torch.testing.assert_close(traced(*given), module(*given), rtol=1e-5, atol=1e-5)

@@ -206,7 +206,8 @@ def test_every_promise_has_its_words_in_the_tests_that_it_names():
     """A line that loses its test has to go."""
     words = {
         "torch.compile,": "fullgraph=True", "CUDA graphs": "CUDAGraph", "torch.export": "export.load",
-        "AOTInductor": "aoti_load_package", "ONNX": "InferenceSession", "autocast": "GradScaler",
+        "AOTInductor": "aoti_load_package", "ONNX": "InferenceSession", "torch.jit.trace": "jit.load(",
+        "autocast": "GradScaler",
         "torch.func": "vmap(grad", "forward mode": "is_grads_batched", "second derivatives": "gradgradcheck",
         "gradients in any layout": "expand_as", "opcheck": "opcheck(", "copies": "AveragedModel",
         "BatchNorm": "fuse_conv_bn_eval(", "strict typing": "--strict",

@@ -49,7 +49,7 @@ def forward(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
 
 def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
     """What keeps a block from being fused; None if nothing does. Both paths of an operator can be fused."""
-    if tracing.decomposing or is_transformed():
+    if tracing.takes_plain_form() or is_transformed():
         return "its parts are what is transformed"
     parts = (sdn.sdc, SemanticDifferenceConv2d), (sdn.fusion, FeatureFusion)
     if not all(is_untouched(module, kind) for module, kind in parts):

@@ -39,7 +39,7 @@ class Operator(PathOperator):
 
     def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
-        if tracing.decomposing:
+        if tracing.takes_plain_form():
             return self.plain(*arguments, static)
         if torch.compiler.is_compiling():
             return self._traced(arguments, static, backend)
