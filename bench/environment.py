@@ -58,8 +58,9 @@ def clocks(device: torch.device) -> dict[str, Any]:
     """How fast the device runs as found, in MHz; what the system does not tell is None or left out."""
     if device.type == "cuda":
         program = shutil.which("nvidia-smi")
-        index = torch.cuda.current_device() if device.index is None else device.index
-        query = ["--query-gpu=" + ",".join(GPU_CLOCKS.values()), "--format=csv,noheader,nounits", f"--id={index}"]
+        # By the card's own number: nvidia-smi counts cards otherwise than CUDA_VISIBLE_DEVICES leaves them.
+        card = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+        query = ["--query-gpu=" + ",".join(GPU_CLOCKS.values()), "--format=csv,noheader,nounits", card]
         answer = _output([program, *query]) if program else None
         values = answer.strip().split(", ") if answer else [""] * len(GPU_CLOCKS)
         return {name: float(v) if _is_number(v) else None for name, v in zip(GPU_CLOCKS, values, strict=False)}

@@ -1,13 +1,17 @@
 """``make gpu``: its plan, tried with parts that need no GPU; and predictions set beside measurements."""
 
 import json
+import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sdn_triton.bench import gpu, predicted, sanitized
+from sdn_triton.bench.environment import GPU_CLOCKS, clocks
 from sdn_triton.bench.gpu import Part
 
 
@@ -174,3 +178,19 @@ def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):
     assert [row["measured"] for row in json.loads(files["out"].read_text())] == [1.5, 4.0]
     files["code"].write_text("[]")
     assert predicted.main([str(files["code"]), str(files["bench"])]) == 1
+
+
+def test_clocks_are_those_of_the_card_that_runs(tmp_path, monkeypatch):
+    """nvidia-smi counts cards otherwise than CUDA_VISIBLE_DEVICES leaves them; what it does not know is None."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in *--id=GPU-ab-cd*) echo "1980, 1980, 2619, 700.00, [N/A]";; *) exit 6;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    cards = {"ab-cd": 1980.0, "other": None}
+    for uuid, megahertz in cards.items():
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, uuid=uuid: SimpleNamespace(uuid=uuid))
+        found = clocks(torch.device("cuda"))
+        assert list(found) == list(GPU_CLOCKS)
+        assert (found["sm_mhz"], found["temperature_c"]) == (megahertz, None)
