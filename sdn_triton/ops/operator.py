@@ -56,12 +56,10 @@ class Operator(PathOperator):
             return self.forward(arguments, static, backend)
         return _Forward.apply(self.name, backend, static, *distinct(arguments))
 
-    def forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
-        """Compute the output, without its derivatives."""
-        if not (torch.compiler.is_compiling() or are_plain(arguments)):
+    def prepare_registered(self) -> None:
+        """Tell DTensor how the operators are sharded, if it is in use."""
+        if not torch.compiler.is_compiling():
             register_rules_if_used(OPERATORS.values())
-        output: Tensor = super().forward(arguments, static, backend)
-        return output
 
     def backward(
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]

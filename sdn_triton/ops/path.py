@@ -102,8 +102,12 @@ class PathOperator:
             if arguments[0].is_meta:
                 return self.empty_output(arguments, static)
             return self.run_forward(arguments, static, backend)
+        self.prepare_registered()
         registered = getattr(torch.ops.sdn_triton, self.name)
         return registered(*self.flatten(arguments, static), backend)
+
+    def prepare_registered(self) -> None:
+        """What has to be done before the registered operator is called."""
 
     def empty_output(self, arguments: Arguments, static: Any) -> Any:
         """A tensor like the output, with nothing in it."""
