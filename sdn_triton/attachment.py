@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from sdn_triton.checks import check_name
 from sdn_triton.dry_run import observe
-from sdn_triton.features import Select, check_select, describe, find_features, runs_coarse_to_fine
+from sdn_triton.features import Select, check_select, describe, differ_in_size, find_features, runs_coarse_to_fine
 from sdn_triton.modules import SDNNeck
 
 SIDES = ("input", "output")
+WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
+"""What the wrappers of torch.compile and of activation checkpointing call the module that they stand for."""
 
 
 def attach(
@@ -46,13 +49,13 @@ def attach(
         at: name of the part, as in ``model.named_modules()``; ``""`` is the model itself. A plain ``nn.Sequential``
             runs all its children, so there the neck goes to the first of them (``side="output"``: the last).
         channels: channels of each feature, fine to coarse; an int for one. None: found by calling the model once with
-            ``example``, in evaluation mode, which changes nothing in it.
+            ``example`` in evaluation mode; flags, buffers and random states stay as they are.
         example: an input of the model: one argument, a tuple of positional ones, or a mapping of keyword ones.
         side: ``"input"``, or ``"output"`` for the features that leave the part.
         select: which features pass the neck, where some must not (an image among them, stages that the decoder does
             not use): places among the 4-D floating-point tensors of the call, or keys and keyword names. The features
             must then run from fine to coarse or from coarse to fine by size; which is decided when ``example`` is
-            given, else at the first call.
+            given, else at the first call where sizes differ.
         name: of the submodule; another one for a second neck at the same part.
         options: of :class:`~sdn_triton.SDNNeck`. With ``zero_init=True`` the model's outputs stay exactly what they are
             until it is trained. ``device`` and ``dtype`` are by default those of the part's first parameter.
@@ -60,10 +63,13 @@ def attach(
     Raises:
         TypeError: ``model`` is no module or a scripted one, ``select`` or an option is of the wrong kind.
         ValueError: there is no part ``at`` (the message lists close names), it has a neck of that name already, it
-            cannot hold one, it is inside ``DistributedDataParallel``, or the features do not fit. Calling the model
-            raises it, too, where the features are not those that the neck was made for.
+            cannot hold one, it is inside ``DistributedDataParallel`` or FSDP, or the features do not fit. Calling the
+            model raises it, too, where the features are not those that the neck was made for.
 
     Note:
+        A module that runs all its children without naming them would run the neck, too: attach to one of them. Where
+        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number.
+
         What ``torch.compile`` has compiled so far is compiled anew, in the whole process: it does not notice hooks.
 
     Example:
@@ -86,7 +92,8 @@ def attach(
     coarse_to_fine: bool | None = None
     if example is not None:
         found = observe(model, target, at, side, select, example).tensors()
-        coarse_to_fine = runs_coarse_to_fine(found)
+        # Stages of one size tell nothing: they are taken as they come, and other calls may tell.
+        coarse_to_fine = runs_coarse_to_fine(found) if differ_in_size(found) else None
         found = found[:: -1 if coarse_to_fine else 1]
         channels = tuple(feature.shape[1] for feature in found) if channels is None else channels
         _check_channels(at, side, found, _as_tuple(channels))
@@ -96,8 +103,8 @@ def attach(
         )
     like = next((p for p in (*target.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
     placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-    neck = SDNNeck(channels, **placed | options).train(target.training)
-    hook = Attachment(at, side, name, select, _as_tuple(channels), coarse_to_fine)
+    neck = SDNNeck(_as_tuple(channels), **placed | options).train(target.training)
+    hook = Attachment(at, side, name, None if select is None else (*select,), _as_tuple(channels), coarse_to_fine)
     target.add_module(name, neck)
     hook.register(target)
     _forget_compiled()
@@ -121,8 +128,8 @@ def detach(model: nn.Module, at: str, *, side: str = "input", name: str = "sdn_n
     hook = next((h for h in _hooks_of(target) if (h.name, h.side) == (name, side)), None)
     if hook is None:
         raise ValueError(f"no neck {name!r} is attached at {at!r}, side {side!r}; attached are: {_attached(model)}")
-    neck: SDNNeck = getattr(target, name)
     hook.handle.remove()
+    neck: SDNNeck = getattr(target, name)
     delattr(target, name)
     _forget_compiled()
     return neck
@@ -151,19 +158,25 @@ class Attachment:
     def __call__(self, module: nn.Module, args: Any, rest: Any) -> Any:
         """``rest`` is a dict of keyword arguments before the module runs, its output afterwards."""
         tree = (args, rest) if self.side == "input" else rest
-        features = find_features(tree, self.select)
-        step = -1 if self._order(features.tensors()) else 1
-        fine_to_coarse = features.tensors()[::step]
-        _check_channels(self.at, self.side, fine_to_coarse, self.channels)
-        return features.replaced(getattr(module, self.name)(fine_to_coarse)[::step])
+        try:
+            features = find_features(tree, self.select)
+        except ValueError as error:
+            raise ValueError(f"the neck at the {self.side} of {self.at!r}: {error}") from None
+        found = features.tensors()
+        coarse_to_fine = self._runs_coarse_to_fine(found)
+        step = -1 if coarse_to_fine else 1
+        _check_channels(self.at, self.side, found[::step], self.channels)
+        if differ_in_size(found) and not torch.compiler.is_compiling():  # a trace has no side effects
+            self.coarse_to_fine = coarse_to_fine
+        return features.replaced(getattr(module, self.name)(found[::step])[::step])
 
-    def _order(self, features: list[Tensor]) -> bool:
+    def _runs_coarse_to_fine(self, features: list[Tensor]) -> bool:
         if self.coarse_to_fine is not None:
             return self.coarse_to_fine
-        order = runs_coarse_to_fine(features)
-        if not torch.compiler.is_compiling():  # a trace has no side effects
-            self.coarse_to_fine = order
-        return order
+        if differ_in_size(features):
+            return runs_coarse_to_fine(features)
+        channels = tuple(feature.shape[1] for feature in features)
+        return channels != self.channels and channels[::-1] == self.channels
 
 
 def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Module, nn.Module, str]:
@@ -178,9 +191,13 @@ def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Modu
         close = difflib.get_close_matches(str(at), names, n=3) or [name for name, _ in model.named_children()]
         raise ValueError(f"at={at!r} is no part of {type(model).__name__}; there are {', '.join(map(repr, close))}")
     above = [names[""], *(names[".".join(at.split(".")[: i + 1])] for i in range(at.count(".") + 1) if at)]
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in above):
-        raise ValueError("model is inside DistributedDataParallel, which would not see the neck: attach it before")
+    late = next((module for module in above if isinstance(module, _distributors())), None)
+    if late is not None:
+        raise ValueError(f"model is inside {type(late).__name__}, which would not see the neck: attach it before")
     target = names[at]
+    while (inner := next((name for name in WRAPPED if name in target._modules), None)) is not None:
+        at = f"{at}.{inner}" if at else inner
+        target = names[at]
     if isinstance(target, torch.jit.ScriptModule):
         raise TypeError(f"at={at!r} is scripted: attach to the module it was made from")
     while type(target).forward is nn.Sequential.forward and len(target):
@@ -195,6 +212,13 @@ def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Modu
             "attach to a part of it, or to what takes its outputs"
         )
     return model, target, at
+
+
+def _distributors() -> tuple[type, ...]:
+    """Wrappers that have to know all parameters when they are made; those of FSDP only if somebody imported it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    sharding = () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    return nn.parallel.DistributedDataParallel, *sharding
 
 
 def _check_free(model: nn.Module, target: nn.Module, at: str, name: str) -> None:
@@ -216,8 +240,15 @@ def _check_channels(at: str, side: str, features: Sequence[Tensor], channels: tu
         )
 
 
-def _as_tuple(channels: int | Sequence[int]) -> tuple[int, ...]:
-    return (channels,) if isinstance(channels, int) else tuple(channels)
+def _as_tuple(channels: Any) -> tuple[int, ...]:
+    """Channels as they may be given: a number, numpy's included, or several."""
+    try:
+        found = (index(channels),) if hasattr(channels, "__index__") else tuple(map(index, channels))
+    except TypeError:
+        raise TypeError(f"channels must be an int or a sequence of ints, got {channels!r}") from None
+    if isinstance(channels, bool) or not found or min(found) < 1:
+        raise ValueError(f"channels must be positive, one number for each feature, got {channels!r}")
+    return found
 
 
 def _hooks_of(module: nn.Module) -> list[Attachment]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sdn_triton.features import Features, Select, find_features
 
@@ -50,10 +51,14 @@ def observe(model: nn.Module, target: nn.Module, at: str, side: str, select: Sel
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; training flags, buffers, and the random states of CPU and CUDA as before afterwards."""
+    """Evaluation mode inside; training flags, buffers, and the random states of CPU and CUDA as before afterwards.
+
+    What a first call adds stays: hooks of the network's own, buffers, and what lazy modules become. Flags of the
+    network may say that it is there.
+    """
     # Flags are set one by one: train() and eval() may be overridden, and parts may be frozen.
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module, _ in flags]
+    buffers = [(module, dict(module._buffers)) for module, _ in flags if not has_uninitialized(module)]
     values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices, key=str)):
@@ -71,3 +76,9 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     # One whose elements share memory (of expand) cannot be written, by the model neither.
                     if not (buffer.is_meta or torch.equal(buffer, value)):
                         buffer.copy_(value)
+
+
+def has_uninitialized(module: nn.Module) -> bool:
+    """Whether a module is a lazy one that has not seen its input."""
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return any(tensor is not None and is_lazy(tensor) for tensor in tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -69,10 +69,15 @@ def find_features(tree: Any, select: Select) -> Features:
         paths = []
     found = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
     if not found:
-        unknown = next((type(leaf).__name__ for leaf in leaves if is_dataclass(leaf)), None)
-        hint = "" if unknown is None else f"; torch.export.register_dataclass({unknown}) lets PyTorch look into it"
+        unknown = next((type(leaf).__name__ for leaf in leaves if _is_container(leaf)), None)
+        hint = "" if unknown is None else f"; PyTorch does not look into {unknown} unless it is registered"
         raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}{hint}")
     return Features(leaves, nested, found if select is None else _selected(found, leaves, paths, select))
+
+
+def _is_container(leaf: object) -> bool:
+    """Whether a leaf may hold features: of a kind not registered, by ``torch.export.register_dataclass`` say."""
+    return isinstance(leaf, (list, tuple, Mapping)) or (is_dataclass(leaf) and not isinstance(leaf, type))
 
 
 def _key(step: Any) -> Any:
@@ -111,6 +116,12 @@ def runs_coarse_to_fine(features: Sequence[Tensor]) -> bool:
         f"features come neither fine to coarse nor coarse to fine: {describe(features)}; "
         "say which, in which order, by select=[places of the features, fine to coarse]"
     )
+
+
+def differ_in_size(features: Sequence[Tensor]) -> bool:
+    """Whether two of them have different numbers of pixels, so that their order shows."""
+    pixels = [feature.shape[2] * feature.shape[3] for feature in features]
+    return any(own != following for own, following in pairwise(pixels))
 
 
 def describe(leaves: Iterable[Any]) -> str:

@@ -114,6 +114,54 @@ def test_equal_sizes_keep_their_direction():
         assert all(torch.equal(o, e) for o, e in zip(outputs[::-1] if reverse else outputs, neck(features)))
 
 
+class Backwards(nn.Module):
+    """Hands its features on coarse to fine."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Identity()
+
+    def forward(self, *features):
+        return self.head(features[::-1])
+
+
+@pytest.mark.parametrize("channels", [(4, 6), (4, 4)], ids=str)
+def test_stages_of_one_size_decide_nothing(channels):
+    """A very small image makes all of them one pixel; the next call shows which is finer."""
+    model = Backwards().eval()
+    neck = attach(model, "head", channels)
+    stir(neck)
+    for coarse in (1, 3):
+        fine = 1 if coarse == 1 else 2 * coarse
+        features = [torch.randn(1, c, s, s) for c, s in zip(channels, (fine, coarse))]
+        outputs = model(*features)
+        if channels == (4, 6) or coarse > 1:
+            assert all(torch.equal(o, e) for o, e in zip(outputs[::-1], neck(features)))
+
+
+def test_a_call_that_fails_decides_nothing():
+    model = Backwards().eval()
+    stir(attach(model, "head", (4, 6)))
+    features = [torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)]
+    with pytest.raises(ValueError, match=r"the input of 'head' is for features of \[4, 6\]"):
+        model(torch.randn(1, 4, 4, 4), torch.randn(1, 6, 8, 8))
+    assert [o.shape for o in model(*features)] == [f.shape for f in features[::-1]]
+
+
+def test_an_example_of_one_size_does_not_turn_later_calls_round():
+    model = Backwards().eval()
+    attach(model, "head", example=(torch.randn(1, 4, 1, 1), torch.randn(1, 6, 1, 1)))
+    with pytest.raises(ValueError, match=r"for features of \[6, 4\]"):
+        model(torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4))
+
+
+def test_a_selection_is_kept_as_it_was_given():
+    model, x, chosen = make(), image(), [0, 2]
+    attach(model, "decode_head", (4, 8), select=chosen)
+    chosen.clear()
+    model(x)
+
+
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_a_plain_sequential_takes_it_into_its_first_or_last_part(side):
     body = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Conv2d(4, 2, 1)).eval()
@@ -173,6 +221,35 @@ def test_the_dry_run_leaves_no_trace(fail):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert attributes(model) == held
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_a_first_call_makes_stays_made():
+    """A flag says that it is there, and transformers hang up hooks so: half of it taken back would be worse."""
+
+    class Cached(Network):
+        ready = False
+
+        def forward(self, image):
+            if not self.ready:
+                self.register_buffer("grid", torch.ones(3))
+                self.ready = True
+            return super().forward(image + self.grid.mean())
+
+    model, x = Cached().eval(), image()
+    attach(model, "decode_head", example=x, zero_init=True)
+    first = model(x)
+    assert torch.equal(model(x), first)
+
+
+def test_a_dry_run_makes_lazy_modules_real():
+    model = Network()
+    model.decode_head.norm, model.decode_head.mix[0] = nn.LazyBatchNorm2d(), nn.LazyConv2d(5, 1)
+    x = image()
+    model.decode_head.mix[0].in_channels = CHANNELS[0]  # the head looks its features up by it
+    attach(model.eval(), "decode_head", example=x)
+    assert type(model.decode_head.norm) is nn.BatchNorm2d
+    assert model(x).isfinite().all()
+    assert not any(module.training for module in model.modules())
 
 
 def test_the_dry_run_draws_no_random_numbers():
@@ -256,6 +333,10 @@ def errors():
             "decode_head",
             dict(channels=(4, 6), example=x),
         ),
+        "channels text": (TypeError, "ints, got 'abc'", make(), "decode_head", dict(channels="abc")),
+        "channels float": (TypeError, "ints, got 3.0", make(), "decode_head", dict(channels=3.0)),
+        "channels none": (ValueError, "must be positive", make(), "decode_head", dict(channels=[4, 0, 8])),
+        "channels bool": (ValueError, "must be positive", make(), "decode_head", dict(channels=True)),
         "tokens": (
             ValueError,
             r"no feature \[N, C, H, W\].* only \[2, 4, 320\]",
@@ -265,7 +346,7 @@ def errors():
         ),
         "unseen": (
             ValueError,
-            r"only Unseen; torch\.export\.register_dataclass\(Unseen\) lets PyTorch look into it",
+            "only Unseen; PyTorch does not look into Unseen unless it is registered",
             unseen,
             "decode_head",
             dict(example=x),

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from pyramid_network import CALLS, CHANNELS, attributes, image, make, stir
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -400,3 +402,42 @@ def _done(reduced, bucket):
 
 def test_it_returns_a_neck_like_any_other():
     assert type(attach(make(), "decode_head", CHANNELS)) is SDNNeck
+
+
+def test_a_part_that_is_compiled():
+    """The neck goes inside, where the compiled part finds it, and is found there again."""
+    plain, x = make(), image()
+    model = copy.deepcopy(plain)
+    model.decode_head = torch.compile(model.decode_head, backend="eager")
+    for one in (plain, model):
+        stir(attach(one, "decode_head", example=x))
+    model.load_state_dict(dict(zip(model.state_dict(), plain.state_dict().values(), strict=True)))
+    assert torch.equal(model(x), plain(x))
+    detach(model, "decode_head")
+    detach(plain, "decode_head")
+    assert torch.equal(model(x), plain(x))
+
+
+def test_a_part_in_a_checkpoint_wrapper():
+    model, x = make(), image()
+    model.decode_head = checkpoint_wrapper(model.decode_head)
+    attach(model, "decode_head", CHANNELS)
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    assert model.load_state_dict(state).missing_keys == []
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.decode_head.sdn_neck.parameters())
+    assert detach(model, "decode_head") is not None
+
+
+@pytest.mark.parametrize("shard", [fully_shard, FullyShardedDataParallel], ids=["fully_shard", "FSDP"])
+def test_sharded_parameters_refuse_a_late_neck(shard):
+    """Ranks would train necks of their own."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        options = {"device_id": torch.device("cpu")} if shard is FullyShardedDataParallel else {}
+        model = shard(make(), **options)
+        at = next(name for name, _ in model.named_modules() if name.endswith("decode_head"))
+        with pytest.raises(ValueError, match=r"(FSDP|FullySharded)\w*, which would not see the neck: attach it before"):
+            attach(model, at, CHANNELS)
+    finally:
+        dist.destroy_process_group()

@@ -145,3 +145,13 @@ def test_separation_is_the_chance_of_a_larger_response(seed):
     assert metrics.separation(positive.float(), positive) == 1
     with pytest.raises(ValueError, match="0 positive"):
         metrics.separation(response, torch.zeros_like(positive))
+
+
+def test_small_integers_do_not_wrap_and_other_labels_are_refused():
+    labels = torch.full((1, 4, 4), 20, dtype=torch.uint8)
+    assert metrics.mean_iou(metrics.intersections_and_unions(labels, labels, 21)) == 1
+    for wrong in (21, 255):
+        with pytest.raises(ValueError, match=f"prediction must be labels from 0 to 20, got {wrong} to {wrong}"):
+            metrics.intersections_and_unions(torch.full_like(labels, wrong), labels, 21)
+    with pytest.raises(ValueError, match="truth must be labels from 0 to 20, got -1 to -1"):
+        metrics.intersections_and_unions(labels, torch.full((1, 4, 4), -1), 21)

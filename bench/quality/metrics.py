@@ -29,7 +29,10 @@ def border_band(labels: Tensor, width: int) -> Tensor:
 
 def intersections_and_unions(prediction: Tensor, truth: Tensor, classes: int, band: Tensor | None = None) -> Tensor:
     """Pixels of each class in both and in either, ``[2, classes]`` of int64; inside ``band`` only if it is given."""
-    pairs = truth * classes + prediction
+    for name, labels in (("prediction", prediction), ("truth", truth)):
+        if labels.numel() and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"{name} must be labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+    pairs = truth.long() * classes + prediction.long()
     counted = torch.bincount(pairs.flatten() if band is None else pairs[band], minlength=classes**2)
     confusion = counted.view(classes, classes)
     both = confusion.diagonal()
