@@ -84,11 +84,11 @@ def test_a_smaller_configuration_is_found_said_once_and_remembered(monkeypatch):
         warnings.simplefilter("always")
         torch.testing.assert_close(call(*arguments), expected(*arguments))
     assert kernel.tried == [64, 32, 16]
-    (warning,) = caught
+    (warning,) = [one for one in caught if one.category is RuntimeWarning]  # triton's interpreter may have its own
     assert "difference_forward does not run with" in str(warning.message)
     assert "Required: 262144" in str(warning.message)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", RuntimeWarning)
         torch.testing.assert_close(call(*arguments), expected(*arguments))
         other = tensors(channels=3, outputs=33)
         torch.testing.assert_close(call(*other), expected(*other))
