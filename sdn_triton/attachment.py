@@ -89,22 +89,23 @@ def attach(
     """
     model, target, at = _part(model, at, side, select)
     _check_free(model, target, at, name)
+    each = None if channels is None else _as_tuple(channels)
     coarse_to_fine: bool | None = None
     if example is not None:
         found = observe(model, target, at, side, select, example).tensors()
         # Stages of one size tell nothing: they are taken as they come, and other calls may tell.
         coarse_to_fine = runs_coarse_to_fine(found) if differ_in_size(found) else None
         found = found[:: -1 if coarse_to_fine else 1]
-        channels = tuple(feature.shape[1] for feature in found) if channels is None else channels
-        _check_channels(at, side, found, _as_tuple(channels))
-    if channels is None:
+        each = tuple(feature.shape[1] for feature in found) if each is None else each
+        _check_channels(at, side, found, each)
+    if each is None:
         raise ValueError(
             "give channels (of each feature, fine to coarse) or example (an input of the model, to find them)"
         )
     like = next((p for p in (*target.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
     placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-    neck = SDNNeck(_as_tuple(channels), **placed | options).train(target.training)
-    hook = Attachment(at, side, name, None if select is None else (*select,), _as_tuple(channels), coarse_to_fine)
+    neck = SDNNeck(each, **placed | options).train(target.training)
+    hook = Attachment(at, side, name, None if select is None else (*select,), each, coarse_to_fine)
     target.add_module(name, neck)
     hook.register(target)
     _forget_compiled()

@@ -58,8 +58,8 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     """
     # Flags are set one by one: train() and eval() may be overridden, and parts may be frozen.
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module, _ in flags if not has_uninitialized(module)]
-    values = [(buffer, buffer.clone()) for _, own in buffers for buffer in own.values() if buffer is not None]
+    buffers = [(module, dict(module._buffers)) for module, _ in flags]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers() if not is_lazy(buffer)]
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices, key=str)):
         try:
@@ -76,9 +76,3 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                     # One whose elements share memory (of expand) cannot be written, by the model neither.
                     if not (buffer.is_meta or torch.equal(buffer, value)):
                         buffer.copy_(value)
-
-
-def has_uninitialized(module: nn.Module) -> bool:
-    """Whether a module is a lazy one that has not seen its input."""
-    tensors = (*module._parameters.values(), *module._buffers.values())
-    return any(tensor is not None and is_lazy(tensor) for tensor in tensors)

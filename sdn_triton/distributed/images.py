@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -111,52 +110,6 @@ def resize(image: Image, width: int, rows: Rows) -> Image:
     low, high, share = (x.to(tile.device) for x in _mixture(image.rows.height, rows.height, rows.own, wide))
     below, above = tile.index_select(2, low - first), tile.index_select(2, high - first)
     return Image(torch.lerp(below, above, share.view(-1, 1)).to(image.local.dtype), rows)
-
-
-class Moments(NamedTuple):
-    """Mean and (biased) variance of each channel, and of how many values."""
-
-    mean: Tensor
-    variance: Tensor
-    values: Tensor
-
-
-def moments(values: Tensor, group: dist.ProcessGroup) -> Moments:
-    """Those of ``values [N, C, H, W]`` of all ranks of ``group`` together, in float32 or wider, with gradients."""
-    return Moments(*_Moments.apply(values, group))
-
-
-class _Moments(torch.autograd.Function):
-    """``mean = sum x / n`` and ``variance = sum (x - mean)^2 / n`` of ``n`` values, merged from those of each rank."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
-        wide = values.to(torch.promote_types(values.dtype, torch.float32))
-        N, C, H, W = values.shape
-        own = wide.new_zeros((3, C))  # a rank without a row has no mean
-        if wide.numel():
-            own[2], own[1] = torch.var_mean(wide, (0, 2, 3), correction=0)
-            own[0] = N * H * W
-        gathered = [torch.empty_like(own) for _ in range(group.size())]
-        dist.all_gather(gathered, own, group=group)
-        counts, means, variances = torch.stack(gathered).unbind(1)
-        count = counts.sum(0)
-        mean = (counts * means).sum(0) / count
-        variance = (counts * (variances + (means - mean).square())).sum(0) / count
-        ctx.group = group
-        ctx.save_for_backward(values, mean, count)
-        ctx.mark_non_differentiable(count)
-        return mean, variance, count
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, by_mean: Tensor, by_variance: Tensor, _: Tensor) -> tuple[Tensor, None]:
-        """``dx = (dmean + 2 (x - mean) dvariance) / n``, with the derivatives that every rank has."""
-        values, mean, count = ctx.saved_tensors
-        both = torch.stack((by_mean, by_variance))
-        dist.all_reduce(both, group=ctx.group)
-        offset, slope = (x.view(-1, 1, 1) for x in (both[0] / count, 2 * both[1] / count))
-        return (values - mean.view(-1, 1, 1)).mul_(slope).add_(offset).to(values.dtype), None
 
 
 def _cut(tensor: Tensor, first: int, length: int) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
-from sdn_triton.distributed.images import Image, conv2d, difference_conv, moments, pointwise, resize
+from sdn_triton.distributed.images import Image, conv2d, difference_conv, pointwise, resize
 from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
-from sdn_triton.modules.batch_norm import frozen_statistics, track, uses_running_statistics
-from sdn_triton.normalisation import Statistics
+from sdn_triton.modules.batch_norm import batch_statistics, frozen_statistics, uses_running_statistics
+from sdn_triton.normalisation import moments
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 _KINDS = (SemanticDifferenceConv2d, FeatureFusion, SDN, SDNNeck)
@@ -169,6 +169,4 @@ def _affine(norm: nn.Module, response: Image) -> tuple[Tensor, Tensor]:
     if isinstance(norm, nn.SyncBatchNorm):
         group = norm.process_group or dist.group.WORLD
     assert group is not None
-    mean, variance, count = moments(response.local, group)
-    track(norm, mean.detach(), variance.detach(), count)
-    return Statistics(mean, variance, norm.weight, norm.bias, norm.eps).scale_and_shift()
+    return batch_statistics(norm, *moments(response.local, group)).scale_and_shift()

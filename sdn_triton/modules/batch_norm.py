@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sdn_triton.normalisation import Statistics, merged
+from sdn_triton.normalisation import Statistics
 from sdn_triton.tracing import is_untouched
 
 PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -33,36 +33,18 @@ def frozen_statistics(norm: _BatchNorm) -> Statistics:
 
 
 def batch_statistics(
-    norm: _BatchNorm, response: Tensor, mean: Tensor, variance: Tensor, left_out: Tensor | None = None
+    norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor | float, left_out: Tensor | None = None
 ) -> Statistics:
-    """What a normalisation does with the statistics of its input, which it keeps track of; those of all ranks.
+    """What a normalisation does with the statistics of ``count`` values a channel, which it keeps track of.
 
-    ``left_out`` is a bias ``[R]`` that ``response`` and ``mean`` should have had: it changes the mean that is tracked
-    and nothing else, so that its gradient is zero.
-
-    Raises:
-        ValueError: there is one value a channel, as ``nn.BatchNorm2d`` does.
+    ``left_out`` is a bias ``[R]`` that the values should have had: it changes the mean that is tracked and nothing
+    else, so that its gradient is zero.
     """
-    count: Tensor | float = response.numel() // response.shape[1]
-    group = group_of(norm)
-    if group is not None:
-        mean, variance, count = merged(mean, variance, int(count), group)
-    elif count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {response.size()}")
     tracked = mean.detach() if left_out is None else mean.detach() + left_out.detach()
     track(norm, tracked, variance.detach(), count)
     if left_out is not None:
         mean = mean + 0.0 * left_out  # known to autograd, and not a number where the bias is none
     return Statistics(mean, variance, norm.weight, norm.bias, norm.eps)
-
-
-def mean_and_variance(response: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of each channel in float32 or wider; zeros where there are no images, and still part of the graph."""
-    places = (0, 2, 3)
-    wide = response.to(torch.promote_types(response.dtype, torch.float32))
-    count = max(response.numel() // response.shape[1], 1)
-    mean = wide.sum(places) / count
-    return mean, (wide - mean[:, None, None]).square().sum(places) / count
 
 
 def group_of(norm: Any) -> dist.ProcessGroup | None:

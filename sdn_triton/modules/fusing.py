@@ -18,6 +18,7 @@ from sdn_triton.functional import feature_fusion, padded
 from sdn_triton.modules import batch_norm
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
 from sdn_triton.modules.fusion import FeatureFusion
+from sdn_triton.normalisation import merged
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
@@ -66,7 +67,7 @@ def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
     ):
         return "only images in batches, not empty, and relu are fused"
     if not _fit(sdn, input, guidance):
-        return "its parameters differ from the features in dtype, device or channels"
+        return "its parts do not fit the features in dtype, device or shape"
     if not batch_norm.uses_running_statistics(norm):
         return None
     if _is_recorded(sdn, input, guidance):
@@ -75,7 +76,11 @@ def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
 
 
 def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """With autocast off; ``dtype`` is the one that it asked for."""
+    """With autocast off; ``dtype`` is the one that it asked for.
+
+    Raises:
+        ValueError: training statistics would be those of one value a channel, as ``nn.BatchNorm2d`` raises.
+    """
     sdc, fusion = sdn.sdc, sdn.fusion
     norm: Any = fusion.norm
     weight, bias, fusion_weight, fusion_bias = (
@@ -99,8 +104,14 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
         return z
     # A bias is what the normalisation takes away: left out, it costs the response no digits.
     response, mean, variance = moments((wide_input, wide_guidance, weight, None, contrast), options, sdc.backend)
-    statistics = batch_norm.batch_statistics(norm, response, mean, variance, sdc.bias)
-    scale, shift = statistics.scale_and_shift()
+    values = response.numel() // response.shape[1]
+    count: Tensor | float = values
+    group = batch_norm.group_of(norm)
+    if group is not None:
+        mean, variance, count = merged(mean, variance, values, group)
+    elif values == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {response.size()}")
+    scale, shift = batch_norm.batch_statistics(norm, mean, variance, count, sdc.bias).scale_and_shift()
     return feature_fusion(input, response, fusion_weight, fusion_bias, scale=scale, shift=shift, backend=fusion.backend)
 
 

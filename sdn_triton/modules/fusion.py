@@ -11,6 +11,7 @@ from sdn_triton.backend import prefers_triton
 from sdn_triton.checks import check_name
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import batch_norm
+from sdn_triton.normalisation import moments
 from sdn_triton.options import ACTIVATIONS, BACKENDS
 
 
@@ -116,11 +117,11 @@ class FeatureFusion(nn.Module):
             return None, None
         if batch_norm.uses_running_statistics(norm):
             return batch_norm.frozen_statistics(norm).scale_and_shift()
-        if batch_norm.group_of(norm) is None or not prefers_triton(self.backend, response):
+        group = batch_norm.group_of(norm)
+        if group is None or not prefers_triton(self.backend, response):
             return None, None
         # Other ranks may run this block fused. What is sent between them must not depend on what one of them can do.
-        found = batch_norm.mean_and_variance(response)
-        return batch_norm.batch_statistics(norm, response, *found).scale_and_shift()
+        return batch_norm.batch_statistics(norm, *moments(response, group)).scale_and_shift()
 
     def extra_repr(self) -> str:
         return (
