@@ -36,8 +36,8 @@ def is_plain(tensor: Tensor) -> bool:
 def are_plain(arguments: Sequence[Any]) -> bool:
     """Whether that is so of all tensors among ``arguments``, and their memory holds their values.
 
-    One DTensor is enough to intercept a call. A tensor that is negated lazily (``z.conj().imag``), or zeros that take no
-    memory, get memory with their values in it on the way through PyTorch's dispatcher to a registered operator.
+    One DTensor is enough to intercept a call. A tensor that is negated lazily (``z.conj().imag``), or zeros that take
+    no memory, are written out by PyTorch's dispatcher on the way to a registered operator.
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
