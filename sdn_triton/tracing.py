@@ -34,11 +34,18 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def are_plain(arguments: Sequence[Any]) -> bool:
-    """Whether that is so of all tensors among ``arguments``: one DTensor is enough to intercept a call."""
+    """Whether that is so of all tensors among ``arguments``, and their memory holds their values.
+
+    One DTensor is enough to intercept a call. A tensor that is negated lazily (``z.conj().imag``), or zeros that take
+    no memory, are written out by PyTorch's dispatcher on the way to a registered operator.
+    """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
-    for argument in arguments:  # noqa: SIM110  # a generator takes the host twice as long
-        if type(argument) not in ORDINARY and isinstance(argument, Tensor):
+    for argument in arguments:  # a generator takes the host twice as long
+        if type(argument) in ORDINARY:
+            if argument.is_neg() or argument._is_zerotensor():
+                return False
+        elif isinstance(argument, Tensor):
             return False
     return True
 

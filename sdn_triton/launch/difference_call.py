@@ -13,7 +13,13 @@ from torch import Tensor
 from sdn_triton.backend import is_interpreted
 from sdn_triton.launch import similarity
 from sdn_triton.launch.plan import Plan, Tensors, launch
-from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
+from sdn_triton.launch.run import (
+    arithmetic_of,
+    needs_64_bits,
+    refuse_wrong_interpretation,
+    starts_at_word,
+    target_of,
+)
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
@@ -106,14 +112,27 @@ class DifferenceCall:
             and layout == self.guidance.stride()
             and layout[1] == 1
             and all(stride % WORD_ALIGNMENT == 0 for stride in (layout[0], *layout[2:]))
-            and not (self.input.storage_offset() % 2 or self.guidance.storage_offset() % 2)
+            and starts_at_word(self.input)
+            and starts_at_word(self.guidance)
             and not needs_64_bits(self.input, margin=self.margin)
             and self.weight.shape[0] * rows * columns < 2**31
         )
 
     def can_pair_in(self, kernel: str, needs_contrast: bool) -> bool:
-        """Whether they can in ``kernel``: the data gradient's knows no groups, and no gradient of the contrast."""
-        return self.can_pair and not (kernel == "difference_data_gradient" and (self.groups > 1 or needs_contrast))
+        """Whether they can in ``kernel``: the data gradient's knows no groups, and no gradient of the contrast.
+
+        It writes pairs, too. The gradient of an image whose pixels share memory is larger than that image, and where
+        they share all of it (a stride of 0) ``empty_like`` need not put its channels together.
+        """
+        if kernel != "difference_data_gradient":
+            return self.can_pair
+        return (
+            self.can_pair
+            and self.groups == 1
+            and not needs_contrast
+            and 0 not in self.input.stride()
+            and self.input.shape[1:].numel() < 2**31
+        )
 
     def _channels_in(self, kernel: str) -> int:
         if kernel.startswith("similarity"):

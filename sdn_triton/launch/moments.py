@@ -102,9 +102,9 @@ def gradient(grad: Tensor, response: Tensor, mean: Tensor, by_mean: Tensor, by_v
         total_ptr=total,
         gradient_ptr=grad,
         y_ptr=response,
-        mean_ptr=mean,
-        by_mean_ptr=by_mean,
-        by_variance_ptr=by_variance,
+        mean_ptr=mean.contiguous(),
+        by_mean_ptr=by_mean.contiguous(),
+        by_variance_ptr=by_variance.contiguous(),
     )
     launch(moments_gradient_kernel, tensors, (config,), response.device, plan)
     return total

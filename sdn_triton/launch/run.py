@@ -11,11 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
+
+WORD_BYTES = 4
+"""What two channels of a half type take."""
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
 
@@ -130,6 +134,16 @@ def needs_64_bits(*tensors: Tensor, margin: int = 0) -> bool:
         sum((size + margin) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:])) >= 2**31
         for tensor in tensors
     )
+
+
+def starts_at_word(tensor: Tensor) -> bool:
+    """Whether the elements start at a whole word of memory; by their place in the storage where there is no memory.
+
+    That of another library, which PyTorch took over, need not start there itself.
+    """
+    if isinstance(tensor, FakeTensor):  # which has an address, but warns who asks for it
+        return tensor.storage_offset() * tensor.itemsize % WORD_BYTES == 0
+    return tensor.data_ptr() % WORD_BYTES == 0
 
 
 def cdiv(numerator: int, denominator: int) -> int:

@@ -68,6 +68,7 @@ def backward(
     images, channels, rows, columns = guidance.shape
     blocks = count_tiles(images, rows, columns, config) * cdiv(channels, config.block_c)
     dguidance = torch.empty_like(guidance) if needs_guidance else None
+    present = () if dguidance is None else (dguidance,)
     sums = guidance.new_empty((blocks,), dtype=torch.float32) if needs_contrast else None
     Launch(
         kernel=similarity_gradient_kernel,
@@ -90,7 +91,7 @@ def backward(
             KERNEL_W=options.kernel_size[1],
             NEEDS_V=needs_guidance,
             NEEDS_CONTRAST=needs_contrast,
-            INT64=needs_64_bits(guidance, edges, margin=sum(options.reach)),
+            INT64=needs_64_bits(guidance, edges, *present, margin=sum(options.reach)),
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,

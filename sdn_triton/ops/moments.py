@@ -97,8 +97,9 @@ def _response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) ->
         return torch.zeros_like(response) if grad is None else grad
     grad = torch.zeros_like(response) if grad is None else grad
     by_mean, by_variance = (torch.zeros_like(mean) if g is None else g for g in (by_mean, by_variance))
-    if path == "triton" and not torch.is_grad_enabled() and are_plain((grad, response)) and not response.is_meta:
-        found: Tensor = path_module(path, "moments").gradient(grad, response, mean, by_mean, by_variance)
+    given = grad, response, mean, by_mean, by_variance
+    if path == "triton" and not torch.is_grad_enabled() and are_plain(given) and not response.is_meta:
+        found: Tensor = path_module(path, "moments").gradient(*given)
         return found
     count = response.numel() // response.shape[1]
     offset, centre, slope = (x.view(-1, 1, 1) for x in (by_mean / count, mean, 2 * by_variance / count))
