@@ -34,20 +34,26 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def are_plain(arguments: Sequence[Any]) -> bool:
-    """Whether that is so of all tensors among ``arguments``, and their memory holds their values.
-
-    One DTensor is enough to intercept a call. A tensor that is negated lazily (``z.conj().imag``), or zeros that take
-    no memory, are written out by PyTorch's dispatcher on the way to a registered operator.
-    """
+    """Whether that is so of all tensors among ``arguments``: one DTensor is enough to intercept a call."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
-    for argument in arguments:  # a generator takes the host twice as long
-        if type(argument) in ORDINARY:
-            if argument.is_neg() or argument._is_zerotensor():
-                return False
-        elif isinstance(argument, Tensor):
+    for argument in arguments:  # noqa: SIM110  # a generator takes the host twice as long
+        if type(argument) not in ORDINARY and isinstance(argument, Tensor):
             return False
     return True
+
+
+def in_memory(arguments: Sequence[Any]) -> list[Any]:
+    """The arguments for who reads memory: tensors whose memory does not hold their values are written out.
+
+    Such are those that are negated lazily (``z.conj().imag``), and zeros that take no memory. PyTorch's own operations,
+    and its dispatcher before a registered operator, do the same.
+    """
+    return [x.clone() if isinstance(x, Tensor) and _is_lazy(x) else x for x in arguments]
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return tensor.is_neg() or tensor._is_zerotensor()
 
 
 def is_transformed() -> bool:

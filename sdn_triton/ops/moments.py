@@ -20,7 +20,7 @@ from sdn_triton.ops.operator import distinct, gradients_of, needs_gradient, rest
 from sdn_triton.ops.path import Arguments, PathOperator, path_module
 from sdn_triton.ops.resize import resized, resized_gradient, size_of
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain
+from sdn_triton.tracing import are_plain, in_memory
 
 Moments = tuple[Tensor, Tensor, Tensor]
 
@@ -99,7 +99,7 @@ def _response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) ->
     by_mean, by_variance = (torch.zeros_like(mean) if g is None else g for g in (by_mean, by_variance))
     given = grad, response, mean, by_mean, by_variance
     if path == "triton" and not torch.is_grad_enabled() and are_plain(given) and not response.is_meta:
-        found: Tensor = path_module(path, "moments").gradient(*given)
+        found: Tensor = path_module(path, "moments").gradient(*in_memory(given))
         return found
     count = response.numel() // response.shape[1]
     offset, centre, slope = (x.view(-1, 1, 1) for x in (by_mean / count, mean, 2 * by_variance / count))

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sdn_triton.backend import Decision, choose, is_recording, note
 from sdn_triton.ops.batching import image_by_image
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain
+from sdn_triton.tracing import are_plain, in_memory
 from sdn_triton.tuning import fallback
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.shapes import note_call, tune_command
@@ -138,7 +138,7 @@ class PathOperator:
                 return image_by_image(function, given, self.empty_output(arguments, static))
             return function(*given)
         try:
-            return function(*given, self._replacements(arguments, static, step))
+            return function(*in_memory(given), self._replacements(arguments, static, step))
         except fallback.LaunchFailedError as failure:
             fallback.step_down(fallback.call_key(self.name, step, arguments, static), failure)
         return self._run(step, given, arguments, static, backend)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.ops.path import path_module
-from sdn_triton.tracing import are_plain
+from sdn_triton.tracing import are_plain, in_memory
 
 Size = tuple[int, int]
 
@@ -30,7 +30,7 @@ def resized_gradient(grad: Tensor, image: Tensor, path: str) -> Tensor:
     if size_of(grad) == size_of(image):
         return grad
     if path == "triton" and not torch.is_grad_enabled() and are_plain((grad, image)) and not grad.is_meta:
-        found: Tensor = path_module(path, "resize").gradient(grad, image)
+        found: Tensor = path_module(path, "resize").gradient(*in_memory((grad, image)))
         return found
     shape = list(image.shape)
     return torch.ops.aten.upsample_bilinear2d_backward(grad, list(size_of(grad)), shape, False, None, None)
