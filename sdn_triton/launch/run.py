@@ -16,6 +16,7 @@ from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
+from sdn_triton.tuning.pretended import pretended_target
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
 
@@ -105,7 +106,7 @@ def _cuda_target(index: int) -> Target:
 def target_of(device: torch.device) -> Target:
     """What configurations for ``device`` are chosen by."""
     if device.type != "cuda":
-        return INTERPRETER
+        return pretended_target() or INTERPRETER
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -155,5 +156,5 @@ def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
 
 def refuse_wrong_interpretation(input: Tensor) -> None:
     """Raise where Triton's interpreter would compute wrong results without a word."""
-    if input.device.type == "cpu" and input.dtype == torch.bfloat16:
+    if input.dtype == torch.bfloat16 and target_of(input.device) == INTERPRETER:
         raise RuntimeError("Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")
