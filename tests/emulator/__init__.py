@@ -42,7 +42,7 @@ def emulated(
 ) -> Iterator[Emulation]:
     """Run Triton's kernels on CPU tensors as compiled for a device of this architecture, like "sm_90".
 
-    ``edit`` changes the PTX of a kernel before it is read. What is found is raised at the end, unless not ``is_strict``.
+    ``edit`` changes the PTX of a kernel before it is read. What is found is raised at the end if ``is_strict``.
 
     Raises:
         EmulationError: at the end, if anything was found.

@@ -189,12 +189,7 @@ def popc(x: Array) -> Array:
     return np.array([int(v).bit_count() for v in x], u32)
 
 
-NAMES = (
-    {
-        name: globals()[name]
-        for name in ["fma", "ftz", "fdiv", "unordered_or", "ordered_and", "div", "rem", "shl", "shr", "mulhi", "wide_product", "bfe", "bfi", "prmt", "lop3", "popc", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f32", "f64"]
-    }
-    | PACKED
-    | {"from_bf16": from_bf16, "joined": joined}
-)
+FUNCTIONS = (fma, ftz, fdiv, unordered_or, ordered_and, div, rem, shl, shr, mulhi, wide_product, bfe, bfi, prmt, lop3)
+FUNCTIONS += (popc, from_bf16, joined)
+NAMES = {function.__name__: function for function in FUNCTIONS} | PACKED
 """What generated code may call."""

@@ -23,6 +23,10 @@ TYPES = {
 }
 """What the elements of a register are, read as a type of PTX."""
 
+TYPE_NAMES = {"u8": u8, "u16": u16, "u32": u32, "u64": u64, "s8": s8, "s16": s16, "s32": s32, "s64": s64}
+TYPE_NAMES |= {"f16": f16, "f32": f32, "f64": f64}
+"""What generated code calls the types of numpy."""
+
 UNSIGNED = {1: u8, 2: u16, 4: u32, 8: u64}
 """Bits, by the number of bytes."""
 

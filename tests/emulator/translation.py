@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from . import arithmetic
 from .conversion import convert
-from .formats import TYPES
+from .formats import TYPE_NAMES, TYPES
 from .instructions import INSTRUCTIONS, Unsupported
 from .ptx import Address, Immediate, Instruction, Kernel, Operand, Register, Special, Symbol, Vector
 
@@ -25,19 +26,23 @@ Run = Callable[[Any, Any], Any]
 """Takes the machine and the active threads, and returns the block that follows, for all or for each of them."""
 
 
-@dataclass(eq=False)
 class Block:
-    """Instructions that are run one after the other.
+    """Instructions that are run one after the other."""
 
-    ``careful`` does the same as ``run`` and asks before every instruction whether it touches registers in flight.
-    """
+    def __init__(self, translator: Translator, number: int, instructions: list[Instruction]) -> None:
+        self.translator, self.number, self.instructions = translator, number, instructions
+        self.makes_asynchronous = any(INSTRUCTIONS[i.opcode].makes_asynchronous(i) for i in instructions)
+        """Whether an instruction in it leaves registers in flight."""
 
-    number: int
-    instructions: list[Instruction]
-    run: Run
-    careful: Run
-    makes_asynchronous: bool
-    """Whether an instruction in it leaves registers in flight."""
+    @cached_property
+    def run(self) -> Run:
+        """The block as a function."""
+        return self.translator.compiled(self.number, self.instructions, is_careful=False)
+
+    @cached_property
+    def careful(self) -> Run:
+        """The same, asking before every instruction whether it touches registers in flight."""
+        return self.translator.compiled(self.number, self.instructions, is_careful=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Translator:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self.names: dict[str, Any] = {**arithmetic.NAMES, "convert": convert, "np": np, "EXIT": EXIT}
+        self.names: dict[str, Any] = {**arithmetic.NAMES, **TYPE_NAMES, "convert": convert, "np": np, "EXIT": EXIT}
         self.block_at: dict[int, int] = {}
 
     def blocks(self) -> list[Block]:
@@ -63,18 +68,10 @@ class Translator:
         starts |= {i.number + 1 for i in code if INSTRUCTIONS[_known(i)].ends_block(i)}
         order = sorted(start for start in starts if start < len(code))
         self.block_at = {start: number for number, start in enumerate(order)}
-        return [self._block(n, code[start:end]) for n, (start, end) in enumerate(zip(order, [*order[1:], len(code)]))]
+        return [Block(self, n, code[start:end]) for n, (start, end) in enumerate(zip(order, [*order[1:], len(code)]))]
 
-    def _block(self, number: int, instructions: list[Instruction]) -> Block:
-        return Block(
-            number,
-            instructions,
-            self._compiled(number, instructions, is_careful=False),
-            self._compiled(number, instructions, is_careful=True),
-            any(INSTRUCTIONS[i.opcode].makes_asynchronous(i) for i in instructions),
-        )
-
-    def _compiled(self, number: int, instructions: list[Instruction], is_careful: bool) -> Run:
+    def compiled(self, number: int, instructions: list[Instruction], is_careful: bool) -> Run:
+        """A function that runs these instructions."""
         lines = ["def run(m, a):", "    r = m.registers"]
         for i in instructions:
             lines.append(f"    m.at = {self.constant(i)}")
