@@ -11,9 +11,10 @@ from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.pretended import pretended
 
 from .driver import EmulatedDriver, emulated_device
-from .findings import EmulationError, Finding, Findings, KernelFaultError
+from .findings import NOBODY_WROTE, EmulationError, Finding, Findings, KernelFaultError
 from .launch import Launch, run_launch
 from .machine import Mode
+from .poison import poisoned
 from .program import Program
 
 __all__ = ["Emulation", "EmulationError", "Finding", "Findings", "KernelFaultError", "Launch", "Mode", "emulated"]
@@ -50,7 +51,9 @@ def emulated(
     """
     target = TARGETS[architecture]
     emulation = Emulation(mode or Mode())
-    with pretended(target), emulated_device(EmulatedDriver(target, emulation.run, edit)):
+    with pretended(target), poisoned() as poison, emulated_device(EmulatedDriver(target, emulation.run, edit)):
         yield emulation
+    for what in poison.left_over():
+        emulation.findings.report(NOBODY_WROTE, what)
     if is_strict:
         emulation.findings.raise_if_any()

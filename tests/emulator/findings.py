@@ -10,6 +10,7 @@ from .ptx import Instruction
 OUT_OF_BOUNDS = "access out of bounds"
 MISALIGNED = "misaligned access"
 UNWRITTEN = "read of memory that nobody wrote"
+AMBIGUOUS = "threads of one store disagree"
 SHARED_RACE = "race in shared memory"
 GLOBAL_RACE = "race in global memory"
 NO_PROXY_FENCE = "missing proxy fence"
@@ -42,12 +43,13 @@ class Finding:
 
     kind: str
     what: str
-    place: Place
+    place: Place | None
     times: int = 1
 
     def __str__(self) -> str:
         times = f" ({self.times} times)" if self.times > 1 else ""
-        return f"{self.kind}: {self.what}{times}\n      {self.place}"
+        place = "" if self.place is None else f"\n      {self.place}"
+        return f"{self.kind}: {self.what}{times}{place}"
 
 
 class KernelFaultError(RuntimeError):
@@ -64,10 +66,10 @@ class Findings:
 
     found: dict[tuple[str, str, int | None], Finding] = field(default_factory=dict)
 
-    def report(self, kind: str, what: str, place: Place) -> None:
+    def report(self, kind: str, what: str, place: Place | None = None) -> None:
         """Note a fault."""
-        line = None if place.instruction is None else place.instruction.line
-        key = kind, place.kernel, line
+        at = (what, None) if place is None else (place.kernel, place.instruction and place.instruction.line)
+        key = kind, *at
         if key in self.found:
             self.found[key].times += 1
         else:

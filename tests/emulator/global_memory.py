@@ -205,8 +205,8 @@ class ProgramMemory:
             if self.memory.is_checked:
                 self._note_write(allocation, offsets[:, None] + np.arange(size), self.events(a)[chosen][:, None])
                 if any(differ(index, value) for value in chosen_values):
-                    what = f"threads of one store write different values to one place of {allocation.name}"
-                    self.machine.report(findings.GLOBAL_RACE, what)
+                    what = f"they write different values to one place of {allocation.name}"
+                    self.machine.report(findings.AMBIGUOUS, what)
 
     def _note_write(self, allocation: Allocation, places: Array, events: Array) -> None:
         writers = allocation.shadow()

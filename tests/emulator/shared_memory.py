@@ -74,7 +74,7 @@ class SharedMemory:
         if self.is_checked:
             self.note_write(self.cells(offsets, width * len(values)), warps[:, None])
             if any(differ(index, value) for value in values):
-                self.machine.report(findings.SHARED_RACE, "threads of one store write different values to one place")
+                self.machine.report(findings.AMBIGUOUS, "they write different values to one place in shared memory")
         for k, value in enumerate(values):
             self.views[width][index + k] = value
 
