@@ -103,10 +103,10 @@ def div(a: Array, b: Array) -> Array:
     """Integers divided toward zero; by zero all bits are set."""
     a, b = np.broadcast_arrays(a, b)
     by = np.where(b == 0, 1, b).astype(a.dtype)
-    if a.dtype.kind == "u":
-        return np.where(b == 0, np.array(-1).astype(a.dtype), a // by)
-    quotient = np.abs(a.astype(s64)) // np.abs(by.astype(s64))
-    return np.where(b == 0, -1, np.where((a < 0) != (b < 0), -quotient, quotient)).astype(a.dtype)
+    quotient = a // by  # rounded down
+    if a.dtype.kind == "i":
+        quotient = quotient + ((quotient * by != a) & ((a < 0) != (by < 0)))
+    return np.where(b == 0, np.array(-1).astype(a.dtype), quotient).astype(a.dtype)
 
 
 def rem(a: Array, b: Array) -> Array:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from emulator import Mode, emulated
 from kernel_reference import assert_as_good_as
 
+from emulator import Mode, emulated
 from sdn_triton.bench.launches import EXAMPLES, Example
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import ARITHMETICS
