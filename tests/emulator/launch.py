@@ -61,6 +61,9 @@ def run_launch(
                 launch.warp_instructions += machine.executed
     finally:
         launch.seconds = time.perf_counter() - started
+    for instruction, registers in program.unfenced:
+        place = Place(kernel.name, order[0], None, instruction)
+        found.report(findings.NO_WGMMA_FENCE, f"{registers} may have been written since the last one", place)
     _report_late_writes(memory, kernel.name, found)
     return launch
 

@@ -49,7 +49,7 @@ class Products:
         self.groups: list[deque[list[Product]]] = [deque() for _ in range(machine.warps)]
 
     def fence(self, a: slice | Array) -> None:
-        """``wgmma.fence``: whether it stands where it has to is checked by ``static_checks``."""
+        """``wgmma.fence``: whether it stands where it has to is looked into by ``wgmma_fences``."""
         self.machine.whole_warps(a)
 
     def issue(

@@ -7,6 +7,7 @@ import re
 from .ptx import Instruction, Kernel
 from .shared_memory import BASE
 from .translation import Translator
+from .wgmma_fences import unfenced
 
 BITS = re.compile(r"[busf](\d+)")
 
@@ -27,6 +28,7 @@ class Program:
         self.granule = min([16, *map(_shared_width, kernel.instructions)])
         """The fewest bytes of shared memory that an instruction loads or stores."""
         self.blocks = Translator(kernel).blocks()
+        self.unfenced = unfenced(kernel, self.blocks)
 
 
 def _shared_width(i: Instruction) -> int:
