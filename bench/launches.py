@@ -1,6 +1,7 @@
 """Every kernel of the library on small awkward shapes: what the emulator runs in the tests, and a GPU before all else.
 
-An example is an operator called forward and, where there is one, backward; the eager path in float64 says what is right.
+An example is an operator called forward and, where there is one, backward. The eager path in float64 says what is
+right.
 """
 
 from __future__ import annotations
