@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,23 @@ from .poison import poisoned
 from .program import Program
 
 __all__ = ["Emulation", "EmulationError", "Finding", "Findings", "KernelFaultError", "Launch", "Mode", "emulated"]
+
+
+MODES = {
+    "in-step": Mode(),
+    "early": Mode(copies="early", products="early"),
+    "late": Mode(copies="late", products="late"),
+    "latest": Mode(copies="late", products="latest"),
+    "random": Mode("random", copies="late", products="late"),
+    "random-early": Mode("random", copies="early", products="early", seed=1),
+    "erring": Mode(errs=True),
+}
+"""All but the last have to give the same bits."""
+
+
+def mode_of_test(name: str, test: str) -> Mode:
+    """A mode by its name; "each" takes one after the other, by the name of the test."""
+    return list(MODES.values())[zlib.crc32(test.encode()) % len(MODES)] if name == "each" else MODES[name]
 
 
 @dataclass

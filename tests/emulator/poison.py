@@ -18,6 +18,8 @@ PATTERNS = {
     torch.bfloat16: (torch.int16, 0x7FE5),
 }
 """Quiet NaNs with bits of their own, as integers."""
+LARGEST = 2**24
+"""Elements; what is larger is memory of which a test uses a few places."""
 ALLOCATING = ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty"))
 
 
@@ -29,7 +31,7 @@ class Poison:
 
     def fill(self, tensor: Tensor) -> Tensor:
         """Poison a fresh tensor."""
-        if tensor.dtype in PATTERNS and tensor.device.type == "cpu":
+        if tensor.dtype in PATTERNS and tensor.device.type == "cpu" and tensor.numel() <= LARGEST:
             kind, bits = PATTERNS[tensor.dtype]
             tensor.view(kind).fill_(bits)
             caller = traceback.extract_stack(limit=3)[0]
