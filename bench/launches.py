@@ -218,7 +218,7 @@ EXAMPLES = (
         "fusion",
         fusion,
         ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient"),
-        *(20, 17, (5, 9)),
+        *(72, 40, (5, 9)),  # three blocks of channels, and two: loops go round
         memory_format=torch.channels_last,
     ),
     Example(
