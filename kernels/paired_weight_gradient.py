@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, side_by_side, unpacked, weighted_differences
+from sdn_triton.kernels.pairs import WORDS, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
     NO_ROOM,
     channel_offsets,
@@ -74,7 +74,7 @@ def flow_of_tap(
         u_words, v_words, centre_offsets + (dy * stride_h + dx * stride_w), rows + dy, columns + dx, valid, H, W,
         all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
     )  # fmt: skip
-    flow = weighted_differences(
+    flow = precise_weighted_differences(
         u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
     )
     if ZERO_FLUX:
