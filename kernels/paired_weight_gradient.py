@@ -288,9 +288,10 @@ def paired_weight_gradient_kernel(
                 row = 0
                 n += 1
 
-        dweight_ptr += first_output * (TAPS * C) + c_block * CHANNELS
+        rows = tl.arange(0, BLOCK_O)
+        dweight_ptr += (first_output + o_block * BLOCK_O) * (TAPS * C) + c_block * CHANNELS
         place = tl.arange(0, 2 * TAP_PAIRS * CHANNELS)
         tap = first_pair + place // (2 * CHANNELS)
         tap = tl.where(place // CHANNELS % 2 == 1, TAPS - 1 - tap, tap)
-        dweight_offsets = (outputs * (TAPS * C))[:, None] + (tap * C + place % CHANNELS)[None, :]
-        tl.store(dweight_ptr + dweight_offsets, accumulator, mask=o_mask[:, None])
+        dweight_offsets = (rows * (TAPS * C))[:, None] + (tap * C + place % CHANNELS)[None, :]
+        tl.store(dweight_ptr + dweight_offsets, accumulator, mask=(rows < O - o_block * BLOCK_O)[:, None])
