@@ -61,6 +61,20 @@ def wide(words, dtype: tl.constexpr, PTX: tl.constexpr):
             is_pure=True,
             pack=1,
         )
+    elif PTX:
+        lower, upper = tl.inline_asm_elementwise(
+            """{
+            .reg .b16 lower, upper;
+            mov.b32 {lower, upper}, $2;
+            cvt.f32.f16 $0, lower;
+            cvt.f32.f16 $1, upper;
+            }""",
+            "=f,=f,r",
+            [words],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
     else:
         half_lower, half_upper = channels_of(words, dtype)
         lower = half_lower.to(tl.float32)
