@@ -50,6 +50,7 @@ class Case:
         contrast = {
             "number": 0.7,
             "one": 1.0,
+            "half": 0.5,
             "scalar": torch.tensor(0.7, device=device),
             "channel": (torch.rand(self.channels) + 0.5).to(device),
         }[self.contrast]

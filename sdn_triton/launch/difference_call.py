@@ -13,7 +13,7 @@ from torch import Tensor
 from sdn_triton.backend import is_interpreted
 from sdn_triton.launch import similarity
 from sdn_triton.launch.plan import Plan, Tensors, launch
-from sdn_triton.launch.run import arithmetic_of, needs_64_bits, refuse_wrong_interpretation, target_of
+from sdn_triton.launch.run import arithmetic_of, as_factor, needs_64_bits, refuse_wrong_interpretation, target_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
@@ -180,8 +180,9 @@ class DifferenceCall:
         )
 
     def packed_weight(self) -> Tensor:
-        """The weight as [O, kh, kw, C / groups], contiguous; a copy only where it is not stored like that."""
-        return self.weight.permute(0, 2, 3, 1).contiguous()
+        """The weight as [O, kh, kw, C / groups], contiguous; a copy only where it is stored otherwise or rounded."""
+        weight = self.weight if self.is_depthwise else as_factor(self.weight, self.arithmetic)
+        return weight.permute(0, 2, 3, 1).contiguous()
 
     @property
     def contrast_tensor(self) -> Tensor | None:
