@@ -77,7 +77,12 @@ class Errors:
 
     @property
     def maximum_ratio(self) -> float:
-        """Of the largest errors, of the seed where it is largest."""
+        """Of the largest errors over all seeds."""
+        return _ratio(max(self.largest), max(self.largest_of_eager))
+
+    @property
+    def worst_maximum_ratio(self) -> float:
+        """Of the seed where it is largest."""
         return max(map(_ratio, self.largest, self.largest_of_eager))
 
 

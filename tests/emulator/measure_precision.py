@@ -54,6 +54,7 @@ def rows_of(arch: str, dtype: str, subject: str) -> Iterator[dict[str, Any]]:
             "rms": round(errors.rms_ratio, 2),
             "worst_rms": round(errors.worst_rms_ratio, 2),
             "maximum": round(errors.maximum_ratio, 2),
+            "worst_maximum": round(errors.worst_maximum_ratio, 2),
             "seeds": len(SEEDS),
             "kernels": kernels,
             "triton": triton.__version__,
