@@ -288,6 +288,7 @@ def paired_weight_gradient_kernel(
                 row = 0
                 n += 1
 
+        # Not the `outputs` from above: their places in this layout would be kept through the loop, in 32 registers.
         rows = tl.arange(0, BLOCK_O)
         dweight_ptr += (first_output + o_block * BLOCK_O) * (TAPS * C) + c_block * CHANNELS
         place = tl.arange(0, 2 * TAP_PAIRS * CHANNELS)

@@ -1,7 +1,8 @@
 """Two channels of a half type in one 32-bit word: packed arithmetic, and the order in which matrix units read words.
 
 A word has the lower channel in its lower half. Differences and products are formed on words, two channels at a time,
-similarities in float32. With PTX the packed arithmetic is NVIDIA's; without, it is spelled out, rounded alike.
+similarities in float32; gradients take more in float32. With PTX the packed arithmetic is NVIDIA's; without, it is
+spelled out, rounded alike.
 
 Hopper's tensor cores read the left operand of a product from registers, where a thread holds the channels 2t, 2t + 1,
 2t + 8 and 2t + 9 of every 16, of two pixels that are 8 apart. A thread that loads 16 bytes has eight neighbouring
@@ -164,7 +165,7 @@ def wide_differences(x_p, x_q, dtype: tl.constexpr, PTX: tl.constexpr):
 
 @triton.jit
 def float32_differences(x_p, x_q, dtype: tl.constexpr, PTX: tl.constexpr):
-    """``x_q - x_p`` of lower and upper channels, formed in float32: half an instruction more for each of them."""
+    """``x_q - x_p`` of lower and upper channels, formed in float32: half an instruction more for each channel."""
     p_lower, p_upper = wide(x_p, dtype, PTX)
     q_lower, q_upper = wide(x_q, dtype, PTX)
     return q_lower - p_lower, q_upper - p_upper
@@ -213,37 +214,6 @@ def damped_differences(x_p, x_q, s_lower, s_upper, dtype: tl.constexpr, PTX: tl.
 
 
 @triton.jit
-def precisely_damped_differences(x_p, x_q, s_lower, s_upper, dtype: tl.constexpr, PTX: tl.constexpr):
-    """The same, where only the product is rounded: two instructions more for each channel."""
-    if PTX and dtype == tl.bfloat16:
-        words = tl.inline_asm_elementwise(
-            """{
-            .reg .b32 p_lower, p_upper, q_lower, q_upper;
-            .reg .f32 lower, upper;
-            shl.b32 p_lower, $1, 16;
-            and.b32 p_upper, $1, 0xffff0000;
-            shl.b32 q_lower, $2, 16;
-            and.b32 q_upper, $2, 0xffff0000;
-            sub.f32 lower, q_lower, p_lower;
-            sub.f32 upper, q_upper, p_upper;
-            mul.f32 lower, lower, $3;
-            mul.f32 upper, upper, $4;
-            cvt.rn.bf16x2.f32 $0, upper, lower;
-            }""",
-            "=r,r,r,f,f",
-            [x_p, x_q, s_lower, s_upper],
-            dtype=tl.int32,
-            is_pure=True,
-            pack=1,
-        )
-    else:
-        p_lower, p_upper = wide(x_p, dtype, PTX)
-        q_lower, q_upper = wide(x_q, dtype, PTX)
-        words = packed(s_lower * (q_lower - p_lower), s_upper * (q_upper - p_upper), dtype, PTX)
-    return words
-
-
-@triton.jit
 def similarities(
     v_p,
     v_q,
@@ -275,7 +245,10 @@ def weighted_differences(
     UNIT_CONTRAST: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """Words of ``g((v_q - v_p) / k) (u_q - u_p)`` of one tap, from words; both factors and the product are rounded."""
+    """Words of ``g((v_q - v_p) / k) (u_q - u_p)`` of one tap, from words; both factors and the product are rounded.
+
+    For gradients that is too much: their errors would be more than twice those of the eager path (docs/precision.md).
+    """
     s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
     return damped_differences(u_p, u_q, s_lower, s_upper, dtype, PTX)
 
@@ -293,6 +266,7 @@ def precise_weighted_differences(
     UNIT_CONTRAST: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """The same, where only the product is rounded; two instructions more for each channel."""
+    """The same with the features' difference and the similarity in float32: two instructions more for each channel."""
     s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-    return precisely_damped_differences(u_p, u_q, s_lower, s_upper, dtype, PTX)
+    e_lower, e_upper = float32_differences(u_p, u_q, dtype, PTX)
+    return packed(s_lower * e_lower, s_upper * e_upper, dtype, PTX)

@@ -32,7 +32,7 @@ PINS = {
     ("difference_data_gradient", "sm_90"): (20.38, 20.38),
     ("difference_data_gradient", "sm_100"): (16.44, 16.44),
     ("difference_weight_gradient", "sm_80"): (28.50, 28.50),
-    ("difference_weight_gradient", "sm_90"): (11.06, 11.06),
+    ("difference_weight_gradient", "sm_90"): (11.16, 11.16),
     ("difference_weight_gradient", "sm_100"): (11.16, 11.16),
     ("block_forward", "sm_80"): (24.50, 17.22),
     ("block_forward", "sm_90"): (8.84, 7.14),
