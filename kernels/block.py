@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
 
@@ -97,7 +98,7 @@ def fuse_tile(
             u_offsets = u_pixels + channel_offsets(channels, stride_uc, INT64)[None, :]
             u = tl.load(u_ptr + u_offsets, mask=p_mask & c_mask[None, :], other=0.0)  # [BLOCK_P, BLOCK_C]
             weight = tl.load(weight_rows + channels[:, None], mask=c_mask[:, None] & o_mask, other=0.0)
-            accumulator = tl.dot(u, weight, accumulator, input_precision=PRECISION)
+            accumulator = tl.dot(as_factor(u, u.dtype, PRECISION), weight, accumulator, input_precision=PRECISION)
         if HAS_BIAS:
             accumulator += tl.load(bias_ptr + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
         z_offsets = z_pixels + channel_offsets(outputs, stride_zc, INT64)[None, :]

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from sdn_triton.kernels.block import fuse_tile, normalise_tile
 from sdn_triton.kernels.difference_forward import response_of_tile
+from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.pixels import tile_origin, tile_pixels
 
 
@@ -92,7 +93,7 @@ def block_forward_kernel(
         HAS_BIAS, HAS_NORM_WEIGHT, HAS_NORM_BIAS, HAS_SPARE,
     )  # fmt: skip
     fuse_tile(
-        z_ptr + n * stride_zn, u_ptr + n * stride_un, response.to(u_ptr.dtype.element_ty), responses,
+        z_ptr + n * stride_zn, u_ptr + n * stride_un, as_factor(response, u_ptr.dtype.element_ty, PRECISION), responses,
         fusion_weight_ptr, fusion_bias_ptr, rows, columns, C, R, O, HO, WO, origin_h, origin_w,
         stride_zc, stride_zh, stride_zw, stride_uc, stride_uh, stride_uw,
         HAS_FUSION_BIAS, PRECISION, INT64, BLOCK_C, BLOCK_Z,

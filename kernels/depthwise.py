@@ -230,7 +230,10 @@ def depthwise_weight_gradient_kernel(
                     VECTOR=False,
                     ZERO_FLUX=ZERO_FLUX,
                 )
-                sums += tl.where(positions == position, tl.sum(gradient * flow, axis=0, keep_dims=True), 0.0)
+                # Every thread of a warp ends up with a copy of the sum and stores it. Adding nothing keeps the compiler
+                # from fusing the product with the first addition, which would round the copies differently.
+                product = gradient * flow + 0.0
+                sums += tl.where(positions == position, tl.sum(product, axis=0, keep_dims=True), 0.0)
 
     row = split.to(tl.int64) * O + outputs[None, :]
     if NEEDS_BIAS:

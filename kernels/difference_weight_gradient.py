@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
+from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.pixels import (
     channel_offsets,
     inside,
@@ -167,7 +168,7 @@ def difference_weight_gradient_kernel(
                 gradient_ptr + n * stride_gn + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0
             )  # [BLOCK_P, BLOCK_O]
             accumulator = tl.dot(
-                tl.trans(gradient), flow.to(gradient.dtype), accumulator, input_precision=PRECISION
+                tl.trans(gradient), as_factor(flow, gradient.dtype, PRECISION), accumulator, input_precision=PRECISION
             )  # [BLOCK_O, BLOCK_C]
 
     if NEEDS_WEIGHT:

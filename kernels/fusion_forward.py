@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
 
@@ -73,8 +74,8 @@ def fusion_forward_kernel(
         y = tl.load(y_ptr + y_offsets, mask=p_mask & r_mask[None, :], other=0.0)
         scale, shift = load_affine(scale_ptr, shift_ptr, channels, r_mask, HAS_SCALE, HAS_SHIFT)
         weight = tl.load(weight_rows + (C + channels)[:, None], mask=r_mask[:, None] & o_mask[None, :], other=0.0)
-        a = activate(y, scale, shift, ACTIVATION)
-        accumulator = tl.dot(a.to(weight.dtype), weight, accumulator, input_precision=PRECISION)
+        a = as_factor(activate(y, scale, shift, ACTIVATION), weight.dtype, PRECISION)
+        accumulator = tl.dot(a, weight, accumulator, input_precision=PRECISION)
 
     if HAS_BIAS:
         accumulator += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
 from sdn_triton.kernels.reduction import sum_over_pixels
@@ -90,7 +91,7 @@ def fusion_weight_gradient_kernel(
             gradient = tl.load(gradient_ptr + n * stride_gn + g_offsets, mask=g_mask, other=0.0)  # [BLOCK_P, BLOCK_O]
             x = tl.load(x_ptr + n * stride_xn + x_offsets, mask=p_mask & c_mask[None, :], other=0.0)
             # Pixels past the image have a zero gradient, and a finite activation of zero.
-            a = activate(x, scale, shift, ACTIVATION).to(gradient.dtype)  # [BLOCK_P, BLOCK_C]
+            a = as_factor(activate(x, scale, shift, ACTIVATION), gradient.dtype, PRECISION)  # [BLOCK_P, BLOCK_C]
             accumulator = tl.dot(tl.trans(gradient), a, accumulator, input_precision=PRECISION)
         dweight_ptr += split.to(tl.int64) * O * weight_columns
         dweight_offsets = (outputs * weight_columns)[:, None] + channels[None, :]

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.diffusivity import diffusivity, diffusivity_slope
-from sdn_triton.kernels.pairs import WORDS, packed, wide, wide_differences
+from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, wide
 from sdn_triton.kernels.pixels import (
     NO_ROOM,
     inside,
@@ -174,8 +174,8 @@ def paired_data_gradient_kernel(
         if ZERO_FLUX:
             t_lower = tl.where(q_inside[:, None], t_lower, 0.0)
             t_upper = tl.where(q_inside[:, None], t_upper, 0.0)
-        e_lower, e_upper = wide_differences(u_x, u_q, dtype, PTX)
-        d_lower, d_upper = wide_differences(v_x, v_q, dtype, PTX)
+        e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
+        d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
         du_lower, dv_lower = add_edge(
             du_lower, dv_lower, t_lower, e_lower, d_lower, inverse_lower, DIFFUSIVITY, UNIT_CONTRAST
         )

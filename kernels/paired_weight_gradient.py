@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, side_by_side, unpacked, weighted_differences
+from sdn_triton.kernels.pairs import WORDS, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
     NO_ROOM,
     channel_offsets,
@@ -74,7 +74,7 @@ def flow_of_tap(
         u_words, v_words, centre_offsets + (dy * stride_h + dx * stride_w), rows + dy, columns + dx, valid, H, W,
         all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
     )  # fmt: skip
-    flow = weighted_differences(
+    flow = precise_weighted_differences(
         u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
     )
     if ZERO_FLUX:
@@ -288,9 +288,11 @@ def paired_weight_gradient_kernel(
                 row = 0
                 n += 1
 
-        dweight_ptr += first_output * (TAPS * C) + c_block * CHANNELS
+        # Not the `outputs` from above: their places in this layout would be kept through the loop, in 32 registers.
+        rows = tl.arange(0, BLOCK_O)
+        dweight_ptr += (first_output + o_block * BLOCK_O) * (TAPS * C) + c_block * CHANNELS
         place = tl.arange(0, 2 * TAP_PAIRS * CHANNELS)
         tap = first_pair + place // (2 * CHANNELS)
         tap = tl.where(place // CHANNELS % 2 == 1, TAPS - 1 - tap, tap)
-        dweight_offsets = (outputs * (TAPS * C))[:, None] + (tap * C + place % CHANNELS)[None, :]
-        tl.store(dweight_ptr + dweight_offsets, accumulator, mask=o_mask[:, None])
+        dweight_offsets = (rows * (TAPS * C))[:, None] + (tap * C + place % CHANNELS)[None, :]
+        tl.store(dweight_ptr + dweight_offsets, accumulator, mask=(rows < O - o_block * BLOCK_O)[:, None])

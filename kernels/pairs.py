@@ -1,7 +1,8 @@
 """Two channels of a half type in one 32-bit word: packed arithmetic, and the order in which matrix units read words.
 
 A word has the lower channel in its lower half. Differences and products are formed on words, two channels at a time,
-similarities in float32. With PTX the packed arithmetic is NVIDIA's; without, it is spelled out, rounded alike.
+similarities in float32; gradients take more in float32. With PTX the packed arithmetic is NVIDIA's; without, it is
+spelled out, rounded alike.
 
 Hopper's tensor cores read the left operand of a product from registers, where a thread holds the channels 2t, 2t + 1,
 2t + 8 and 2t + 9 of every 16, of two pixels that are 8 apart. A thread that loads 16 bytes has eight neighbouring
@@ -54,6 +55,20 @@ def wide(words, dtype: tl.constexpr, PTX: tl.constexpr):
             mov.b32 $0, bits;
             and.b32 bits, $2, 0xffff0000;
             mov.b32 $1, bits;
+            }""",
+            "=f,=f,r",
+            [words],
+            dtype=(tl.float32, tl.float32),
+            is_pure=True,
+            pack=1,
+        )
+    elif PTX:
+        lower, upper = tl.inline_asm_elementwise(
+            """{
+            .reg .b16 lower, upper;
+            mov.b32 {lower, upper}, $2;
+            cvt.f32.f16 $0, lower;
+            cvt.f32.f16 $1, upper;
             }""",
             "=f,=f,r",
             [words],
@@ -149,6 +164,14 @@ def wide_differences(x_p, x_q, dtype: tl.constexpr, PTX: tl.constexpr):
 
 
 @triton.jit
+def float32_differences(x_p, x_q, dtype: tl.constexpr, PTX: tl.constexpr):
+    """``x_q - x_p`` of lower and upper channels, formed in float32: half an instruction more for each channel."""
+    p_lower, p_upper = wide(x_p, dtype, PTX)
+    q_lower, q_upper = wide(x_q, dtype, PTX)
+    return q_lower - p_lower, q_upper - p_upper
+
+
+@triton.jit
 def damped_differences(x_p, x_q, s_lower, s_upper, dtype: tl.constexpr, PTX: tl.constexpr):
     """Words of ``s (x_q - x_p)``, s given in float32; difference, s and product are rounded to the half type."""
     if PTX and dtype == tl.bfloat16:
@@ -191,6 +214,25 @@ def damped_differences(x_p, x_q, s_lower, s_upper, dtype: tl.constexpr, PTX: tl.
 
 
 @triton.jit
+def similarities(
+    v_p,
+    v_q,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """``g((v_q - v_p) / k)`` of lower and upper channels in float32, from words."""
+    lower, upper = wide_differences(v_p, v_q, dtype, PTX)
+    if not UNIT_CONTRAST:
+        lower *= inverse_lower
+        upper *= inverse_upper
+    return diffusivity(lower * lower, DIFFUSIVITY), diffusivity(upper * upper, DIFFUSIVITY)
+
+
+@triton.jit
 def weighted_differences(
     u_p,
     u_q,
@@ -203,11 +245,28 @@ def weighted_differences(
     UNIT_CONTRAST: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """Words of ``g((v_q - v_p) / k) (u_q - u_p)`` of one tap, from words."""
-    lower, upper = wide_differences(v_p, v_q, dtype, PTX)
-    if not UNIT_CONTRAST:
-        lower *= inverse_lower
-        upper *= inverse_upper
-    s_lower = diffusivity(lower * lower, DIFFUSIVITY)
-    s_upper = diffusivity(upper * upper, DIFFUSIVITY)
+    """Words of ``g((v_q - v_p) / k) (u_q - u_p)`` of one tap, from words; both factors and the product are rounded.
+
+    For gradients that is too much: their errors would be more than twice those of the eager path (docs/precision.md).
+    """
+    s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
     return damped_differences(u_p, u_q, s_lower, s_upper, dtype, PTX)
+
+
+@triton.jit
+def precise_weighted_differences(
+    u_p,
+    u_q,
+    v_p,
+    v_q,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """The same with the features' difference and the similarity in float32: two instructions more for each channel."""
+    s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+    e_lower, e_upper = float32_differences(u_p, u_q, dtype, PTX)
+    return packed(s_lower * e_lower, s_upper * e_upper, dtype, PTX)

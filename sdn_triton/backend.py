@@ -12,6 +12,8 @@ from functools import cache
 
 from torch import Tensor
 
+from sdn_triton.tuning.pretended import pretended_target
+
 INTERPRETED = "TRITON_INTERPRET"
 
 
@@ -71,7 +73,9 @@ def is_interpreted() -> bool:
 
 def why_no_device(input: Tensor) -> str | None:
     """Why the kernels cannot run on the device of ``input``; None if they can."""
-    if input.device.type == "cuda" or (input.device.type == "cpu" and is_interpreted()):
+    if input.device.type == "cuda":
+        return None
+    if input.device.type == "cpu" and (is_interpreted() or pretended_target() is not None):
         return None
     if input.device.type == "cpu":
         return f"the tensors are on the CPU, where Triton kernels run only under {INTERPRETED}=1"

@@ -6,17 +6,22 @@ compile tests need it off and therefore a process of their own: ``TRITON_INTERPR
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
 import torchvision_schemas
-from devices import DEVICE
+from devices import DEVICE, EMULATED
 
-if not torch.cuda.is_available():
+if EMULATED:
+    os.environ["TRITON_INTERPRET"] = "0"
+elif not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 torch.set_num_threads(1)  # several workers share the processor, and the tensors are small
+
+EMULATED_TESTS = ("test_kernels", "test_block")
+"""The tests that launch kernels on tensors: what `make emulate` runs."""
 
 # What `make test` keeps apart from everything else, and what it takes to import it on a CPU: see the Makefile.
 sys.path.append(os.path.join(sys.prefix, "frameworks"))
@@ -55,3 +60,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test of kernels in the emulator, if that is asked for; what is found there fails it."""
+    if not EMULATED or not item.path.name.startswith(EMULATED_TESTS):
+        return (yield)
+    import emulator
+
+    architecture, mode = EMULATED
+    with emulator.emulated(architecture, emulator.mode_of_test(mode, f"{architecture} {item.nodeid}")):
+        return (yield)

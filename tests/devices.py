@@ -1,5 +1,11 @@
 """The device that the tests run on."""
 
+import os
+
 import torch
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+EMULATED = os.environ.get("SDN_TRITON_EMULATE", "").split()
+"""An architecture and a mode, as "sm_90 random": CPU tensors are taken for those of such a device, and kernels run as
+compiled for it in the emulator (tests/emulator/README.md). Nothing: kernels are interpreted where there is no GPU."""
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() and not EMULATED else "cpu")

@@ -11,7 +11,7 @@ from sdn_triton.launch import difference_conv, fusion
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import count_tiles, image_strides, next_power, precision_of
+from sdn_triton.launch.run import as_factor, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.normalisation import Statistics
 from sdn_triton.options import BlockOptions, Contrast
 from sdn_triton.outputs import empty_output
@@ -140,7 +140,7 @@ def _fused(
         variance_ptr=statistics.variance.contiguous(),
         norm_weight_ptr=_contiguous(statistics.weight),
         norm_bias_ptr=_contiguous(statistics.bias),
-        fusion_weight_ptr=fusion_weight.contiguous(),
+        fusion_weight_ptr=as_factor(fusion_weight, call.arithmetic).contiguous(),
         fusion_bias_ptr=_contiguous(fusion_bias),
     )
     kernel = paired_block_forward_kernel if config.pairs else block_forward_kernel

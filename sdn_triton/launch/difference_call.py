@@ -15,6 +15,7 @@ from sdn_triton.launch import similarity
 from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
     arithmetic_of,
+    as_factor,
     needs_64_bits,
     refuse_wrong_interpretation,
     starts_at_word,
@@ -199,8 +200,9 @@ class DifferenceCall:
         )
 
     def packed_weight(self) -> Tensor:
-        """The weight as [O, kh, kw, C / groups], contiguous; a copy only where it is not stored like that."""
-        return self.weight.permute(0, 2, 3, 1).contiguous()
+        """The weight as [O, kh, kw, C / groups], contiguous; a copy only where it is stored otherwise or rounded."""
+        weight = self.weight if self.is_depthwise else as_factor(self.weight, self.arithmetic)
+        return weight.permute(0, 2, 3, 1).contiguous()
 
     @property
     def contrast_tensor(self) -> Tensor | None:

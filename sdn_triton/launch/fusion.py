@@ -14,6 +14,7 @@ from sdn_triton.kernels.fusion_weight_gradient import fusion_weight_gradient_ker
 from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
     arithmetic_of,
+    as_factor,
     cdiv,
     count_tiles,
     image_strides,
@@ -56,7 +57,7 @@ def forward(
         z_ptr=output_rows,
         u_ptr=input_rows,
         y_ptr=response_rows,
-        weight_ptr=weight.contiguous(),
+        weight_ptr=as_factor(weight, arithmetic_of(input.dtype)).contiguous(),
         bias_ptr=None if bias is None else bias.contiguous(),
         **_affine_tensors(scale, shift),
     )
@@ -179,7 +180,7 @@ def _data_gradients(
         shift_sums_ptr=shift_sums,
         gradient_ptr=grad_rows,
         y_ptr=response_rows,
-        weight_ptr=weight.contiguous(),
+        weight_ptr=as_factor(weight, arithmetic_of(input.dtype)).contiguous(),
         **_affine_tensors(scale, shift),
     )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdn_triton.launch.run import Launch, note_launch
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.pretended import pretended_target
 
 Tensors = Mapping[str, Tensor | None]
 
@@ -80,7 +81,7 @@ def launch(
     the configuration.
     """
     metas = tuple([None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors.values()])
-    key = (kernel, static, device, metas)
+    key = (kernel, static, device, pretended_target(), metas)
     plan = _plans.get(key)
     if plan is None:
         if len(_plans) >= MOST_PLANS:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from sdn_triton.backend import is_interpreted
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
+from sdn_triton.tuning.pretended import pretended_target
 
 WORD_BYTES = 4
 """What two channels of a half type take."""
@@ -109,7 +111,7 @@ def _cuda_target(index: int) -> Target:
 def target_of(device: torch.device) -> Target:
     """What configurations for ``device`` are chosen by."""
     if device.type != "cuda":
-        return INTERPRETER
+        return pretended_target() or INTERPRETER
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -121,8 +123,20 @@ def arithmetic_of(dtype: torch.dtype) -> str:
 
 
 def precision_of(arithmetic: str) -> str:
-    """The ``input_precision`` of ``tl.dot``; it matters for float32 only."""
-    return "tf32" if arithmetic == "tf32" else "ieee"
+    """The ``input_precision`` of ``tl.dot``; it matters for float32 only, and the interpreter knows no TF32."""
+    return "tf32" if arithmetic == "tf32" and not is_interpreted() else "ieee"
+
+
+def as_factor(weight: Tensor, arithmetic: str) -> Tensor:
+    """``weight`` as kernels multiply by it: where they take TF32, rounded to it.
+
+    Tensor cores cut off the 13 bits that TF32 does not have. With both factors cut, an error would be 2.6 times that
+    of factors that are rounded; with one of them rounded it is 1.6 times that, and the weight is the smaller one.
+    """
+    if precision_of(arithmetic) != "tf32":
+        return weight
+    # The sum has 24 bits of 8193 times the weight: 11 bits are left of the weight itself.
+    return weight.add(weight, alpha=2**13).sub_(weight, alpha=2**13)
 
 
 def needs_64_bits(*tensors: Tensor, margin: int = 0) -> bool:
@@ -169,5 +183,5 @@ def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
 
 def refuse_wrong_interpretation(input: Tensor) -> None:
     """Raise where Triton's interpreter would compute wrong results without a word."""
-    if input.device.type == "cpu" and input.dtype == torch.bfloat16:
+    if input.device.type == "cpu" and input.dtype == torch.bfloat16 and target_of(input.device) == INTERPRETER:
         raise RuntimeError("Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")

@@ -82,7 +82,7 @@ class _WithMoments(torch.autograd.Function):
         path = "traced"
         if not torch.compiler.is_compiling():
             path, _ = difference_conv.choose(full, ctx.static, ctx.backend, "backward")
-        total = _response_gradient(grads, response, mean, path)
+        total = response_gradient(grads, response, mean, path)
         needs = ctx.needs_input_grad[2:]
         by_input, by_guidance, *others = gradients_of(difference_conv, total, full, ctx.static, ctx.backend, needs)
         if by_guidance is not None:
@@ -90,7 +90,7 @@ class _WithMoments(torch.autograd.Function):
         return None, None, by_input, by_guidance, *others
 
 
-def _response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) -> Tensor:
+def response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) -> Tensor:
     """``G + (dL/dmean + 2 (y - mean) dL/dvariance) / n``."""
     grad, by_mean, by_variance = grads
     if by_mean is None and by_variance is None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sdn_triton.tuning import lookup
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
+from sdn_triton.tuning.pretended import pretended_target
 
 SMALLEST_BLOCK = 16
 SMALLEST_WARPS = 4
@@ -93,7 +94,7 @@ def call_key(operator: str, step: str, arguments: Sequence[Any], static: Any) ->
     input: Tensor = arguments[0]
     kinds = tuple(type(a).__name__ if not isinstance(a, Tensor) else str(a.ndim) for a in arguments)
     tf32 = input.dtype == torch.float32 and convolutions_may_use_tf32()
-    return operator, step, static, kinds, input.dtype, input.device, tf32
+    return operator, step, static, kinds, input.dtype, input.device, pretended_target(), tf32
 
 
 def anything_failed() -> bool:
