@@ -78,8 +78,8 @@ def _parameters(
             continue
         if isinstance(argument, Tensor):
             if argument.numel():
-                last = sum((size - 1) * stride for size, stride in zip(argument.shape, argument.stride()))
-                memory.add(str(tuple(argument.shape)), argument.data_ptr(), (last + 1) * argument.element_size())
+                storage = argument.untyped_storage()  # of all groups where the tensor is a view of the first
+                memory.add(str(tuple(argument.shape)), storage.data_ptr(), storage.nbytes())
             values.append(struct.pack("Q", argument.data_ptr()))
         elif kind.startswith("*"):
             values.append(struct.pack("Q", argument or 0))
