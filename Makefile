@@ -9,7 +9,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
 
-.PHONY: compare test check bench report gpu clean
+.PHONY: compare test emulate check bench report gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -18,8 +18,18 @@ compare: $(INSTALLED)
 # decides at its import whether it interprets, so these are two processes. The tests of sdn_triton.attach need other
 # people's networks and skip those that are not installed.
 test: $(INSTALLED) $(FRAMEWORKS)
-	$(RUN) -m pytest tests --ignore=tests/aot $(WORKERS)
-	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot $(WORKERS)
+	$(RUN) -m pytest tests --ignore=tests/aot --ignore=tests/emulator $(WORKERS)
+	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot tests/emulator -m "not long" $(WORKERS)
+
+# The kernel tests as compiled for each architecture, in the emulator (tests/emulator/README.md): each case once an
+# architecture, the modes in turn. Then all modes of all examples, and mutations that have to be noticed.
+EMULATED = tests/test_kernels.py tests/test_kernels_paired.py tests/test_kernels_fusion.py tests/test_kernels_block.py \
+	tests/test_kernels_memory.py
+emulate: $(INSTALLED)
+	for architecture in sm_80 sm_90; do \
+		SDN_TRITON_EMULATE="$$architecture each" $(RUN) -m pytest $(EMULATED) --durations=5 $(WORKERS) || exit 1; \
+	done
+	TRITON_INTERPRET=0 $(RUN) -m pytest tests/emulator -m long --durations=5 $(WORKERS)
 
 check: $(INSTALLED)
 	$(RUN) -m ruff format --check .
