@@ -15,10 +15,8 @@ from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES
 from sdn_triton.tuning.examples import DTYPES
 from sdn_triton.tuning.precision import convolutions_in
 
-from . import Emulation, Mode, emulated
+from . import ARCHITECTURES, Emulation, Mode, emulated
 
-ARCHITECTURES = ("sm_80", "sm_90")
-"""Each has matrix instructions of its own; sm_86 and sm_89 have those of sm_80."""
 CASES = [
     pytest.param(example, architecture, arithmetic, id=f"{example.name}-{architecture}-{arithmetic}")
     for example in EXAMPLES
