@@ -96,10 +96,6 @@ def _parameters(
 def _report_late_writes(memory: GlobalMemory, kernel: str, found: Findings) -> None:
     """Report what one program read before another one wrote it."""
     for read in memory.reads:
-        writers = read.allocation.writers
-        if writers is None or not (written := writers[read.offsets]).any():
-            continue
-        both_ways = memory.unordered(written, read.events) & memory.unordered(read.events, written)
-        if both_ways.any():
+        if read.unordered(memory, both_ways=True):
             place = Place(kernel, (0, 0, 0), None, read.instruction)
             found.report(findings.GLOBAL_RACE, f"reads of {read.allocation.name} what others write", place)
