@@ -9,7 +9,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
 
-.PHONY: compare test check bench report gpu clean
+.PHONY: compare test check emulate bench report gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -18,13 +18,21 @@ compare: $(INSTALLED)
 # decides at its import whether it interprets, so these are two processes. The tests of sdn_triton.attach need other
 # people's networks and skip those that are not installed.
 test: $(INSTALLED) $(FRAMEWORKS)
-	$(RUN) -m pytest tests --ignore=tests/aot $(WORKERS)
-	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot $(WORKERS)
+	$(RUN) -m pytest tests --ignore=tests/aot --ignore=tests/emulator $(WORKERS)
+	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot tests/emulator -m "not long" $(WORKERS)
 
 check: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+# The kernel tests as compiled, in the emulator (tests/emulator/README.md): architectures and modes take turns from case
+# to case, since all of each would take hours. Then all examples in all modes, and mutations that have to be noticed.
+# Some half an hour on two idle CPU cores.
+EMULATED = $(wildcard tests/test_kernels*.py)
+emulate: $(INSTALLED)
+	SDN_TRITON_EMULATE="each each" $(RUN) -m pytest $(EMULATED) --durations=5 $(WORKERS)
+	TRITON_INTERPRET=0 $(RUN) -m pytest tests/emulator -m long --durations=5 $(WORKERS)
 
 # Some four minutes on two CPU cores. Saved runs are compared by: pytest-benchmark compare
 BENCHMARKS = build/benchmarks

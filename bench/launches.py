@@ -179,7 +179,7 @@ EXAMPLES = (
         "difference",
         difference,
         DIFFERENCE,
-        *(20, 33, (7, 5)),
+        *(20, 17, (7, 5)),
         contrast="channel",
         options=DifferenceOptions((3, 3), (2, 1), (1, 2), (1, 2), border="zero_flux"),
     ),

@@ -20,7 +20,7 @@ elif not torch.cuda.is_available():
 
 torch.set_num_threads(1)  # several workers share the processor, and the tensors are small
 
-EMULATED_TESTS = ("test_kernels", "test_block")
+EMULATED_TESTS = "test_kernels"
 """The tests that launch kernels on tensors: what `make emulate` runs."""
 
 # What `make test` keeps apart from everything else, and what it takes to import it on a CPU: see the Makefile.
@@ -58,17 +58,22 @@ def poisoned() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:
-            if item.get_closest_marker("gpu"):
+            if item.get_closest_marker("gpu") and not is_emulated(item):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def is_emulated(item: pytest.Item) -> bool:
+    """Whether a test launches kernels and these are to run in the emulator."""
+    return bool(EMULATED) and item.path.name.startswith(EMULATED_TESTS)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test of kernels in the emulator, if that is asked for; what is found there fails it."""
-    if not EMULATED or not item.path.name.startswith(EMULATED_TESTS):
+    if not is_emulated(item):
         return (yield)
     import emulator
 
-    architecture, mode = EMULATED
-    with emulator.emulated(architecture, emulator.mode_of_test(mode, f"{architecture} {item.nodeid}")):
+    architecture, mode = emulator.chosen_for(item.nodeid, *EMULATED)
+    with emulator.emulated(architecture, mode):
         return (yield)

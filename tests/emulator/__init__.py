@@ -33,9 +33,17 @@ MODES = {
 """All but the last have to give the same bits."""
 
 
-def mode_of_test(name: str, test: str) -> Mode:
-    """A mode by its name; "each" takes one after the other, by the name of the test."""
-    return list(MODES.values())[zlib.crc32(test.encode()) % len(MODES)] if name == "each" else MODES[name]
+ARCHITECTURES = ("sm_80", "sm_90")
+"""Each has matrix instructions of its own; sm_86 and sm_89 have those of sm_80."""
+
+
+def chosen_for(test: str, architecture: str, mode: str) -> tuple[str, Mode]:
+    """An architecture and a mode by their names; "each" takes one after the other, by the name of the test."""
+    number = zlib.crc32(test.encode())
+    if architecture == "each":
+        architecture = ARCHITECTURES[number % len(ARCHITECTURES)]
+    names = list(MODES)
+    return architecture, MODES[names[number // len(ARCHITECTURES) % len(names)] if mode == "each" else mode]
 
 
 @dataclass

@@ -48,11 +48,6 @@ def ftz(x: Array) -> Array:
     return np.where(np.abs(x) < SMALLEST_NORMAL, x * f32(0), x)
 
 
-def fdiv(a: Array, b: Array) -> Array:
-    """The quotient of float32; in float64 it has too many bits to lie near the middle of two float32 numbers."""
-    return (np.asarray(a).astype(f64) / b).astype(f32)
-
-
 def _packed(op: Callable[..., Array], kind: str) -> Callable[..., Array]:
     """A function of float64 values as one of bits of f16 or bf16, or of words of two of them."""
     element = kind.removesuffix("x2")
@@ -189,7 +184,7 @@ def popc(x: Array) -> Array:
     return np.array([int(v).bit_count() for v in x], u32)
 
 
-FUNCTIONS = (fma, ftz, fdiv, unordered_or, ordered_and, div, rem, shl, shr, mulhi, wide_product, bfe, bfi, prmt, lop3)
+FUNCTIONS = (fma, ftz, unordered_or, ordered_and, div, rem, shl, shr, mulhi, wide_product, bfe, bfi, prmt, lop3)
 FUNCTIONS += (popc, from_bf16, joined)
 NAMES = {function.__name__: function for function in FUNCTIONS} | PACKED
 """What generated code may call."""

@@ -53,8 +53,22 @@ class Read:
 
     allocation: Allocation
     offsets: Array
+    """Of the first byte that each thread reads."""
+    size: int
     events: Array
     instruction: Instruction
+
+    def unordered(self, memory: GlobalMemory, both_ways: bool) -> bool:
+        """Whether somebody wrote there before with no order, or before or after."""
+        if self.allocation.writers is None:
+            return False
+        writers = self.allocation.writers[self.offsets[:, None] + np.arange(self.size)]
+        if not writers.any():
+            return False
+        found = memory.unordered(writers, self.events[:, None])
+        if both_ways:
+            found &= memory.unordered(self.events[:, None], writers)
+        return bool(found.any())
 
 
 class GlobalMemory:
@@ -185,12 +199,9 @@ class ProgramMemory:
         """Keep who reads what, and report what somebody wrote without order."""
         for allocation, chosen in self.locate(addresses, size):
             offsets = (addresses[chosen] - np.uint64(allocation.base)).astype(np.int64)
-            read = Read(allocation, offsets[:, None] + np.arange(size), events[chosen][:, None], self.machine.at)
+            read = Read(allocation, offsets, size, events[chosen], self.machine.at)
             self.memory.reads.append(read)
-            if allocation.writers is None:
-                continue
-            writers = allocation.writers[read.offsets]
-            if writers.any() and self.memory.unordered(writers, read.events).any():
+            if read.unordered(self.memory, both_ways=False):
                 self.machine.report(findings.GLOBAL_RACE, f"reads of {allocation.name} what others write")
 
     def store(self, a: slice | Array, addresses: Array, width: int, values: list[Array]) -> None:

@@ -78,8 +78,8 @@ def _parameters(
             continue
         if isinstance(argument, Tensor):
             if argument.numel():
-                last = sum((size - 1) * stride for size, stride in zip(argument.shape, argument.stride()))
-                memory.add(str(tuple(argument.shape)), argument.data_ptr(), (last + 1) * argument.element_size())
+                storage = argument.untyped_storage()  # of all groups where the tensor is a view of the first
+                memory.add(str(tuple(argument.shape)), storage.data_ptr(), storage.nbytes())
             values.append(struct.pack("Q", argument.data_ptr()))
         elif kind.startswith("*"):
             values.append(struct.pack("Q", argument or 0))
@@ -96,10 +96,6 @@ def _parameters(
 def _report_late_writes(memory: GlobalMemory, kernel: str, found: Findings) -> None:
     """Report what one program read before another one wrote it."""
     for read in memory.reads:
-        writers = read.allocation.writers
-        if writers is None or not (written := writers[read.offsets]).any():
-            continue
-        both_ways = memory.unordered(written, read.events) & memory.unordered(read.events, written)
-        if both_ways.any():
+        if read.unordered(memory, both_ways=True):
             place = Place(kernel, (0, 0, 0), None, read.instruction)
             found.report(findings.GLOBAL_RACE, f"reads of {read.allocation.name} what others write", place)

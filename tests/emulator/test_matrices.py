@@ -158,6 +158,10 @@ WGMMA = """
     mov.b32 %r21, 0;
     mov.b32 %r22, 0;
     mov.b32 %r23, 0;
+    mov.b32 %r30, 0;
+    mov.b32 %r31, 0;
+    mov.b32 %r32, 0;
+    mov.b32 %r33, 0;
     setp.ne.u32 %p1, %r0, 999;
     ORDER
     wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16
@@ -218,6 +222,13 @@ WGMMA_FAULTS = {
     "left-operand-written": ({"BETWEEN": "add.s32 %r11, %r11, 1;"}, {HAZARD}),
     "left-operand-written-with-what-it-holds": ({"BETWEEN": "mov.b32 %r11, %r11;"}, {HAZARD}),
     "sums-read": ({"BETWEEN": "add.s32 %r30, %r22, 1;"}, {HAZARD}),
+    "sums-taken-for-the-left-operand": (
+        {
+            "BETWEEN": "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+            "{%r30,%r31,%r32,%r33}, {%r20,%r21,%r22,%r23}, %rd7, %p1, 1, 1, 0;\n wgmma.commit_group.sync.aligned;"
+        },
+        {HAZARD},
+    ),
     "sums-written": ({"BETWEEN": "mov.b32 %r20, 0;"}, {HAZARD}),
     "right-operand-written": ({"BETWEEN": "st.shared.b16 [%r9], %rs1;"}, {"race in shared memory"}),
     "right-operand-never-written": (

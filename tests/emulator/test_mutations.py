@@ -1,4 +1,4 @@
-"""Would the emulator notice if the compiler had made a mistake? One thing in the PTX of a kernel is changed at a time."""
+"""Would the emulator notice a mistake of the compiler? One thing in the PTX of a kernel is changed at a time."""
 
 import re
 from collections.abc import Callable
@@ -54,17 +54,17 @@ MUTATIONS = {
     "sm_90": {
         "no-barriers": Mutation(r"bar\.sync\s+0;", count=0),
         "no-barrier-before-the-product": Mutation(r"(fence\.proxy\.async[^;]*;\s+)bar\.sync\s+0;", r"\1"),
-        "no-barrier-before-the-next-copy": Mutation(r"(wgmma\.wait_group[\s\S]*?)bar\.sync\s+0;", r"\1"),
-        "no-barrier-after-the-wait-for-copies": Mutation(r"(cp\.async\.wait_group\s+1;\s+)bar\.sync\s+0;", r"\1"),
+        "no-barrier-before-the-operand-is-stored": Mutation(r"bar\.sync\s+0;"),
+        "no-barrier-after-the-wait-for-copies": Mutation(r"(cp\.async\.wait_group\s+\d+;\s+)bar\.sync\s+0;", r"\1"),
         "no-proxy-fence": Mutation(r"fence\.proxy\.async[^;]*;", count=0),
         "products-not-waited-for": Mutation(r"wgmma\.wait_group[^;]*;", count=0),
         "products-waited-for-too-late": Mutation(r"(wgmma\.wait_group[^;]*) 0;", r"\1 1;", count=0),
         "products-not-committed": Mutation(r"wgmma\.commit_group[^;]*;", count=0),
         "no-wgmma-fence": Mutation(r"wgmma\.fence[^;]*;", count=0),
         "copies-not-waited-for": Mutation(r"cp\.async\.wait_group\s+\d+;", count=0),
-        "copies-waited-for-too-late": Mutation(r"cp\.async\.wait_group(\s+)1;", r"cp.async.wait_group\g<1>2;", count=0),
+        "copies-waited-for-too-late": Mutation(r"cp\.async\.wait_group\s+[1-9];", "cp.async.wait_group 7;", count=0),
         "copies-not-committed": Mutation(r"cp\.async\.commit_group;", count=0),
-        "a-copy-of-zeros": Mutation(r"(0x10, )%r\d+", r"\g<1>0"),
+        "a-copy-of-zeros": Mutation(r"(0x4, )%r\d+", r"\g<1>0", count=0),
         "target-of-a-copy": Mutation(FIRST_COPY, r"\g<1>16"),
         "operand-transposed": Mutation(r"(wgmma\.mma_async[^;]*), 0;", r"\1, 1;", count=0),
         "a-product-that-starts-anew": Mutation(r"(wgmma\.mma_async[^;]*\}, .*?, .*?, )%p\d+", r"\1 0", count=0),
@@ -79,7 +79,7 @@ EQUIVALENT = {
     },
     "sm_90": {
         # Two buffers are filled before anybody has read either.
-        "no-barrier-between-the-first-copies": Mutation(r"bar\.sync\s+0;"),
+        "no-barrier-between-the-first-copies": Mutation(r"(wgmma\.wait_group[\s\S]*?)bar\.sync\s+0;", r"\1"),
         "copies-waited-for-too-early": Mutation(r"cp\.async\.wait_group\s+\d+;", "cp.async.wait_all;", count=0),
         # Shared memory is ordered for the one proxy by barriers, for the other by the fence that is there as well.
         "two-proxy-fences": Mutation(r"(fence\.proxy\.async[^;]*;)", r"\1 \1", count=0),

@@ -170,12 +170,12 @@ def _known(i: Instruction) -> str:
 
 
 def touched(i: Instruction) -> Registers:
-    """The registers of an instruction that it must not touch while they are in flight.
+    """The registers that an instruction reads and writes when it is executed.
 
-    An asynchronous instruction names its registers without touching them then.
+    An asynchronous one takes its time with its first operand, which others of its kind may add to meanwhile.
     """
     if INSTRUCTIONS[i.opcode].makes_asynchronous(i):
-        return Registers(frozenset(), frozenset())
+        return Registers(frozenset(_registers(i.operands[1:])), frozenset())
     writes = INSTRUCTIONS[i.opcode].destinations(i)
     targets, sources = i.operands[:writes], i.operands[writes:]
     reads = [*_registers(sources), *(a for t in targets if isinstance(t, Address) for a in _registers([t]))]

@@ -96,7 +96,10 @@ def fma(t: Translator, i: Instruction) -> list[str]:
 
 @instruction("div")
 def div(t: Translator, i: Instruction) -> list[str]:
-    return simple(t, i, "fdiv({0}, {1})" if i.modifiers[-1][0] == "f" else "div({0}, {1})")
+    if i.modifiers[-1][0] != "f":
+        return simple(t, i, "div({0}, {1})")
+    how = "approximate" if "approx" in i.modifiers or "full" in i.modifiers else "round"
+    return simple(t, i, f"m.{how}('div', {{0}}, {{1}})")
 
 
 @instruction("rem")

@@ -1,0 +1,25 @@
+"""Every kernel as compiled, once for each architecture and arithmetic: no fault, and right against float64."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import sdn_triton.kernels
+from emulator.examples import CASES, assert_right, run_example
+from sdn_triton.bench.launches import EXAMPLES, Example
+
+
+@pytest.mark.parametrize(("example", "architecture", "arithmetic"), CASES)
+def test_every_kernel(example: Example, architecture: str, arithmetic: str) -> None:
+    arguments, results, emulation = run_example(example, architecture, arithmetic)
+    assert {launch.name.removesuffix("_kernel") for launch in emulation.launches} >= set(example.kernels)
+    assert_right(example, arithmetic, arguments, results)
+
+
+def test_no_kernel_is_left_out() -> None:
+    """Whatever is called a kernel in ``sdn_triton.kernels`` is named by an example, and nothing else is."""
+    names = (module.name for module in pkgutil.iter_modules(sdn_triton.kernels.__path__))
+    modules = [importlib.import_module(f"sdn_triton.kernels.{name}") for name in names]
+    kernels = {name.removesuffix("_kernel") for module in modules for name in vars(module) if name.endswith("_kernel")}
+    assert kernels == {kernel for example in EXAMPLES for kernel in example.kernels}
