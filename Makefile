@@ -9,7 +9,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
 
-.PHONY: compare test check emulate bench report gpu clean
+.PHONY: compare test check emulate bench report prove gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -46,6 +46,11 @@ bench: $(INSTALLED)
 # The tables and pictures of README.md and docs/ from bench/results, and build/benchmarks.html with all of it.
 report: $(INSTALLED)
 	$(RUN) -m bench.generated
+
+# What a verifier proves of the compiled kernels (docs/proofs.md): every verdict as on record or better. Some half an hour.
+prove: $(INSTALLED)
+	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[prove]")
+	$(RUN) -m bench.proofs --json bench/results/proofs.json
 
 # The whole of it on a machine with a GPU, in nine minutes, without network: see bench/gpu.py.
 gpu:

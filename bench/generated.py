@@ -24,7 +24,7 @@ from .standing import VERDICTS, summaries
 from .theme import THEMES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/benchmarks.md", "docs/distributed.md", "bench/results/README.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/distributed.md", "docs/proofs.md", "bench/results/README.md")
 BEGIN, END = "<!-- make report: {} -->", "<!-- end of make report -->"
 BLOCK = re.compile(r"<!-- make report: ([\w-]+) -->\n(.*?)(?=<!-- (?:end of )?make report|\Z)", re.DOTALL)
 HTML = Path("build/benchmarks.html")
@@ -96,6 +96,7 @@ def documents(root: Path) -> dict[Path, bytes]:
         "eager-forward-in-short": lambda page: texts.eager_forward_in_short(results, way(results, page)),
         "host-cost": lambda page: texts.host_cost(results, way(results, page)),
         "machine-code": lambda page: texts.machine_code(results, way(results, page)),
+        "proofs": lambda page: texts.proofs(results, way(results, page)),
         "row-sharded": lambda page: texts.row_sharded(results, way(results, page)),
         "files": lambda page: listing.table_of_files(results),
     }

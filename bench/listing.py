@@ -21,6 +21,7 @@ KNOWN = {
         "what the compiler makes of every kernel with its default configuration, and the clocks that predicts",
         "python -m bench.machine_code --arch sm_80 --arch sm_90 --arch sm_100 --kernel ... --json FILE",
     ),
+    "proofs": ("what a verifier proves of the compiled kernels", "python -m bench.proofs --json FILE"),
     "cpu": ("what SDN does to borders: every run of the experiment", "python -m bench.quality --json FILE"),
     "compare": ("layers and necks beside what would otherwise be used", "make gpu"),
     "gpu": ("which parts of `make gpu` ran, and how they ended", "make gpu"),

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .markdown import table
-from .sheets import Sheet, figure
+from .sheets import Cell, Sheet, figure
 
 CPU = "cpu-amd-epyc"
 """The folder of the machine whose figures the documents quote."""
@@ -171,3 +172,29 @@ def row_sharded(results: Path, link: str) -> str:
     peaks = [max(row["peak_bytes"]) / 2**20 for row in rows]
     sheet.add("MiB a rank", *(figure(peak, f"{peak:.0f}") for peak in peaks))
     return table(sheet)
+
+
+def proofs(results: Path, link: str) -> str:
+    """Every verdict on a compiled kernel, and what was used."""
+    content = load(results, "proofs.json")
+    sheet = Sheet("", ("kernel", "for", "claim", "verdict", "seconds", "launch", "what the verifier adds"))
+    for v in content["verdicts"]:
+        mark = "bad" if v["verdict"] == "refuted" else ""
+        reason = v["reason"] or ("" if v["verdict"] == "proved" else v["result"])
+        seconds = figure(v["seconds"], f"{v['seconds']:.0f}")
+        sheet.add(
+            v["kernel"], v["architecture"], v["claim"], Cell(v["verdict"], mark=mark), seconds, v["launch"], reason
+        )
+    counts = Counter(v["verdict"] for v in content["verdicts"])
+    used = ", ".join(f"{name} {content['environment'][name]}" for name in ("sentryward", "triton", "torch"))
+    settings = content["settings"]
+    return "\n\n".join(
+        (
+            prose(
+                f"{len(content['verdicts'])} claims: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())} "
+                f"({used}; {settings['arithmetic']}; at most {settings['seconds']:.0f} s and "
+                f"{settings['mebibytes']} MiB a claim; [record]({link}/proofs.json))."
+            ),
+            table(sheet),
+        )
+    )

@@ -52,6 +52,8 @@ class Compiled:
     assembly: dict[str, Any]
     shared_bytes: int
     threads: int
+    parameters: dict[str, str]
+    """What the compiled kernel is passed, by name: "*bf16", "i32" ...; what Triton made a constant of is none."""
     tensor_columns: int = 0
     """Columns of tensor memory, on architectures that have it; more than 512 cannot be launched."""
 
@@ -104,6 +106,7 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
         shared_bytes=kernel.metadata.shared,
         tensor_columns=getattr(kernel.metadata, "tmem_size", None) or 0,
         threads=launch.config.num_warps * (32 if target.kind == "cuda" else 64),
+        parameters={name: kind for name, kind in kernel.src.signature.items() if kind != "constexpr"},
     )
 
 
