@@ -10,11 +10,11 @@ from sdn_triton.kernels.pairs import (
     WORDS,
     first_pixels,
     in_fragment_order,
-    side_by_side,
     unpacked,
     weighted_differences,
 )
-from sdn_triton.kernels.pixels import NO_ROOM, channel_offsets, inside, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.products import finished
 
 
 @triton.jit
@@ -29,25 +29,18 @@ def load_words(
     second_column,
     H,
     W,
-    all_inside,
+    wanted,
 ):
     """Words of input and guidance at a tile of positions, [PIXELS // 2, WORDS, 2]; zeros outside the image.
 
-    Few taps of few tiles reach outside; the others are spared the masks. Standing on a branch also keeps these loads
-    from being prefetched through shared memory, past the first-level cache where a tap finds what others have read.
+    Nothing is read where the words are not ``wanted``: a mask, unlike a branch, lets arithmetic move past the loads.
     """
-    if all_inside:
-        u_first = tl.load(u_words + offsets)
-        u_second = tl.load(u_words + offsets + second)
-        v_first = tl.load(v_words + offsets)
-        v_second = tl.load(v_words + offsets + second)
-    else:
-        first_mask = inside(rows, columns, H, W)[:, None]
-        second_mask = inside(rows + second_row, columns + second_column, H, W)[:, None]
-        u_first = tl.load(u_words + offsets, mask=first_mask, other=0)
-        u_second = tl.load(u_words + offsets + second, mask=second_mask, other=0)
-        v_first = tl.load(v_words + offsets, mask=first_mask, other=0)
-        v_second = tl.load(v_words + offsets + second, mask=second_mask, other=0)
+    first_mask = (inside(rows, columns, H, W) & wanted)[:, None]
+    second_mask = (inside(rows + second_row, columns + second_column, H, W) & wanted)[:, None]
+    u_first = tl.load(u_words + offsets, mask=first_mask, other=0)
+    u_second = tl.load(u_words + offsets + second, mask=second_mask, other=0)
+    v_first = tl.load(v_words + offsets, mask=first_mask, other=0)
+    v_second = tl.load(v_words + offsets + second, mask=second_mask, other=0)
     return tl.join(u_first, u_second), tl.join(v_first, v_second)
 
 
@@ -60,14 +53,37 @@ def pairs_inside(rows, columns, second_row, second_column, H, W):
 
 
 @triton.jit
-def contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, channels, C, LOAD_CONTRAST: tl.constexpr):
-    """1 / k of the given channels, as :func:`load_inverse_contrast`, for words [PIXELS // 2, WORDS, 2]."""
-    inverse = load_inverse_contrast(
+def contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST: tl.constexpr):
+    """1 / k of lower and of upper channels, as :func:`load_inverse_contrast`, for words [PIXELS // 2, WORDS, 2]."""
+    channels = 2 * (word + tl.arange(0, WORDS))
+    lower = load_inverse_contrast(
         contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
     )
+    upper = load_inverse_contrast(
+        contrast_ptr, inverse_contrast, stride_contrast, channels + 1, channels < C, LOAD_CONTRAST
+    )
     if LOAD_CONTRAST:
-        inverse = inverse[:, :, None]
-    return inverse
+        lower = lower[:, :, None]
+        upper = upper[:, :, None]
+    return lower, upper
+
+
+@triton.jit
+def next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C):
+    """The tap after ``(dy, dx)`` in the first half of the kernel, and whether it is the first one of the next words.
+
+    After the last words come the first ones again: what is loaded of them then is not used.
+    """
+    dx += dilation_w
+    end_of_row = dx > reach_w
+    dx = tl.where(end_of_row, -reach_w, dx)
+    dy = tl.where(end_of_row, dy + dilation_h, dy)
+    is_first = (dy == 0) & (dx == 0)
+    dy = tl.where(is_first, -reach_h, dy)
+    dx = tl.where(is_first, -reach_w, dx)
+    word = tl.where(is_first, word + WORDS, word)
+    word = tl.where(word < C // 2, word, 0)
+    return dy, dx, word, is_first
 
 
 @triton.jit
@@ -121,74 +137,82 @@ def paired_response_of_tile(
     second_row = APART // BLOCK_W * step_h
     second_column = APART % BLOCK_W * step_w
     p_inside = pairs_inside(rows, columns, second_row, second_column, H, W)
-    # How far the tile can be moved up, down, left and right without leaving the image.
-    up = first_row * step_h + origin_h
-    left = first_column * step_w + origin_w
-    down = H - 1 - up - (BLOCK_H - 1) * step_h
-    right = W - 1 - left - (BLOCK_W - 1) * step_w
-    if (up < 0) | (down < 0):
-        up = NO_ROOM
-        down = NO_ROOM
-
     offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
     second = second_row * stride_uh + second_column * stride_uw
-    # [2 * CHANNELS, BLOCK_O]: the channels of the tap, then those of its opposite
-    weight_offsets = tl.arange(0, 2 * CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
+    # [CHANNELS, BLOCK_O] of a tap; those of its opposite lie CHANNELS further.
+    weight_offsets = tl.arange(0, CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
 
-    accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
-    u_p = tl.zeros((PIXELS // 2, WORDS, 2), tl.int32)
-    v_p = tl.zeros((PIXELS // 2, WORDS, 2), tl.int32)
     dy = -reach_h
     dx = -reach_w
     word = 0
-    is_first = True
-    for _ in range(0, C // CHANNELS * HALF_TAPS):
-        if is_first:
-            u_p, v_p = load_words(
-                u_words, v_words, offsets + word, second, rows, columns, second_row, second_column, H, W, False
-            )
-        lower = 2 * (word + tl.arange(0, WORDS))
-        inverse_lower = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, lower, C, LOAD_CONTRAST)
-        inverse_upper = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, lower + 1, C, LOAD_CONTRAST)
+    u_p, v_p = load_words(u_words, v_words, offsets, second, rows, columns, second_row, second_column, H, W, True)
+    step = dy * stride_uh + dx * stride_uw
+    u_q, v_q = load_words(
+        u_words, v_words, offsets + step, second, rows + dy, columns + dx, second_row, second_column, H, W, True
+    )
+    u_o, v_o = load_words(
+        u_words, v_words, offsets - step, second, rows - dy, columns - dx, second_row, second_column, H, W, True
+    )
+    inverse_lower, inverse_upper = contrast_of_words(
+        contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST
+    )
+    flow = weighted_differences(
+        u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
+    )
+    if ZERO_FLUX:
+        q_inside = pairs_inside(rows + dy, columns + dx, second_row, second_column, H, W)
+        flow = tl.where(p_inside & q_inside, flow, 0)
+    flow = in_fragment_order(flow, PIXELS)
+    o_dy = -dy
+    o_dx = -dx
+    dy, dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
+    u_q, v_q = load_words(
+        u_words, v_words, offsets + (word + dy * stride_uh + dx * stride_uw), second,
+        rows + dy, columns + dx, second_row, second_column, H, W, True,
+    )  # fmt: skip
 
-        # One comparison for three: none of the sums is negative. dy is not positive; dx may be either.
-        step = dy * stride_uh + dx * stride_uw
-        u_q, v_q = load_words(
-            u_words, v_words, offsets + (word + step), second, rows + dy, columns + dx, second_row, second_column, H, W,
-            all_inside=((up + dy) | (left + dx) | (right - dx)) >= 0,
+    accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
+    for _ in range(0, C // CHANNELS * HALF_TAPS):
+        u_next, v_next = load_words(
+            u_words, v_words, offsets + word, second, rows, columns, second_row, second_column, H, W, is_first
+        )
+        weight = tl.load(weight_ptr + weight_offsets)
+        accumulator = tl.dot(unpacked(flow, dtype), weight, accumulator)
+
+        opposite = weighted_differences(
+            u_p, u_o, v_p, v_o, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
+        )
+        if ZERO_FLUX:
+            o_inside = pairs_inside(rows + o_dy, columns + o_dx, second_row, second_column, H, W)
+            opposite = tl.where(p_inside & o_inside, opposite, 0)
+        o_dy = -dy
+        o_dx = -dx
+        u_o, v_o = load_words(
+            u_words, v_words, offsets + (word - (dy * stride_uh + dx * stride_uw)), second,
+            rows - dy, columns - dx, second_row, second_column, H, W, True,
         )  # fmt: skip
+        weight = tl.load(weight_ptr + weight_offsets + CHANNELS)
+        accumulator = tl.dot(unpacked(in_fragment_order(opposite, PIXELS), dtype), weight, accumulator)
+
+        u_p = tl.where(is_first, u_next, u_p)
+        v_p = tl.where(is_first, v_next, v_p)
+        inverse_lower, inverse_upper = contrast_of_words(
+            contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST
+        )
         flow = weighted_differences(
             u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
         )
         if ZERO_FLUX:
             q_inside = pairs_inside(rows + dy, columns + dx, second_row, second_column, H, W)
             flow = tl.where(p_inside & q_inside, flow, 0)
-
+        flow = in_fragment_order(flow, PIXELS)
+        dy, dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
         u_q, v_q = load_words(
-            u_words, v_words, offsets + (word - step), second, rows - dy, columns - dx, second_row, second_column, H, W,
-            all_inside=((down + dy) | (left - dx) | (right + dx)) >= 0,
+            u_words, v_words, offsets + (word + dy * stride_uh + dx * stride_uw), second,
+            rows + dy, columns + dx, second_row, second_column, H, W, True,
         )  # fmt: skip
-        opposite = weighted_differences(
-            u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
-        )
-        if ZERO_FLUX:
-            q_inside = pairs_inside(rows - dy, columns - dx, second_row, second_column, H, W)
-            opposite = tl.where(p_inside & q_inside, opposite, 0)
-
-        both = side_by_side(in_fragment_order(flow, PIXELS), in_fragment_order(opposite, PIXELS))
-        weight = tl.load(weight_ptr + weight_offsets)
-        accumulator = tl.dot(unpacked(both, dtype), weight, accumulator)
-
+        accumulator = finished(accumulator)
         weight_ptr += WEIGHT_TILE
-        dx += dilation_w
-        if dx > reach_w:
-            dx = -reach_w
-            dy += dilation_h
-        is_first = (dy == 0) & (dx == 0)
-        if is_first:
-            dy = -reach_h
-            dx = -reach_w
-            word += WORDS
     return accumulator
 
 

@@ -1,0 +1,29 @@
+"""Matrix products that run on after they have been issued, and where a kernel waits for them."""
+
+import triton
+import triton.language as tl
+
+
+def _run_on() -> bool:
+    interpreted = triton.knobs.runtime.interpret
+    target = tl.target_info.current_target()
+    return not interpreted and (target is None or (target.backend == "cuda" and target.arch // 10 == 9))
+
+
+products_run_on = triton.constexpr_function(_run_on)
+
+
+@triton.jit
+def finished(sums):
+    """``sums`` once every product that adds to them has ended: what each trip of a loop ends with.
+
+    Hopper's tensor cores read the left operand of a product from registers while other instructions go on. In a loop
+    of several stages Triton lets the last product of a trip run into the next one, which writes to these registers:
+    wrong sums, unless the assembler keeps them, which that of CUDA before 13.3 does not. Whoever uses a sum has to wait
+    for it, and inline assembly counts as a use, whatever it does. This one does nothing: the assembler drops the copy.
+    """
+    if products_run_on():
+        sums = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return sums
