@@ -10,31 +10,25 @@ from sdn_triton.kernels.pairs import (
     WORDS,
     first_pixels,
     in_fragment_order,
+    side_by_side,
     unpacked,
     weighted_differences,
 )
 from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tile_origin, tile_pixels
-from sdn_triton.kernels.products import finished
+from sdn_triton.kernels.products import finished, products_run_on
 
 
 @triton.jit
-def load_words(
-    u_words,
-    v_words,
-    offsets,  # [PIXELS // 2, WORDS], of the first of two pixels
-    second,  # how much further the second is
-    rows,  # [PIXELS // 2]
-    columns,
-    second_row,
-    second_column,
-    H,
-    W,
-    wanted,
-):
-    """Words of input and guidance at a tile of positions, [PIXELS // 2, WORDS, 2]; zeros outside the image.
+def load_words(u_words, v_words, tile, word, dy, dx, wanted):
+    """Words of input and guidance at a tile moved by a tap, [PIXELS // 2, WORDS, 2]; zeros outside the image.
 
-    Nothing is read where the words are not ``wanted``: a mask, unlike a branch, lets arithmetic move past the loads.
+    Where they are not ``wanted`` nothing is read: a mask, since arithmetic does not move past a branch.
     """
+    offsets, rows, columns, second_row, second_column, H, W, stride_h, stride_w = tile
+    offsets += word + dy * stride_h + dx * stride_w
+    second = second_row * stride_h + second_column * stride_w
+    rows += dy
+    columns += dx
     first_mask = (inside(rows, columns, H, W) & wanted)[:, None]
     second_mask = (inside(rows + second_row, columns + second_column, H, W) & wanted)[:, None]
     u_first = tl.load(u_words + offsets, mask=first_mask, other=0)
@@ -45,11 +39,36 @@ def load_words(
 
 
 @triton.jit
-def pairs_inside(rows, columns, second_row, second_column, H, W):
+def pairs_inside(tile, dy, dx):
     """The mask of the image border for the positions of :func:`load_words`, [PIXELS // 2, 1, 2]."""
-    first = inside(rows, columns, H, W)
-    second = inside(rows + second_row, columns + second_column, H, W)
+    _, rows, columns, second_row, second_column, H, W, _, _ = tile
+    first = inside(rows + dy, columns + dx, H, W)
+    second = inside(rows + (dy + second_row), columns + (dx + second_column), H, W)
     return tl.join(first, second)[:, None, :]
+
+
+@triton.jit
+def flow_of_tap(
+    u_p,
+    u_q,
+    v_p,
+    v_q,
+    inverse,
+    tile,
+    dy,
+    dx,
+    dtype: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Words of ``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)`` in fragment order, [PIXELS, WORDS]."""
+    lower, upper = inverse
+    flow = weighted_differences(u_p, u_q, v_p, v_q, lower, upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+    if ZERO_FLUX:
+        flow = tl.where(pairs_inside(tile, 0, 0) & pairs_inside(tile, dy, dx), flow, 0)
+    return in_fragment_order(flow, 2 * u_p.shape[0])
 
 
 @triton.jit
@@ -123,6 +142,12 @@ def paired_response_of_tile(
 
     A trip of the loop is a tap of the first half of the kernel and its opposite. The centres of 32 channels stay in
     registers while taps go by.
+
+    The loop is rotated, so that tensor cores have something to do while differences are made: a trip begins with the
+    differences of its tap at hand and with all else that it needs loaded, and ends with those of the next tap. On
+    Hopper the product of the tap runs under the differences of its opposite, and that of the opposite under those of
+    the next tap; both have ended with the trip (see ``products.py``). Where sums are kept in tensor memory two
+    products would copy them from one place to another: there it is one for both.
     """
     HALF_TAPS: tl.constexpr = KERNEL_H * KERNEL_W // 2
     PIXELS: tl.constexpr = BLOCK_H * BLOCK_W
@@ -134,85 +159,55 @@ def paired_response_of_tile(
     pixels = first_pixels(PIXELS)
     rows = (first_row + pixels // BLOCK_W) * step_h + origin_h
     columns = (first_column + pixels % BLOCK_W) * step_w + origin_w
+    offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
     second_row = APART // BLOCK_W * step_h
     second_column = APART % BLOCK_W * step_w
-    p_inside = pairs_inside(rows, columns, second_row, second_column, H, W)
-    offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
-    second = second_row * stride_uh + second_column * stride_uw
-    # [CHANNELS, BLOCK_O] of a tap; those of its opposite lie CHANNELS further.
-    weight_offsets = tl.arange(0, CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
+    tile = offsets, rows, columns, second_row, second_column, H, W, stride_uh, stride_uw
+    # [2 * CHANNELS, BLOCK_O]: the channels of the tap, then those of its opposite
+    tap_weights = weight_ptr + tl.arange(0, CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
+    both_weights = weight_ptr + tl.arange(0, 2 * CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
 
     dy = -reach_h
     dx = -reach_w
-    word = 0
-    u_p, v_p = load_words(u_words, v_words, offsets, second, rows, columns, second_row, second_column, H, W, True)
-    step = dy * stride_uh + dx * stride_uw
-    u_q, v_q = load_words(
-        u_words, v_words, offsets + step, second, rows + dy, columns + dx, second_row, second_column, H, W, True
+    u_p, v_p = load_words(u_words, v_words, tile, 0, 0, 0, True)
+    u_q, v_q = load_words(u_words, v_words, tile, 0, dy, dx, True)
+    u_opposite, v_opposite = load_words(u_words, v_words, tile, 0, -dy, -dx, True)
+    inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, 0, C, LOAD_CONTRAST)
+    flow = flow_of_tap(
+        u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX
     )
-    u_o, v_o = load_words(
-        u_words, v_words, offsets - step, second, rows - dy, columns - dx, second_row, second_column, H, W, True
-    )
-    inverse_lower, inverse_upper = contrast_of_words(
-        contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST
-    )
-    flow = weighted_differences(
-        u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
-    )
-    if ZERO_FLUX:
-        q_inside = pairs_inside(rows + dy, columns + dx, second_row, second_column, H, W)
-        flow = tl.where(p_inside & q_inside, flow, 0)
-    flow = in_fragment_order(flow, PIXELS)
-    o_dy = -dy
-    o_dx = -dx
-    dy, dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
-    u_q, v_q = load_words(
-        u_words, v_words, offsets + (word + dy * stride_uh + dx * stride_uw), second,
-        rows + dy, columns + dx, second_row, second_column, H, W, True,
-    )  # fmt: skip
+    next_dy, next_dx, word, is_first = next_tap(dy, dx, 0, reach_h, reach_w, dilation_h, dilation_w, C)
+    u_q, v_q = load_words(u_words, v_words, tile, word, next_dy, next_dx, True)
 
     accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
     for _ in range(0, C // CHANNELS * HALF_TAPS):
-        u_next, v_next = load_words(
-            u_words, v_words, offsets + word, second, rows, columns, second_row, second_column, H, W, is_first
-        )
-        weight = tl.load(weight_ptr + weight_offsets)
-        accumulator = tl.dot(unpacked(flow, dtype), weight, accumulator)
-
-        opposite = weighted_differences(
-            u_p, u_o, v_p, v_o, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
-        )
-        if ZERO_FLUX:
-            o_inside = pairs_inside(rows + o_dy, columns + o_dx, second_row, second_column, H, W)
-            opposite = tl.where(p_inside & o_inside, opposite, 0)
-        o_dy = -dy
-        o_dx = -dx
-        u_o, v_o = load_words(
-            u_words, v_words, offsets + (word - (dy * stride_uh + dx * stride_uw)), second,
-            rows - dy, columns - dx, second_row, second_column, H, W, True,
+        u_next, v_next = load_words(u_words, v_words, tile, word, 0, 0, is_first)
+        if products_run_on():
+            accumulator = tl.dot(unpacked(flow, dtype), tl.load(tap_weights), accumulator)
+        opposite = flow_of_tap(
+            u_p, u_opposite, v_p, v_opposite, inverse, tile, -dy, -dx,
+            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
-        weight = tl.load(weight_ptr + weight_offsets + CHANNELS)
-        accumulator = tl.dot(unpacked(in_fragment_order(opposite, PIXELS), dtype), weight, accumulator)
+        u_opposite, v_opposite = load_words(u_words, v_words, tile, word, -next_dy, -next_dx, True)
+        if products_run_on():
+            accumulator = tl.dot(unpacked(opposite, dtype), tl.load(tap_weights + CHANNELS), accumulator)
+        else:
+            both = side_by_side(flow, opposite)
+            accumulator = tl.dot(unpacked(both, dtype), tl.load(both_weights), accumulator)
 
         u_p = tl.where(is_first, u_next, u_p)
         v_p = tl.where(is_first, v_next, v_p)
-        inverse_lower, inverse_upper = contrast_of_words(
-            contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST
+        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST)
+        dy = next_dy
+        dx = next_dx
+        flow = flow_of_tap(
+            u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX
         )
-        flow = weighted_differences(
-            u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
-        )
-        if ZERO_FLUX:
-            q_inside = pairs_inside(rows + dy, columns + dx, second_row, second_column, H, W)
-            flow = tl.where(p_inside & q_inside, flow, 0)
-        flow = in_fragment_order(flow, PIXELS)
-        dy, dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
-        u_q, v_q = load_words(
-            u_words, v_words, offsets + (word + dy * stride_uh + dx * stride_uw), second,
-            rows + dy, columns + dx, second_row, second_column, H, W, True,
-        )  # fmt: skip
+        next_dy, next_dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
+        u_q, v_q = load_words(u_words, v_words, tile, word, next_dy, next_dx, True)
         accumulator = finished(accumulator)
-        weight_ptr += WEIGHT_TILE
+        tap_weights += WEIGHT_TILE
+        both_weights += WEIGHT_TILE
     return accumulator
 
 
