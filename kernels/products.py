@@ -4,13 +4,25 @@ import triton
 import triton.language as tl
 
 
-def _run_on() -> bool:
-    interpreted = triton.knobs.runtime.interpret
+def _products_run_on() -> bool:
+    """Whether products read registers while other instructions go on, as they do on Hopper (asked at compile time).
+
+    Where the target is not known they may.
+    """
+    if triton.knobs.runtime.interpret:
+        return False
     target = tl.target_info.current_target()
-    return not interpreted and (target is None or (target.backend == "cuda" and target.arch // 10 == 9))
+    return target is None or (target.backend == "cuda" and target.arch // 10 == 9)
 
 
-products_run_on = triton.constexpr_function(_run_on)
+if hasattr(triton, "constexpr_function"):
+    products_run_on = triton.constexpr_function(_products_run_on)
+else:  # before triton 3.4, which was the first to leave such products running
+
+    def products_run_on(**_: object) -> bool:
+        return False
+
+    products_run_on.__triton_builtin__ = True
 
 
 @triton.jit
@@ -23,7 +35,5 @@ def finished(sums):
     for it, and inline assembly counts as a use, whatever it does. This one does nothing: the assembler drops the copy.
     """
     if products_run_on():
-        sums = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1
-        )
+        sums = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1)
     return sums
