@@ -5,23 +5,31 @@ import triton.language as tl
 
 
 def _products_run_on() -> bool:
-    """Whether products read registers while other instructions go on, as they do on Hopper (asked at compile time).
-
-    Where the target is not known they may.
-    """
+    """Whether products read registers while other instructions go on, as on Hopper; they may on an unknown target."""
     if triton.knobs.runtime.interpret:
         return False
     target = tl.target_info.current_target()
     return target is None or (target.backend == "cuda" and target.arch // 10 == 9)
 
 
+def _sums_in_tensor_memory() -> bool:
+    """Whether the sums of products have a memory of their own, as on data-centre Blackwell."""
+    if triton.knobs.runtime.interpret:
+        return False
+    target = tl.target_info.current_target()
+    return target is not None and target.backend == "cuda" and target.arch // 10 == 10
+
+
+# Asked at compile time. Triton before 3.4 cannot be asked; it does not leave products running.
 if hasattr(triton, "constexpr_function"):
     products_run_on = triton.constexpr_function(_products_run_on)
-else:  # before triton 3.4, which was the first to leave such products running
+    sums_in_tensor_memory = triton.constexpr_function(_sums_in_tensor_memory)
+else:
 
     def products_run_on(**_: object) -> bool:
         return False
 
+    sums_in_tensor_memory = products_run_on
     products_run_on.__triton_builtin__ = True
 
 

@@ -89,8 +89,8 @@ _PAIRED_TILES = {
         ("few", "narrow"): (64, 32, 64, 8, 2),
     },
 }
-# Tensor memory leaves registers to differences, so that tiles may have more pixels, which read weights less often. But it
-# gives all of its sums back at once: a block with tiles of 256 outputs would not have the registers for that. One that
+# Tensor memory leaves registers to differences: tiles may have more pixels, which read weights less often. But it gives
+# all of its sums back at once, for which a block with tiles of 256 outputs would not have the registers. A tile that
 # does not hold all responses stands for two kernels.
 _TENSOR_MEMORY_TILES = {
     ("difference_forward", "many", "widest"): (256, 32, 128, 8, 3),
