@@ -14,6 +14,7 @@ from sdn_triton.kernels.pixels import (
     tile_origin,
     tile_pixels,
 )
+from sdn_triton.kernels.products import finished
 from sdn_triton.kernels.resize import resized_at
 
 
@@ -138,6 +139,7 @@ def response_of_tile(
             )
             weight = tl.load(weight_ptr + position * C + weight_offsets, mask=weight_mask, other=0.0)
             accumulator = tl.dot(flow.to(weight.dtype), weight, accumulator, input_precision=PRECISION)
+            accumulator = finished(accumulator)
     return accumulator
 
 

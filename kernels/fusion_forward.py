@@ -6,6 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.products import finished
 
 
 @triton.jit(do_not_specialize=["H"])
@@ -76,6 +77,7 @@ def fusion_forward_kernel(
         weight = tl.load(weight_rows + (C + channels)[:, None], mask=r_mask[:, None] & o_mask[None, :], other=0.0)
         a = as_factor(activate(y, scale, shift, ACTIVATION), weight.dtype, PRECISION)
         accumulator = tl.dot(a, weight, accumulator, input_precision=PRECISION)
+        accumulator = finished(accumulator)
 
     if HAS_BIAS:
         accumulator += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]

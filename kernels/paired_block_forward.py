@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.block import fuse_tile, normalise_tile
-from sdn_triton.kernels.paired_forward import paired_response_of_tile
+from sdn_triton.kernels.paired_response import paired_response_of_tile
 from sdn_triton.kernels.pixels import tile_origin, tile_pixels
 
 

@@ -58,21 +58,23 @@ _TILES = {
     "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
     "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
 }
-# Tiles of channels in pairs, for many blocks and for few, where outputs are many and where they are few.
+# Tiles of channels in pairs, for many blocks and for few, by how many outputs there are.
 _PAIRED_TILES = {
     "difference_forward": {
-        ("many", "wide"): (256, 32, 128, 8, 3),
-        ("many", "narrow"): (256, 32, 64, 8, 3),
-        ("few", "wide"): (128, 32, 128, 4, 3),
-        ("few", "narrow"): (128, 32, 64, 4, 3),
+        ("many", "widest"): (128, 32, 256, 8, 3),
+        ("many", "wide"): (64, 32, 128, 4, 3),
+        ("many", "narrow"): (128, 32, 64, 4, 3),
+        ("few", "widest"): (64, 32, 128, 4, 3),
+        ("few", "wide"): (64, 32, 128, 4, 3),
+        ("few", "narrow"): (64, 32, 64, 4, 3),
     },
     "block_forward": {
         ("many", "widest"): (128, 32, 256, 8, 2),
-        ("many", "wide"): (256, 32, 128, 8, 2),
-        ("many", "narrow"): (256, 32, 64, 8, 2),
+        ("many", "wide"): (64, 32, 128, 4, 2),
+        ("many", "narrow"): (128, 32, 64, 4, 2),
         ("few", "widest"): (64, 32, 256, 8, 2),
-        ("few", "wide"): (128, 32, 128, 8, 2),
-        ("few", "narrow"): (128, 32, 64, 4, 2),
+        ("few", "wide"): (64, 32, 128, 4, 2),
+        ("few", "narrow"): (64, 32, 64, 4, 2),
     },
     "difference_data_gradient": {
         ("many", "wide"): (64, 32, 64, 4, 1),
@@ -87,11 +89,22 @@ _PAIRED_TILES = {
         ("few", "narrow"): (64, 32, 64, 8, 2),
     },
 }
-# Tensor memory gives all of its sums back at once, more of them than a thread of the widest tile has registers for; a
-# tile of fewer pixels reads weights too often. One that does not hold all responses stands for two kernels.
+# Tensor memory leaves registers to differences: tiles may have more pixels, which read weights less often. But it gives
+# all of its sums back at once, for which a block with tiles of 256 outputs would not have the registers. A tile that
+# does not hold all responses stands for two kernels.
 _TENSOR_MEMORY_TILES = {
+    ("difference_forward", "many", "widest"): (256, 32, 128, 8, 3),
+    ("difference_forward", "many", "wide"): (256, 32, 128, 8, 3),
+    ("difference_forward", "many", "narrow"): (256, 32, 64, 8, 3),
+    ("difference_forward", "few", "widest"): (128, 32, 128, 8, 3),
+    ("difference_forward", "few", "wide"): (128, 32, 128, 8, 3),
+    ("difference_forward", "few", "narrow"): (128, 32, 64, 8, 3),
     ("block_forward", "many", "widest"): (256, 32, 128, 8, 2),
+    ("block_forward", "many", "wide"): (256, 32, 128, 8, 2),
+    ("block_forward", "many", "narrow"): (256, 32, 64, 8, 2),
     ("block_forward", "few", "widest"): (128, 32, 128, 8, 2),
+    ("block_forward", "few", "wide"): (128, 32, 128, 8, 2),
+    ("block_forward", "few", "narrow"): (128, 32, 64, 8, 2),
 }
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
