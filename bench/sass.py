@@ -9,9 +9,10 @@ from .control_flow import Code, Instruction, UnreadableCodeError
 
 # Some releases put what an instruction waits for behind its operands: "UMOV UR4, 0x400   &wr=0x3   ?trans1;".
 LINE = re.compile(
-    r"/\*[0-9a-f]{4,}\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*"
+    r"/\*(?P<address>[0-9a-f]{4,})\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*"
     r"(?P<operands>(?![&?])[^;]*?)\s*(?:\s[&?]\w[^;]*)?;"
 )
+ADDRESS = re.compile(r"\s*/\*[0-9a-f]{4,}\*/")
 LABEL = re.compile(r"^\s*(?P<name>[.$\w]+):\s*$")
 TARGET = re.compile(r"`\((?P<name>[.$\w]+)\)")
 
@@ -50,11 +51,14 @@ def read_sass(text: str, warps: int, copy_bytes: float | None = None, products_i
             continue
         found = LINE.search(line)
         if found is None:
+            if ADDRESS.match(line):
+                raise UnreadableCodeError(f"a line of another form ({' '.join(line.split())})")
             continue
         opcode, operands = found["opcode"], found["operands"]
         base = opcode.split(".")[0]
         _note_constant(base, operands, constants)
-        instruction = Instruction(opcode, operands, _kind(base))
+        address, guard = int(found["address"], 16), found["guard"] or ""
+        instruction = Instruction(opcode, operands, _kind(base), address=address, guard=guard)
         instruction = _with_target(instruction, base, found["guard"], joins)
         if TENSOR.match(base):
             instruction = _with_product(instruction, base, warps, constants)

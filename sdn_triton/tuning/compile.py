@@ -70,7 +70,7 @@ class Compiled:
     def machine_code(self) -> str:
         """The instructions: SASS on NVIDIA, where the bundled disassembler can read them, else AMD's assembly."""
         if self.target.kind == "cuda":
-            return _run_tool("nvdisasm", "-c", self.assembly["cubin"])
+            return disassembly(self.assembly["cubin"])
         return self.assembly["amdgcn"]
 
     def tensor_instructions(self) -> int:
@@ -105,6 +105,15 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
         tensor_columns=getattr(kernel.metadata, "tmem_size", None) or 0,
         threads=launch.config.num_warps * (32 if target.kind == "cuda" else 64),
     )
+
+
+def disassembly(cubin: bytes) -> str:
+    """The instructions in a binary of NVIDIA's, by the disassembler in the triton package.
+
+    Raises:
+        RuntimeError: it is not there, or cannot read the binary.
+    """
+    return _run_tool("nvdisasm", "-c", cubin)
 
 
 class OfflineDriver:
@@ -148,7 +157,13 @@ def _run_tool(tool: str, option: str, binary: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
+        try:
+            run = subprocess.run([path, option, file.name], capture_output=True, text=True)
+        except OSError as error:
+            raise RuntimeError(f"this triton comes without a {tool} that runs: {error}") from error
+    if run.returncode:
+        raise RuntimeError(f"{tool} cannot read the binary: {' '.join(run.stderr.split())[:200]}")
+    return run.stdout
 
 
 def _number(pattern: str, text: str) -> int:
