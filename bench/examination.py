@@ -18,6 +18,7 @@ from sdn_triton.tuning.examples import DTYPES, example_launches
 
 from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError
+from .hazards import count_hazards, find_hazards
 from .kernel_cost import Block, Cost, Prediction, cost_of, predict
 from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, work_of
 from .sass import bulk_copy_bytes, read_sass
@@ -116,7 +117,9 @@ def examine(case: Case) -> dict[str, Any]:
     try:
         compiled = compile_launch(case.launch(), case.target)
         row |= _resources(case, compiled)
-        cost, prediction = _analyse(case, compiled)
+        code = read_code(compiled, case.config().num_warps, case.arithmetic)
+        row["hazards"] = count_hazards(find_hazards(code))
+        cost, prediction = _analyse(case, compiled, code)
         row |= _figures(cost, prediction) | _bytes(case, cost)
     except UnreadableCodeError as error:
         row["error"] = f"not understood: {error}"
@@ -134,6 +137,7 @@ FIGURES = (
     "fits",
     "blocks_per_sm",
     "threads",
+    "hazards",
     "tensor_instructions",
     "load_bits",
     "elements_per_trip",
@@ -180,11 +184,11 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
     }
 
 
-def _analyse(case: Case, compiled: Compiled) -> tuple[Cost, Prediction]:
+def _analyse(case: Case, compiled: Compiled, code: Code) -> tuple[Cost, Prediction]:
     config = case.config()
     work = work_of(case.kernel, case.shape, config)
     block = Block(compiled.threads, config.block_p, work.block, config.block_o)
-    cost = cost_of(read_code(compiled, config.num_warps, case.arithmetic), work, block)
+    cost = cost_of(code, work, block)
     return cost, predict(cost, work, MULTIPROCESSORS[case.arch], case.arithmetic)
 
 

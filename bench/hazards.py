@@ -133,10 +133,11 @@ def _hazards_at(
     used = registers_of(instruction)
     for other in sorted(in_flight):
         product = products[other]
-        # Products into the same accumulator follow one another: the later one adds to what the earlier one leaves.
-        follows = index in products and products[index].accumulator == product.accumulator
-        reads = used.reads - used.writes if follows else used.reads
-        writes = frozenset() if follows else used.writes
+        reads, writes = used.reads, used.writes
+        if index in products and instruction.opcode == code.instructions[other].opcode:
+            # Products of one shape into one accumulator follow one another: what the earlier leaves, the later finds.
+            if products[index].accumulator == product.accumulator:
+                reads, writes = products[index].operand, frozenset()
         for use, registers in (
             ("writes the operand", used.writes & product.operand),
             ("writes the accumulator", writes & product.accumulator),

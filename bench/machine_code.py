@@ -4,6 +4,9 @@ Compiles kernels ahead of time, disassembles them with the tools inside the trit
 counts what it does for one *difference element*: one pixel, one tap, one input channel (``kernel_work.py`` defines it
 for every kernel, ``kernel_cost.py`` finds the loop). A device model (``throughput.py``) turns the counts into clocks of
 each pipe, the pipe that binds, and the ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs.
+
+It also says whether the code can be trusted: instructions that use registers of an unfinished product are counted
+(``hazards.py``). ``python -m bench.hazards`` shows them, in any binary.
 """
 
 from __future__ import annotations
@@ -39,15 +42,18 @@ INSTRUMENT = (
     "control_flow",
     "environment",
     "examination",
+    "hazards",
     "kernel_cost",
     "kernel_work",
     "machine_code",
     "machine_code_tables",
+    "registers",
     "report",
     "sass",
     "throughput",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
+HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -105,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examine, print, write; 0, or 1 where a kernel could not be compiled or understood, 2 for a wrong option."""
+    """Examine, print, write; 0, or 1 where a kernel cannot be compiled or understood or has a hazard, 2 for an option."""
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
@@ -157,9 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in rows:
             if row["error"]:
                 report.say(f"{row['kernel']} {row['arch']} {row['dtype']}: {row['error']}", BAD)
+            if row["hazards"]:
+                report.say(f"{row['kernel']} {row['arch']} {row['dtype']}: {HAZARDS.format(row['hazards'])}", BAD)
     if args.json is not None:
         write_json(args.json, rows if earlier is None else _paired(rows, earlier))
-    return int(any(row["error"] for row in rows))
+    return int(any(row["error"] or row["hazards"] for row in rows))
 
 
 def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:

@@ -43,6 +43,11 @@ ATOMICS = {"ATOM", "ATOMG", "ATOMS"}
 DOUBLES = {"DADD", "DFMA", "DMNMX", "DMUL"}
 CONVERSIONS = {"F2F", "F2I", "FRND", "I2F"}
 ASYNCHRONOUS_PRODUCT = re.compile(r"[HIQB]GMMA$")
+PRODUCT_SHAPE = re.compile(r"[HIQB]GMMA\.64x(?P<columns>\d+)x\d+\.(?P<sums>F32|F16|S32)(?:\.\w+)*")
+PRODUCT_OPERANDS = re.compile(
+    r"(?P<result>R\d+), (?:(?P<left>R\d+)(?:\.reuse)?, )?gdesc\[UR\d+\](?:\.tnsp[AB])*, "
+    r"(?P<added>R\d+|RZ)(?P<rest>(?:, !?UP(?:T|\d))?(?:, gsb0)?)"
+)
 OPERAND_REGISTERS = 4
 """Registers a thread that hold a left operand: 64 rows of 32 bytes, in 128 threads."""
 
@@ -62,6 +67,8 @@ class AsynchronousProduct:
     operand: frozenset[int]
     """Those of the left operand; none where it is in shared memory."""
     accumulator: frozenset[int]
+    adds: bool
+    """Whether it adds to what the accumulator holds, and does not begin anew."""
     commits: bool
     """Whether it ends a group that ``WARPGROUP.DEPBAR`` can wait for."""
 
@@ -75,7 +82,7 @@ def registers_of(instruction: Instruction) -> Registers:
     base, *parts = instruction.opcode.split(".")
     if ASYNCHRONOUS_PRODUCT.match(base):
         product = asynchronous_product(instruction)
-        return Registers(product.operand | product.accumulator, product.accumulator)
+        return Registers(product.operand | (product.accumulator if product.adds else frozenset()), product.accumulator)
     operands = [operand for operand in _operands(instruction) if not PREDICATE.match(operand)]
     result, sources = _widths(instruction, base, parts)
     writes: frozenset[int] = frozenset()
@@ -96,24 +103,22 @@ def registers_of(instruction: Instruction) -> Registers:
 def asynchronous_product(instruction: Instruction) -> AsynchronousProduct:
     """Read ``HGMMA.64x128x16.F32.BF16 R88, R152, gdesc[UR20], R88, gsb0``: result, operands, what is added to.
 
+    Operands in shared memory are described in uniform registers; one description stands for both.
+
     Raises:
         UnreadableCodeError: the instruction has another form.
     """
-    operands = _operands(instruction)
-    shape = re.match(r"[HIQB]GMMA\.64x(?P<columns>\d+)x\d+\.(?P<kind>F32|F16|S32)\.", instruction.opcode)
-    form = re.fullmatch(
-        r"(?P<result>R\d+) (?:(?P<left>R\d+)(?:\.reuse)?|gdesc\[UR\d+\][.\w]*) gdesc\[UR\d+\][.\w]* "
-        r"(?P<added>R\d+|RZ)(?P<rest>(?: !?UPT| !?UP\d| gsb0)*)",
-        " ".join(operands),
-    )
+    shape = PRODUCT_SHAPE.fullmatch(instruction.opcode)
+    form = PRODUCT_OPERANDS.fullmatch(instruction.operands)
     if shape is None or form is None or form["added"] not in (form["result"], "RZ"):
         raise UnreadableCodeError(f"an unknown form of matrix product ({instruction.text})")
     # 64 rows of sums in 128 threads; half as many registers where two sums of 16 bits share one.
-    count = int(shape["columns"]) // (4 if shape["kind"] == "F16" else 2)
+    accumulator = _tuple_at(form["result"], int(shape["columns"]) // (4 if shape["sums"] == "F16" else 2))
     return AsynchronousProduct(
         operand=_tuple_at(form["left"], OPERAND_REGISTERS) if form["left"] else frozenset(),
-        accumulator=_tuple_at(form["result"], count),
-        commits="gsb0" in form["rest"].split(),
+        accumulator=accumulator,
+        adds=form["added"] != "RZ",
+        commits=form["rest"].endswith("gsb0"),
     )
 
 
