@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sdn_triton.launch.run import Launch
+from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.compile import TARGETS, Compiled, compile_launch
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work as LaunchWork
@@ -130,6 +131,7 @@ def examine(case: Case) -> dict[str, Any]:
 
 
 FIGURES = (
+    "assembler",
     "registers",
     "spill_bytes",
     "shared_bytes",
@@ -174,6 +176,7 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
         int(columns[1]) if columns else 0,
     )
     return {
+        "assembler": assembler_version(case.target),
         "registers": resources.registers,
         "spill_bytes": resources.local_bytes,
         "shared_bytes": resources.shared_bytes,

@@ -24,6 +24,8 @@ from .control_flow import Code, Instruction, UnreadableCodeError, successors
 from .registers import ASYNCHRONOUS_PRODUCT, AsynchronousProduct, asynchronous_product, registers_of
 from .sass import read_sass
 
+ARCHITECTURES = (90,)
+"""Those whose matrix products go on after they were issued and take operands from registers."""
 InFlight = Mapping[int, int]
 """For each product that may be in flight, by its index in the code, the groups that were ended since it was issued."""
 WAIT = re.compile(r"gsb0, 0x(?P<left>[0-9a-f]+)")
@@ -70,6 +72,18 @@ def find_hazards(code: Code) -> list[Hazard]:
 def count_hazards(hazards: Sequence[Hazard]) -> int:
     """The number of instructions that have one."""
     return len({hazard.instruction.address for hazard in hazards})
+
+
+def why_hazardous(code: Code) -> str | None:
+    """What is wrong with the code, in a sentence; None if nothing is.
+
+    Raises:
+        UnreadableCodeError: see :func:`find_hazards`.
+    """
+    hazards = find_hazards(code)
+    if not hazards:
+        return None
+    return f"{count_hazards(hazards)} instructions use registers of an unfinished product; {hazards[0]}"
 
 
 def _products_in_flight(code: Code, products: Mapping[int, AsynchronousProduct]) -> dict[int, InFlight]:
@@ -134,10 +148,8 @@ def _hazards_at(
     for other in sorted(in_flight):
         product = products[other]
         reads, writes = used.reads, used.writes
-        if index in products and instruction.opcode == code.instructions[other].opcode:
-            # Products of one shape into one accumulator follow one another: what the earlier leaves, the later finds.
-            if products[index].accumulator == product.accumulator:
-                reads, writes = products[index].operand, frozenset()
+        if index in products and _follows(code, products, index, other):
+            reads, writes = products[index].operand, frozenset()
         for use, registers in (
             ("writes the operand", used.writes & product.operand),
             ("writes the accumulator", writes & product.accumulator),
@@ -145,6 +157,12 @@ def _hazards_at(
         ):
             if registers:
                 yield Hazard(instruction, code.instructions[other], use, tuple(sorted(registers)))
+
+
+def _follows(code: Code, products: Mapping[int, AsynchronousProduct], index: int, other: int) -> bool:
+    """Whether two products have one shape and one accumulator: what the earlier leaves there, the later finds."""
+    one_shape = code.instructions[index].opcode == code.instructions[other].opcode
+    return one_shape and products[index].accumulator == products[other].accumulator
 
 
 def main(argv: Sequence[str] | None = None) -> int:

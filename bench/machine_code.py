@@ -53,6 +53,7 @@ INSTRUMENT = (
     "throughput",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
+INSTRUMENT_OF_THE_PACKAGE = ("assembler", "files")
 HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examine, print, write; 0, or 1 where a kernel cannot be compiled or understood or has a hazard, 2 for an option."""
+    """Examine, print, write; 0, or 1 where a kernel cannot be compiled, understood or trusted, 2 for a wrong option."""
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.begin(f"{case.kernel} {case.arch} {case.arithmetic} {case.channels}->{case.outputs}")
             rows.append(examine(case))
             report.done()
-        report.say(_versions())
+        report.say(_versions(rows))
         report.say(f"{args.memory_format}, {IMAGES} images of {ROWS}x{COLUMNS}; no device was asked, nothing was timed")
         report.say()
         for table in (resource_table(rows), count_table(rows), clock_table(rows)):
@@ -178,10 +179,11 @@ def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
     return list(product(channels, args.outputs))
 
 
-def _versions() -> str:
+def _versions(rows: Sequence[dict[str, Any]]) -> str:
     git = git_revision()
     revision = f", revision {git['revision'][:10]}{' (changed)' if git['dirty'] else ''}" if git["revision"] else ""
-    return f"triton {package_version('triton')}{revision}"
+    assemblers = "".join(f", ptxas {version}" for version in sorted({row["assembler"] for row in rows} - {None}))
+    return f"triton {package_version('triton')}{assemblers}{revision}"
 
 
 class _AgainstError(Exception):
@@ -213,7 +215,8 @@ def _rows_at(revision: str, selection: Sequence[str]) -> list[dict[str, Any]]:
     ):
         for name in INSTRUMENT:
             shutil.copy(Path(__file__).with_name(f"{name}.py"), tree / "bench")
-        shutil.copy(ROOT / "sdn_triton" / "tuning" / "files.py", tree / "sdn_triton" / "tuning")
+        for name in INSTRUMENT_OF_THE_PACKAGE:
+            shutil.copy(ROOT / "sdn_triton" / "tuning" / f"{name}.py", tree / "sdn_triton" / "tuning")
         output = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "bench.machine_code", *selection, f"--json={output}"]
         run = subprocess.run(command, cwd=tree, capture_output=True, text=True)

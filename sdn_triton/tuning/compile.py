@@ -33,6 +33,10 @@ TARGETS = {
 """The devices that every default configuration is compiled for."""
 
 
+class NoToolError(RuntimeError):
+    """A tool that reads binaries is not where the triton package should have it, or does not run."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one block of a compiled kernel takes: bytes of shared memory, registers a thread, bytes of local memory."""
@@ -111,7 +115,8 @@ def disassembly(cubin: bytes) -> str:
     """The instructions in a binary of NVIDIA's, by the disassembler in the triton package.
 
     Raises:
-        RuntimeError: it is not there, or cannot read the binary.
+        NoToolError: there is none that runs.
+        RuntimeError: it cannot read the binary.
     """
     return _run_tool("nvdisasm", "-c", cubin)
 
@@ -160,7 +165,7 @@ def _run_tool(tool: str, option: str, binary: bytes) -> str:
         try:
             run = subprocess.run([path, option, file.name], capture_output=True, text=True)
         except OSError as error:
-            raise RuntimeError(f"this triton comes without a {tool} that runs: {error}") from error
+            raise NoToolError(f"this triton comes without a {tool} that runs ({error})") from error
     if run.returncode:
         raise RuntimeError(f"{tool} cannot read the binary: {' '.join(run.stderr.split())[:200]}")
     return run.stdout
