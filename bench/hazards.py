@@ -118,6 +118,8 @@ def _after(
         ended = 1 if products[index].commits else 0
         return {**{product: count + ended for product, count in in_flight.items()}, index: ended}
     base, *parts = instruction.opcode.split(".")
+    if base == "CALL":
+        raise UnreadableCodeError(f"a call, whose effects are not followed ({instruction.text})")
     if base == "WARPGROUP":
         wait = WAIT.fullmatch(instruction.operands)
         if parts == ["DEPBAR", "LE"] and wait is not None:

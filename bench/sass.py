@@ -115,7 +115,10 @@ def _with_target(instruction: Instruction, base: str, guard: str | None, joins: 
     if base == "BSSY":
         joins[instruction.operands.split(",")[0].strip()] = names[0]
     elif base == "BSYNC":
-        return replace(instruction, targets=(joins[instruction.operands.strip()],), falls_through=guard is not None)
+        barrier = instruction.operands.strip()
+        if barrier not in joins:
+            raise UnreadableCodeError(f"it is not known where {instruction.text} leads")
+        return replace(instruction, targets=(joins[barrier],), falls_through=guard is not None)
     elif base in ("BRA", "JMP"):
         always = guard is None and re.fullmatch(TARGET, instruction.operands) is not None
         return replace(instruction, targets=names, falls_through=not always)
@@ -131,7 +134,10 @@ def _with_product(instruction: Instruction, base: str, warps: int, constants: di
         return _with_block_product(instruction, constants)
     size = ELEMENT_BYTES.get(parts[-1], ELEMENT_BYTES.get(parts[-2], 2))
     if base.startswith("HG"):  # one warp group of four warps: HGMMA.64x128x16.F32.BF16
-        m, n, k = (int(number) for number in parts[1].split("x"))
+        shape = re.fullmatch(r"(\d+)x(\d+)x(\d+)", parts[1])
+        if shape is None:
+            raise UnreadableCodeError(f"an unknown form of matrix product ({instruction.text})")
+        m, n, k = (int(number) for number in shape.groups())
         groups = warps / 4
         # The first source is a register tile or, like the second always, a tile in shared memory.
         first_in_registers = instruction.operands.split(",")[1].strip().startswith("R")
