@@ -28,6 +28,7 @@ ARCHITECTURES = (90,)
 """Those whose matrix products go on after they were issued and take operands from registers."""
 InFlight = Mapping[int, int]
 """For each product that may be in flight, by its index in the code, the groups that were ended since it was issued."""
+ELF = b"\x7fELF"
 WAIT = re.compile(r"gsb0, 0x(?P<left>[0-9a-f]+)")
 
 
@@ -169,34 +170,31 @@ def _follows(code: Code, products: Mapping[int, AsynchronousProduct], index: int
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the hazards of each file; 0 if there are none, 1 if there are, 2 if a file is not understood."""
+    # Not above: machine_code takes this file along to revisions that have no such tools.
+    from sdn_triton.tuning.compile import ToolError, disassembly
+
     parser = argparse.ArgumentParser(prog="python -m bench.hazards", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="a cubin, or what nvdisasm -c prints of one"
     )
     parser.add_argument("--quiet", action="store_true", help="print counts only")
+    args = parser.parse_args(argv)
     status = 0
-    for path in (args := parser.parse_args(argv)).files:
+    for path in args.files:
         try:
-            hazards = find_hazards(read_sass(_disassembly(path), warps=4))
-        except (OSError, RuntimeError, UnreadableCodeError) as error:
+            content = path.read_bytes()
+            text = disassembly(content) if content.startswith(ELF) else content.decode()
+            hazards = find_hazards(read_sass(text, warps=4))
+        except (OSError, UnicodeDecodeError, ToolError, UnreadableCodeError) as error:
             print(f"{path}: cannot be checked: {error}", file=sys.stderr)
             status = 2
             continue
         count = count_hazards(hazards)
         print(f"{path}: {count or 'no'} instruction{'s' * (count != 1)} with a hazard")
-        if not args.quiet:
-            print(*(f"  {hazard}" for hazard in hazards), sep="\n", end="\n" if hazards else "")
+        for hazard in () if args.quiet else hazards:
+            print(f"  {hazard}")
         status = max(status, int(count > 0))
     return status
-
-
-def _disassembly(path: Path) -> str:
-    content = path.read_bytes()
-    if content.startswith(b"\x7fELF"):
-        from sdn_triton.tuning.compile import disassembly  # knows where triton has its tools
-
-        return disassembly(content)
-    return content.decode()
 
 
 if __name__ == "__main__":

@@ -18,20 +18,8 @@ COMMA = re.compile(r",(?![^\[]*\])")
 # Without a general register for a result: stores, jumps, barriers, comparisons. Nor has any instruction on uniform
 # registers, whose names begin with U.
 WITHOUT_RESULT = {"BAR", "BRA", "BREAK", "BSSY", "BSYNC", "CCTL", "DEPBAR", "ERRBAR", "EXIT", "FCHK", "FENCE", "FSETP"}
-WITHOUT_RESULT |= {
-    "HSETP2",
-    "ISETP",
-    "JMP",
-    "KILL",
-    "LDGDEPBAR",
-    "LDGSTS",
-    "MEMBAR",
-    "NANOSLEEP",
-    "NOP",
-    "PLOP3",
-    "R2P",
-}
-WITHOUT_RESULT |= {"R2UR", "REDUX", "S2UR", "SYNCS", "VOTEU", "WARPGROUP", "WARPSYNC", "YIELD"}
+WITHOUT_RESULT |= {"HSETP2", "ISETP", "JMP", "KILL", "LDGDEPBAR", "LDGSTS", "MEMBAR", "NANOSLEEP", "NOP", "PLOP3"}
+WITHOUT_RESULT |= {"R2P", "R2UR", "REDUX", "S2UR", "SYNCS", "VOTEU", "WARPGROUP", "WARPSYNC", "YIELD"}
 # With one result of 32 bits, and sources of as many.
 SINGLE = {"B2R", "BMSK", "BREV", "F2FP", "FADD", "FFMA", "FLO", "FMNMX", "FMUL", "FSEL", "FSET", "HADD2", "HFMA2"}
 SINGLE |= {"HMNMX2", "HMUL2", "HSET2", "I2FP", "IABS", "IADD3", "IMNMX", "LEA", "LOP3", "MOV", "MOVM", "MUFU", "P2R"}

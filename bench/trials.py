@@ -182,7 +182,7 @@ class Trial:
         A wrong result may come by chance only, so that :meth:`why_wrong` need not see it.
 
         Raises:
-            NoToolError: there is no disassembler to look with.
+            ToolError: there is no disassembler that can read it.
         """
         if target.kind != "cuda" or target.architecture not in hazards.ARCHITECTURES:
             return None

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sdn_triton.tuning.compile import NoToolError
+from sdn_triton.tuning.compile import ToolError
 from sdn_triton.tuning.configs import KernelConfig, Target, config_from_json, config_to_json
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.files import write_json
@@ -160,7 +160,7 @@ class Tuner:
         kernel_config = _kernel_config(config)
         try:
             reason = trial.why_not_run(kernel_config, self.target)
-        except NoToolError as error:
+        except ToolError as error:
             entry["unchecked"] = f"the machine code of its configurations was not checked: {error}"
             reason = None
         reason = reason or trial.why_wrong(kernel_config)

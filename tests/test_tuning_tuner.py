@@ -19,7 +19,7 @@ from sdn_triton.bench.tuner import Tuner, exported, label, merged
 from sdn_triton.cli import main
 from sdn_triton.launch.run import Launch
 from sdn_triton.tuning import lookup, record_shapes, use_table
-from sdn_triton.tuning.compile import NoToolError
+from sdn_triton.tuning.compile import ToolError
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target, config_to_json
 from sdn_triton.tuning.shapes import LayerShape, read_shapes
 from sdn_triton.tuning.spaces import candidates
@@ -168,7 +168,7 @@ def test_a_candidate_with_a_hazard_is_not_run(tmp_path, monkeypatch):
 
 def test_where_machine_code_cannot_be_read_the_table_says_so(tmp_path, monkeypatch):
     def why_not_run(trial, config, target):
-        raise NoToolError("this triton comes without a nvdisasm that runs")
+        raise ToolError("this triton comes without a nvdisasm that runs")
 
     monkeypatch.setattr(Trial, "why_not_run", why_not_run)
     path = tmp_path / "table.json"

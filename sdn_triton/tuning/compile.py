@@ -33,8 +33,8 @@ TARGETS = {
 """The devices that every default configuration is compiled for."""
 
 
-class NoToolError(RuntimeError):
-    """A tool that reads binaries is not where the triton package should have it, or does not run."""
+class ToolError(RuntimeError):
+    """A tool that reads binaries is not where the triton package should have it, or cannot read this one."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def disassembly(cubin: bytes) -> str:
     """The instructions in a binary of NVIDIA's, by the disassembler in the triton package.
 
     Raises:
-        NoToolError: there is none that runs.
-        RuntimeError: it cannot read the binary.
+        ToolError: there is none that runs, or it cannot read the binary.
     """
     return _run_tool("nvdisasm", "-c", cubin)
 
@@ -165,9 +164,9 @@ def _run_tool(tool: str, option: str, binary: bytes) -> str:
         try:
             run = subprocess.run([path, option, file.name], capture_output=True, text=True)
         except OSError as error:
-            raise NoToolError(f"this triton comes without a {tool} that runs ({error})") from error
+            raise ToolError(f"this triton comes without a {tool} that runs ({error})") from error
     if run.returncode:
-        raise RuntimeError(f"{tool} cannot read the binary: {' '.join(run.stderr.split())[:200]}")
+        raise ToolError(f"{tool} cannot read the binary: {' '.join(run.stderr.split())[:200]}")
     return run.stdout
 
 

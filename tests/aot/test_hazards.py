@@ -23,7 +23,7 @@ from sdn_triton.bench.static_ranking import Ranked
 from sdn_triton.bench.trials import Trial, precision_of, units_of
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.assembler import assembler_version
-from sdn_triton.tuning.compile import TARGETS, NoToolError, compile_launch, disassembly
+from sdn_triton.tuning.compile import TARGETS, ToolError, compile_launch, disassembly
 from sdn_triton.tuning.defaults import PRODUCT_KERNELS, Work, all_defaults, default_config
 from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.fallback import smaller
@@ -255,11 +255,11 @@ def test_no_disassembler_is_said():
     tried, config = trial()
     with (
         mock.patch("sdn_triton.tuning.compile.subprocess.run", side_effect=FileNotFoundError("nvdisasm")),
-        pytest.raises(NoToolError, match="this triton comes without a nvdisasm"),
+        pytest.raises(ToolError, match="this triton comes without a nvdisasm"),
     ):
         tried.why_not_run(config, SM_90)
-    with mock.patch("sdn_triton.tuning.compile.disassembly", side_effect=NoToolError("no nvdisasm")):
-        assert examine(Case("fusion_forward", "sm_90", "bf16", 256, 256))["error"] == "NoToolError: no nvdisasm"
+    with mock.patch("sdn_triton.tuning.compile.disassembly", side_effect=ToolError("no nvdisasm")):
+        assert examine(Case("fusion_forward", "sm_90", "bf16", 256, 256))["error"] == "ToolError: no nvdisasm"
 
 
 def test_a_binary_that_is_none(tmp_path, capsys):
