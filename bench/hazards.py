@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             content = path.read_bytes()
             text = disassembly(content) if content.startswith(ELF) else content.decode()
-            hazards = find_hazards(read_sass(text, warps=4))
+            hazards = find_hazards(read_sass(text, warps=4, copy_bytes=0.0))
         except (OSError, UnicodeDecodeError, ToolError, UnreadableCodeError) as error:
             print(f"{path}: cannot be checked: {error}", file=sys.stderr)
             status = 2

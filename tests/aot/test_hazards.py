@@ -69,7 +69,7 @@ def compiled(form: str, num_stages: int) -> triton.compiler.CompiledKernel:
 
 
 def hazards_in(text: str) -> list[Hazard]:
-    return find_hazards(read_sass(text, warps=4))
+    return find_hazards(read_sass(text, warps=4, copy_bytes=0.0))
 
 
 def test_the_fault_is_found(tmp_path, capsys):
