@@ -59,7 +59,7 @@ def find_hazards(code: Code) -> list[Hazard]:
     products = {
         index: asynchronous_product(instruction)
         for index, instruction in enumerate(code.instructions)
-        if ASYNCHRONOUS_PRODUCT.match(instruction.opcode.split(".")[0]) and not instruction.never_executed
+        if ASYNCHRONOUS_PRODUCT.match(instruction.opcode.split(".")[0])
     }
     if not products:
         return []

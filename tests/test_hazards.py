@@ -162,6 +162,10 @@ SHARED = "HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4].tnspA.tnspB, R24, gsb0"
             SHARED.replace("R24", "R40"),
             [(*("HGMMA", use), span(40, 16), "R24") for use in ("writes the accumulator", "reads the accumulator")],
         ),
+        (
+            SHARED.replace("64x64x16.F32.BF16", "64x128x16.F16"),
+            [(*("HGMMA", use), span(24, 32), "R24") for use in ("writes the accumulator", "reads the accumulator")],
+        ),
         (SHARED.replace("R24", "R56"), []),
         (PRODUCT.replace("R4,", "R52,"), [("HGMMA", "reads the accumulator", span(52, 4), "R24")]),
     ],
