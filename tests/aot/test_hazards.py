@@ -187,9 +187,10 @@ def test_options(kernel, option):
 
 
 def sampled(kernel, arithmetic, count):
-    """Some of what the tuner tries, of those that prefetch: the same each time."""
+    """Some of what the tuner tries, of those that prefetch: the same each time, and those in pairs first."""
     found = [config for config in candidates(kernel, work(arithmetic), SM_90) if config.num_stages > 1]
-    return random.Random(0).sample(found, min(count, len(found)))
+    chosen = random.Random(0).sample(found, min(count, len(found)))
+    return sorted(chosen, key=lambda config: not config.pairs)
 
 
 SAMPLES = [
