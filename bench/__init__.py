@@ -14,5 +14,6 @@ runs.py        a file of ``sdn-triton bench run`` read back;  standing.py  who i
 plots.py       the command ``sdn-triton bench plot``: charts.py and standing_charts.py draw, theme.py has the colours
 page.py        the command ``sdn-triton bench report``: the tables of sheets.py, in page.html.jinja and by markdown.py
 generated.py   ``make report``: texts.py and listing.py have the figures of the documents
+machine_code.py  what the compiler made of a kernel: README.md says which file does what;  hazards.py  if it is right
 doctor.py      ``sdn-triton doctor``;  gpu.py  ``make gpu``, with sanitized.py and predicted.py
 """

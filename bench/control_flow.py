@@ -33,6 +33,19 @@ class Instruction:
     """Bytes loaded past the first-level cache."""
     scratchpad_bytes: float = 0.0
     """Bytes written to or read from shared memory, operands of matrix products included."""
+    address: int = 0
+    guard: str = ""
+    """The predicate under which it is executed, as P0 or !UP1; empty where it always is."""
+
+    @property
+    def never_executed(self) -> bool:
+        """Whether its predicate is the one that is always false; compilers pad code with such instructions."""
+        return self.guard in ("!PT", "!UPT")
+
+    @property
+    def text(self) -> str:
+        """The instruction as a disassembler prints it."""
+        return f"{f'@{self.guard} ' if self.guard else ''}{self.opcode} {self.operands}".strip()
 
     @property
     def is_inverse_root(self) -> bool:
@@ -46,6 +59,23 @@ class Code:
 
     instructions: Sequence[Instruction]
     labels: dict[str, int]
+
+
+def successors(code: Code) -> list[tuple[int, ...]]:
+    """For each instruction the indices of those that may be executed next; one past the last where the code just ends.
+
+    Raises:
+        UnreadableCodeError: it is not known where a jump leads.
+    """
+    found = []
+    for index, instruction in enumerate(code.instructions):
+        targets = [index + 1] if instruction.falls_through else []
+        for name in instruction.targets:
+            if name not in code.labels:
+                raise UnreadableCodeError(f"it is not known where {instruction.text} leads")
+            targets.append(code.labels[name])
+        found.append(tuple(targets))
+    return found
 
 
 @dataclass(eq=False)

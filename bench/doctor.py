@@ -13,6 +13,8 @@ import torch
 
 from sdn_triton import __version__, explain, feature_fusion, semantic_difference_conv2d
 from sdn_triton.backend import INTERPRETED
+from sdn_triton.tuning.assembler import assembler_version
+from sdn_triton.tuning.compile import TARGETS
 
 from .environment import cpp_compiler, cpu_name, git_revision, gpu_driver, package_version
 from .report import Report, Table
@@ -56,6 +58,15 @@ def _triton() -> tuple[str | None, str | None]:
         return None, f"importing it fails: {type(error).__name__}: {error}"
 
 
+def _assemblers() -> str:
+    """The versions of the assemblers that triton runs, with what they are run for."""
+    found: dict[str, list[str]] = {}
+    for name, target in TARGETS.items():
+        if version := assembler_version(target):
+            found.setdefault(version, []).append(name)
+    return "; ".join(f"{version} for {', '.join(names)}" for version, names in found.items()) or "not known"
+
+
 def _torch_build() -> str:
     if torch.version.cuda:
         return f"for CUDA {torch.version.cuda}"
@@ -71,6 +82,7 @@ def installed(triton: str | None, why_no_triton: str | None) -> Table:
     table.add(("sdn_triton", f"{__version__}{revision}"))
     table.add(("torch", f"{torch.__version__} ({_torch_build()}, {torch.get_num_threads()} threads)"))
     table.add(("triton", triton or why_no_triton or ""))
+    table.add(("ptxas", _assemblers() if triton else "comes with triton"))
     table.add(("numpy", package_version("numpy") or "not installed"))
     table.add(("CPU", cpu_name()))
     for index in range(torch.cuda.device_count()):

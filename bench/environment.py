@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from sdn_triton.launch.run import target_of
+from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.files import write_json as write_json
 
 
@@ -178,6 +180,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "sdn_triton": _own_version(),
         "torch": torch.__version__,
         "triton": package_version("triton"),
+        "ptxas": assembler_version(target_of(device)),
         "numpy": package_version("numpy"),
         "git": git_revision(),
         "tf32": {

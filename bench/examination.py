@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sdn_triton.launch.run import Launch
+from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.compile import TARGETS, Compiled, compile_launch
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work as LaunchWork
@@ -18,6 +19,7 @@ from sdn_triton.tuning.examples import DTYPES, example_launches
 
 from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError
+from .hazards import count_hazards, find_hazards
 from .kernel_cost import Block, Cost, Prediction, cost_of, predict
 from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, work_of
 from .sass import bulk_copy_bytes, read_sass
@@ -116,7 +118,9 @@ def examine(case: Case) -> dict[str, Any]:
     try:
         compiled = compile_launch(case.launch(), case.target)
         row |= _resources(case, compiled)
-        cost, prediction = _analyse(case, compiled)
+        code = read_code(compiled, case.config().num_warps, case.arithmetic)
+        row["hazards"] = count_hazards(find_hazards(code))
+        cost, prediction = _analyse(case, compiled, code)
         row |= _figures(cost, prediction) | _bytes(case, cost)
     except UnreadableCodeError as error:
         row["error"] = f"not understood: {error}"
@@ -127,6 +131,7 @@ def examine(case: Case) -> dict[str, Any]:
 
 
 FIGURES = (
+    "assembler",
     "registers",
     "spill_bytes",
     "shared_bytes",
@@ -134,6 +139,7 @@ FIGURES = (
     "fits",
     "blocks_per_sm",
     "threads",
+    "hazards",
     "tensor_instructions",
     "load_bits",
     "elements_per_trip",
@@ -170,6 +176,7 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
         int(columns[1]) if columns else 0,
     )
     return {
+        "assembler": assembler_version(case.target),
         "registers": resources.registers,
         "spill_bytes": resources.local_bytes,
         "shared_bytes": resources.shared_bytes,
@@ -180,11 +187,11 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
     }
 
 
-def _analyse(case: Case, compiled: Compiled) -> tuple[Cost, Prediction]:
+def _analyse(case: Case, compiled: Compiled, code: Code) -> tuple[Cost, Prediction]:
     config = case.config()
     work = work_of(case.kernel, case.shape, config)
     block = Block(compiled.threads, config.block_p, work.block, config.block_o)
-    cost = cost_of(read_code(compiled, config.num_warps, case.arithmetic), work, block)
+    cost = cost_of(code, work, block)
     return cost, predict(cost, work, MULTIPROCESSORS[case.arch], case.arithmetic)
 
 

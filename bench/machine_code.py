@@ -4,6 +4,9 @@ Compiles kernels ahead of time, disassembles them with the tools inside the trit
 counts what it does for one *difference element*: one pixel, one tap, one input channel (``kernel_work.py`` defines it
 for every kernel, ``kernel_cost.py`` finds the loop). A device model (``throughput.py``) turns the counts into clocks of
 each pipe, the pipe that binds, and the ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs.
+
+It also says whether the code can be trusted: instructions that use registers of an unfinished product are counted
+(``hazards.py``). ``python -m bench.hazards`` shows them, in any binary.
 """
 
 from __future__ import annotations
@@ -39,15 +42,19 @@ INSTRUMENT = (
     "control_flow",
     "environment",
     "examination",
+    "hazards",
     "kernel_cost",
     "kernel_work",
     "machine_code",
     "machine_code_tables",
+    "registers",
     "report",
     "sass",
     "throughput",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
+INSTRUMENT_OF_THE_PACKAGE = ("assembler", "files")
+HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -105,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examine, print, write; 0, or 1 where a kernel could not be compiled or understood, 2 for a wrong option."""
+    """Examine, print, write; 0, or 1 where a kernel cannot be compiled, understood or trusted, 2 for a wrong option."""
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
@@ -147,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.begin(f"{case.kernel} {case.arch} {case.arithmetic} {case.channels}->{case.outputs}")
             rows.append(examine(case))
             report.done()
-        report.say(_versions())
+        report.say(_versions(rows))
         report.say(f"{args.memory_format}, {IMAGES} images of {ROWS}x{COLUMNS}; no device was asked, nothing was timed")
         report.say()
         for table in (resource_table(rows), count_table(rows), clock_table(rows)):
@@ -157,9 +164,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in rows:
             if row["error"]:
                 report.say(f"{row['kernel']} {row['arch']} {row['dtype']}: {row['error']}", BAD)
+            if row["hazards"]:
+                report.say(f"{row['kernel']} {row['arch']} {row['dtype']}: {HAZARDS.format(row['hazards'])}", BAD)
     if args.json is not None:
         write_json(args.json, rows if earlier is None else _paired(rows, earlier))
-    return int(any(row["error"] for row in rows))
+    return int(any(row["error"] or row["hazards"] for row in rows))
 
 
 def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
@@ -170,10 +179,11 @@ def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
     return list(product(channels, args.outputs))
 
 
-def _versions() -> str:
+def _versions(rows: Sequence[dict[str, Any]]) -> str:
     git = git_revision()
     revision = f", revision {git['revision'][:10]}{' (changed)' if git['dirty'] else ''}" if git["revision"] else ""
-    return f"triton {package_version('triton')}{revision}"
+    assemblers = "".join(f", ptxas {version}" for version in sorted({row["assembler"] for row in rows} - {None}))
+    return f"triton {package_version('triton')}{assemblers}{revision}"
 
 
 class _AgainstError(Exception):
@@ -205,7 +215,8 @@ def _rows_at(revision: str, selection: Sequence[str]) -> list[dict[str, Any]]:
     ):
         for name in INSTRUMENT:
             shutil.copy(Path(__file__).with_name(f"{name}.py"), tree / "bench")
-        shutil.copy(ROOT / "sdn_triton" / "tuning" / "files.py", tree / "sdn_triton" / "tuning")
+        for name in INSTRUMENT_OF_THE_PACKAGE:
+            shutil.copy(ROOT / "sdn_triton" / "tuning" / f"{name}.py", tree / "sdn_triton" / "tuning")
         output = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "bench.machine_code", *selection, f"--json={output}"]
         run = subprocess.run(command, cwd=tree, capture_output=True, text=True)

@@ -41,12 +41,14 @@ def resource_table(rows: Sequence[Row]) -> Table:
             "shared\nKiB",
             "fits",
             "blocks\n/SM",
+            "haz-\nards",
             "loads\nbits:number",
             "tensor\ninstr.",
             "instr.\n/trip",
             "elements\n/trip",
         ),
         notes=[
+            "Hazards: instructions that use registers of a product which may not have ended: see bench/hazards.py.",
             "Loads, instructions and elements are those of one thread in one trip of the hot loop.",
         ],
     )
@@ -62,12 +64,13 @@ def resource_table(rows: Sequence[Row]) -> Table:
                 "" if row["shared_bytes"] is None else f"{row['shared_bytes'] / 1024:.1f}",
                 "" if row["fits"] is None else "yes" if row["fits"] else "NO",
                 _whole(row["blocks_per_sm"]),
+                _whole(row["hazards"]),
                 loads,
                 _whole(row["tensor_instructions"]),
                 _whole(row["instructions_per_trip"]),
                 _whole(row["elements_per_trip"]),
             ],
-            BAD if row["error"] or row["spill_bytes"] or not row["fits"] else "",
+            BAD if row["error"] or row["spill_bytes"] or row["hazards"] or not row["fits"] else "",
         )
     return table
 

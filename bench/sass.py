@@ -9,9 +9,10 @@ from .control_flow import Code, Instruction, UnreadableCodeError
 
 # Some releases put what an instruction waits for behind its operands: "UMOV UR4, 0x400   &wr=0x3   ?trans1;".
 LINE = re.compile(
-    r"/\*[0-9a-f]{4,}\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*"
+    r"/\*(?P<address>[0-9a-f]{4,})\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*"
     r"(?P<operands>(?![&?])[^;]*?)\s*(?:\s[&?]\w[^;]*)?;"
 )
+ADDRESS = re.compile(r"\s*/\*[0-9a-f]{4,}\*/")
 LABEL = re.compile(r"^\s*(?P<name>[.$\w]+):\s*$")
 TARGET = re.compile(r"`\((?P<name>[.$\w]+)\)")
 
@@ -50,11 +51,14 @@ def read_sass(text: str, warps: int, copy_bytes: float | None = None, products_i
             continue
         found = LINE.search(line)
         if found is None:
+            if ADDRESS.match(line):
+                raise UnreadableCodeError(f"a line of another form ({' '.join(line.split())})")
             continue
         opcode, operands = found["opcode"], found["operands"]
         base = opcode.split(".")[0]
         _note_constant(base, operands, constants)
-        instruction = Instruction(opcode, operands, _kind(base))
+        address, guard = int(found["address"], 16), found["guard"] or ""
+        instruction = Instruction(opcode, operands, _kind(base), address=address, guard=guard)
         instruction = _with_target(instruction, base, found["guard"], joins)
         if TENSOR.match(base):
             instruction = _with_product(instruction, base, warps, constants)
@@ -111,7 +115,10 @@ def _with_target(instruction: Instruction, base: str, guard: str | None, joins: 
     if base == "BSSY":
         joins[instruction.operands.split(",")[0].strip()] = names[0]
     elif base == "BSYNC":
-        return replace(instruction, targets=(joins[instruction.operands.strip()],), falls_through=guard is not None)
+        barrier = instruction.operands.strip()
+        if barrier not in joins:
+            raise UnreadableCodeError(f"it is not known where {instruction.text} leads")
+        return replace(instruction, targets=(joins[barrier],), falls_through=guard is not None)
     elif base in ("BRA", "JMP"):
         always = guard is None and re.fullmatch(TARGET, instruction.operands) is not None
         return replace(instruction, targets=names, falls_through=not always)
@@ -127,7 +134,10 @@ def _with_product(instruction: Instruction, base: str, warps: int, constants: di
         return _with_block_product(instruction, constants)
     size = ELEMENT_BYTES.get(parts[-1], ELEMENT_BYTES.get(parts[-2], 2))
     if base.startswith("HG"):  # one warp group of four warps: HGMMA.64x128x16.F32.BF16
-        m, n, k = (int(number) for number in parts[1].split("x"))
+        shape = re.fullmatch(r"(\d+)x(\d+)x(\d+)", parts[1])
+        if shape is None:
+            raise UnreadableCodeError(f"an unknown form of matrix product ({instruction.text})")
+        m, n, k = (int(number) for number in shape.groups())
         groups = warps / 4
         # The first source is a register tile or, like the second always, a tile in shared memory.
         first_in_registers = instruction.operands.split(",")[1].strip().startswith("R")

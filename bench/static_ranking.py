@@ -23,6 +23,7 @@ from .report import FAINT, Table
 from .trials import Unit
 
 SHOWN = 12
+SHOWN_ERRORS = 3
 
 
 def why_not_static(arch: str, dtype: str) -> str | None:
@@ -44,9 +45,14 @@ class Ranked:
     row: dict[str, Any] | None
 
     @property
+    def may_run(self) -> bool:
+        """Whether nothing is known that speaks against it."""
+        return self.row is None or bool(self.row["fits"] and not self.row["hazards"])
+
+    @property
     def order(self) -> tuple[bool, float]:
-        """First what is predicted and fits, by its ratio to the plain convolution."""
-        ratio = None if self.row is None or not self.row["fits"] else self.row["predicted_ratio_to_conv"]
+        """First what is predicted, fits and may be run, by its ratio to the plain convolution."""
+        ratio = self.row["predicted_ratio_to_conv"] if self.row is not None and self.may_run else None
         return ratio is None, 0.0 if ratio is None else float(ratio)
 
 
@@ -73,7 +79,7 @@ def rank(
 def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Table:
     """The first of a ranking, with what each takes; the heuristic's configuration is marked."""
     columns = ["pixels x channels x outputs", "warps", "stages", "splits", "x conv", "issued", "regs", "spill"]
-    table = Table(f"{unit.title} on {arch}: predicted, not measured", [*columns, "shared", "blocks/SM"])
+    table = Table(f"{unit.title} on {arch}: predicted, not measured", [*columns, "shared", "blocks/SM", "hazards"])
     shown = ranked[:SHOWN] + [one for one in ranked[SHOWN:] if one.config.source != "candidate"]
     for one in shown:
         config, row = one.config, one.row
@@ -86,17 +92,21 @@ def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Ta
         ]
         if row is None:
             found = estimate(unit.kernel, unit.work.arithmetic, config, TARGETS[arch])
-            cells += ["", "", f">={found.registers}", "", f"<={found.shared_bytes}", f"<={found.blocks}"]
+            cells += ["", "", f">={found.registers}", "", f"<={found.shared_bytes}", f"<={found.blocks}", ""]
         elif row["error"] is not None:
-            cells += ["", "", "", "", "", row["error"][:40]]
+            cells += ["", "", "", "", "", "", row["error"][:40]]
         else:
             figures = row["predicted_ratio_to_conv"], row["issued_per_element"]
             cells += [f"{figure:.2f}" for figure in figures]
-            cells += [str(row[name]) for name in ("registers", "spill_bytes", "shared_bytes", "blocks_per_sm")]
-        table.add(cells, "" if mark or row is None or row["fits"] else FAINT)
+            cells += [
+                str(row[name]) for name in ("registers", "spill_bytes", "shared_bytes", "blocks_per_sm", "hazards")
+            ]
+        table.add(cells, "" if mark or one.may_run else FAINT)
     table.notes.append(f"* the heuristic's. {len(ranked)} of {total} candidates looked at.")
     if unit.kernel in KERNELS:
         table.notes.append(f"Compiled for {IMAGES} images of {ROWS}x{COLUMNS} and a 3x3 kernel; see bench/README.md.")
     else:
-        table.notes.append("Nothing is predicted for this kernel: the order is that of the trials.")
+        table.notes.append("Nothing is compiled or predicted for this kernel: the order is that of the trials.")
+    errors = dict.fromkeys(one.row["error"] for one in ranked if one.row is not None and one.row["error"] is not None)
+    table.notes += [f"Without a prediction: {error}" for error in list(errors)[:SHOWN_ERRORS]]
     return table

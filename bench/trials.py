@@ -18,15 +18,20 @@ from sdn_triton.launch import block as launch_block
 from sdn_triton.launch import difference_conv as launch_difference
 from sdn_triton.launch import fusion as launch_fusion
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockOptions, DifferenceNeeds, FusionNeeds
 from sdn_triton.tuning.buckets import Bucket, bucket_of
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.compile import compile_launch
+from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work
-from sdn_triton.tuning.fallback import LaunchFailedError
+from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.shapes import LayerShape
 
+from . import hazards
 from .checking import CEILING, FACTOR, TF32_EPS
+from .control_flow import UnreadableCodeError
+from .examination import read_code
 
 Results = dict[str, Tensor]
 EPS = 1e-5
@@ -170,6 +175,35 @@ class Trial:
         if unit.kernel == "tap_products":
             configs["difference_data_gradient"] = GATHERING
         return lambda: _run("triton", unit.shape, unit.kernel, self.tensors, configs)
+
+    def why_not_run(self, config: KernelConfig, target: Target) -> str | None:
+        """Why the machine code of a configuration must not be run on ``target``; None if it may be.
+
+        A wrong result may come by chance only, so that :meth:`why_wrong` need not see it.
+
+        Raises:
+            ToolError: there is no disassembler that can read it.
+        """
+        if target.kind != "cuda" or target.architecture not in hazards.ARCHITECTURES:
+            return None
+        with recorded_launches() as launches:
+            self.call(config)()
+        own = [launch for launch in launches if launch.config is config]
+        if not own:
+            raise RuntimeError(f"{self.unit.title} launches nothing with {config}")
+        try:
+            for launch in own:
+                compiled = compile_launch(launch, target)
+                code = read_code(compiled, config.num_warps, self.unit.work.arithmetic)
+                if reason := hazards.why_hazardous(code):
+                    return f"it is not run: {reason}"
+        except UnreadableCodeError as error:
+            return f"it is not run: its machine code is not understood: {error}"
+        except Exception as error:
+            if (failure := failure_of_configuration(error)) is None:
+                raise
+            return f"it does not run: {failure}"
+        return None
 
     def why_wrong(self, config: KernelConfig) -> str | None:
         """What is wrong with the results of a configuration; None if they are right.

@@ -25,6 +25,8 @@ from .report import BAD, GOOD, Report, Table
 from .throughput import MULTIPROCESSORS
 
 BUDGET = 600.0
+NOT_RUN = "it does not run", "it is not run"
+"""How the reasons begin for which a configuration was rejected before it gave results."""
 NO_GPU = (
     "there is no GPU here, so that nothing can be measured. What the compiler predicts, without measuring: "
     "sdn-triton tune --static sm_90 {shapes}"
@@ -167,9 +169,11 @@ def _add_row(table: Table, title: str, entry: dict[str, Any] | None) -> int:
         return 0
     rows = [entry if entry.get("verified") else None, entry.get("runner_up"), entry.get("heuristic")]
     times = ["" if row is None else f"{row['microseconds']:.1f}" for row in rows]
-    wrong = [row for row in entry["rejected"] if not row["reason"].startswith("it does not run")]
+    wrong = [row for row in entry["rejected"] if not row["reason"].startswith(NOT_RUN)]
     table.add([title, *times, str(len(entry["timed"])), str(len(entry["rejected"]))], BAD if wrong else "")
     table.notes += [f"WRONG: {title}: {row['config']}: {row['reason']}" for row in wrong[:3]]
+    if "unchecked" in entry:
+        table.notes.append(f"UNCHECKED: {title}: {entry['unchecked']}")
     return len(wrong)
 
 

@@ -1,9 +1,10 @@
 """One run of ``sdn-triton tune``: tries configurations, times those that are right, and keeps a table of the fastest.
 
-For each unit (a kernel, a shape) the candidates come nearest to the heuristic first. Each is checked before its time
-counts, and timed in turns with the fastest so far; at the end the best few and the heuristic are timed again, all in
-turns, and that decides. The file is written anew after every trial, whole or not at all: what is stopped goes on where
-it was, and a candidate that took the process down with it is not tried a second time.
+For each unit (a kernel, a shape) the candidates come nearest to the heuristic first. The machine code of each is
+checked before it runs (``hazards.py``), its results before its time counts; it is timed in turns with the fastest so
+far. At the end the best few and the heuristic are timed again, all in turns, and that decides. The file is written
+anew after every trial, whole or not at all: what is stopped goes on where it was, and a candidate that took the process
+down with it is not tried a second time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from sdn_triton.tuning.compile import ToolError
 from sdn_triton.tuning.configs import KernelConfig, Target, config_from_json, config_to_json
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.files import write_json
@@ -154,8 +156,14 @@ class Tuner:
         del entry["trying"]
 
     def _passes(self, trial: Trial, config: Config, entry: dict[str, Any]) -> bool:
-        """Whether the results are right; if not the configuration is put among the rejected."""
-        reason = trial.why_wrong(_kernel_config(config))
+        """Whether code and results are right; if not the configuration is put among the rejected."""
+        kernel_config = _kernel_config(config)
+        try:
+            reason = trial.why_not_run(kernel_config, self.target)
+        except ToolError as error:
+            entry["unchecked"] = f"the machine code of its configurations was not checked: {error}"
+            reason = None
+        reason = reason or trial.why_wrong(kernel_config)
         if reason is not None:
             entry["rejected"].append({"config": config, "reason": reason})
         return reason is None

@@ -223,7 +223,7 @@ def test_json_is_written_in_full_or_not_at_all(tmp_path):
 def test_fingerprint_names_everything_a_figure_depends_on(device):
     found = json.loads(json.dumps(fingerprint(device)))
     assert found["device"]["name"]
-    assert {"time", "cpu", "load", "python", "torch", "triton", "git", "tf32", "sdn_triton"} <= found.keys()
+    assert {"time", "cpu", "load", "python", "torch", "triton", "ptxas", "git", "tf32", "sdn_triton"} <= found.keys()
     assert found["torch"] == torch.__version__
 
 

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("triton")
 
+from listings import listing
+
 from sdn_triton.bench.amdgcn import read_amdgcn
 from sdn_triton.bench.control_flow import ControlFlow, UnreadableCodeError
 from sdn_triton.bench.kernel_cost import Block, Cost, cost_of, predict
@@ -21,14 +23,6 @@ from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import SHARED_BYTES, KernelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def listing(text):
-    """nvdisasm's form of instructions given one a line; lines that end in a colon are labels."""
-    lines = []
-    for number, line in enumerate(filter(None, map(str.strip, text.splitlines()))):
-        lines.append(line if line.endswith(":") else f"        /*{16 * number:04x}*/                   {line} ;")
-    return "\n".join(lines)
 
 
 def only_loop(text, warps=4):
@@ -427,6 +421,7 @@ def row(**changes):
         shared_bytes=49_152,
         fits=True,
         blocks_per_sm=1,
+        hazards=0,
         tensor_instructions=4,
         load_bits={"128": 12.0},
         elements_per_trip=32.0,
@@ -445,6 +440,8 @@ def test_tables():
     assert "difference_forward sm_90 bf16 256->256 [128x64x128 8w 1s]" in resource_table([row()]).plain()
     assert "128:12" in resource_table([row()]).plain()
     assert "NO" in resource_table([row(fits=False)]).plain()
+    assert resource_table([row(), row(hazards=67)]).styles == ["", "red"]
+    assert " 67 " in resource_table([row(hazards=67)]).plain()
     assert "9.90" in count_table([row()]).plain()
     assert re.search(r"0\.077 .* 0\.062 .* issue +1\.10x +2\.00x", clock_table([row()]).plain())
     unknown = {key: None for key in row() if key not in ("kernel", "arch", "dtype", "channels", "outputs", "config")}

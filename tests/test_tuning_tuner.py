@@ -13,11 +13,13 @@ from sdn_triton import explain, feature_fusion, semantic_difference_conv2d
 from sdn_triton.backend import is_interpreted
 from sdn_triton.bench import tune
 from sdn_triton.bench.measure import Timing
+from sdn_triton.bench.report import Table
 from sdn_triton.bench.trials import Trial, Unit, units_of
 from sdn_triton.bench.tuner import Tuner, exported, label, merged
 from sdn_triton.cli import main
 from sdn_triton.launch.run import Launch
 from sdn_triton.tuning import lookup, record_shapes, use_table
+from sdn_triton.tuning.compile import ToolError
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target, config_to_json
 from sdn_triton.tuning.shapes import LayerShape, read_shapes
 from sdn_triton.tuning.spaces import candidates
@@ -101,7 +103,7 @@ def test_the_fastest_wins_and_the_table_says_why(tmp_path):
     assert LayerShape.parse(entry["shape"]) == SHAPE
     content = json.loads(path.read_text())
     (run,) = content["runs"]
-    assert {"time", "device", "torch", "triton", "git"} <= run.keys()
+    assert {"time", "device", "torch", "triton", "ptxas", "git"} <= run.keys()
     assert {"revision", "dirty", "changes"} == run["git"].keys()
     assert content["device"]["kind"] == "interpreter"
     assert read_table(path).configs[unit_of().kernel, unit_of().bucket] == replace(B, source=str(path))
@@ -135,6 +137,49 @@ def test_a_wrong_candidate_is_rejected_however_fast(name, tmp_path, monkeypatch)
     assert rejected["config"] == config_to_json(B)
     assert reason in rejected["reason"]
     assert all(label(config_to_json(B)) not in names for names in bench.timed)
+
+
+HAZARD = "it is not run: 67 instructions use registers of an unfinished product; ..."
+
+
+def test_a_candidate_with_a_hazard_is_not_run(tmp_path, monkeypatch):
+    """However right its results are: they may be so by chance."""
+    ran, looked = [], []
+    monkeypatch.setattr(Launch, "start", lambda self, start=Launch.start: (ran.append(self.config), start(self)))
+    target = Target("cuda", 90, 132)
+
+    def why_not_run(trial, config, given):
+        looked.append((config, given))
+        return HAZARD if config.block_o == B.block_o else None
+
+    monkeypatch.setattr(Trial, "why_not_run", why_not_run)
+    tuner = tuner_at(tmp_path / "table.json", Bench(o16=30, o32=10, o64=20))
+    tuner.target = target
+    entry = tuner.run(unit_of(), 100)
+    assert entry["config"] == config_to_json(C)
+    assert entry["rejected"] == [{"config": config_to_json(B), "reason": HAZARD}]
+    assert {config.block_o for config in ran} == {A.block_o, C.block_o}
+    assert {config.block_o for config, _ in looked} == {A.block_o, B.block_o, C.block_o}
+    assert {given for _, given in looked} == {target}
+    table = Table("", [""] * 6)
+    assert tune._add_row(table, "unit", entry) == 0, "it gave no wrong results: it was not asked for any"
+    assert table.notes == []
+
+
+def test_where_machine_code_cannot_be_read_the_table_says_so(tmp_path, monkeypatch):
+    def why_not_run(trial, config, target):
+        raise ToolError("this triton comes without a nvdisasm that runs")
+
+    monkeypatch.setattr(Trial, "why_not_run", why_not_run)
+    path = tmp_path / "table.json"
+    tuner_at(path, Bench(), configs=(A,)).run(unit_of(), 100)
+    (entry,) = json.loads(path.read_text())["entries"]
+    assert entry["verified"] is True
+    assert "not checked: this triton comes without a nvdisasm" in entry["unchecked"]
+    table = Table("", [""] * 6)
+    tune._add_row(table, "unit", entry)
+    assert table.notes == [f"UNCHECKED: unit: {entry['unchecked']}"]
+    assert exported(json.loads(path.read_text()))["entries"][0]["unchecked"] == entry["unchecked"]
 
 
 def test_memory_that_no_kernel_writes_is_noticed(monkeypatch):

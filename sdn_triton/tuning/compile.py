@@ -33,6 +33,10 @@ TARGETS = {
 """The devices that every default configuration is compiled for."""
 
 
+class ToolError(RuntimeError):
+    """A tool that reads binaries is not where the triton package should have it, or cannot read this one."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What one block of a compiled kernel takes: bytes of shared memory, registers a thread, bytes of local memory."""
@@ -72,7 +76,7 @@ class Compiled:
     def machine_code(self) -> str:
         """The instructions: SASS on NVIDIA, where the bundled disassembler can read them, else AMD's assembly."""
         if self.target.kind == "cuda":
-            return _run_tool("nvdisasm", "-c", self.assembly["cubin"])
+            return disassembly(self.assembly["cubin"])
         return self.assembly["amdgcn"]
 
     def tensor_instructions(self) -> int:
@@ -108,6 +112,15 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
         threads=launch.config.num_warps * (32 if target.kind == "cuda" else 64),
         parameters={name: kind for name, kind in kernel.src.signature.items() if kind != "constexpr"},
     )
+
+
+def disassembly(cubin: bytes) -> str:
+    """The instructions in a binary of NVIDIA's, by the disassembler in the triton package.
+
+    Raises:
+        ToolError: there is none that runs, or it cannot read the binary.
+    """
+    return _run_tool("nvdisasm", "-c", cubin)
 
 
 class OfflineDriver:
@@ -151,7 +164,13 @@ def _run_tool(tool: str, option: str, binary: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
+        try:
+            run = subprocess.run([path, option, file.name], capture_output=True, text=True)
+        except OSError as error:
+            raise ToolError(f"this triton comes without a {tool} that runs ({error})") from error
+    if run.returncode:
+        raise ToolError(f"{tool} cannot read the binary: {' '.join(run.stderr.split())[:200]}")
+    return run.stdout
 
 
 def _number(pattern: str, text: str) -> int:
