@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from agreement import terms_of_biases
 from pyramid_network import CALLS, CHANNELS, image, make, stir
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -67,12 +68,15 @@ def test_compiled_training_reaches_the_neck():
     neck = attach(model, "decode_head", example=x)
     model.train()
     model.decode_head.dropout.p = 0.0
-    twin = copy.deepcopy(model)
-    torch.compile(model, fullgraph=True, backend="aot_eager")(x).square().sum().backward()
-    twin(x).square().sum().backward()
+    exact = copy.deepcopy(model).double()
+    terms = terms_of_biases(exact)
+    # Not the sum of squares: behind a normalisation that never changes, and its gradient is nothing but rounding.
+    torch.compile(model, fullgraph=True, backend="aot_eager")(x).sin().sum().backward()
+    exact(x.double().requires_grad_()).sin().sum().backward()
     assert all(p.grad is not None for p in neck.parameters())
-    for (name, p), q in zip(model.named_parameters(), twin.parameters()):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+    for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
+        size = max(q.grad.abs().max().item(), terms.get(name, 0.0))
+        assert (p.grad - q.grad).abs().max().item() <= 2e-5 * size, name
 
 
 def test_what_was_compiled_before_notices():
