@@ -211,8 +211,8 @@ def _holds(path: Path, content: bytes) -> bool:
 def look_alike(a: str, b: str) -> bool:
     """Whether two pictures are the same but for coordinates that differ by less than anybody sees.
 
-    Processors round the last digit of a coordinate differently. Matplotlib makes names out of coordinates, so that names
-    may differ too: they are numbered in the order in which they appear.
+    Processors round the last digit of a coordinate differently. Matplotlib makes names out of coordinates: they are
+    numbered in the order in which they appear.
     """
     (text, coordinates), (other_text, others) = map(_apart, (a, b))
     return text == other_text and all(abs(x - y) <= UNSEEN for x, y in zip(coordinates, others, strict=True))
