@@ -7,19 +7,36 @@ RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 INSTALLED = $(if $(VENV),$(VENV)/.installed)
 FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
-WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
+WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
+PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test check bench report gpu clean
+.PHONY: compare test test-long test-processors check bench report gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
 
-# First everything that runs (kernels interpreted where there is no GPU), then what is compiled ahead of time: Triton
-# decides at its import whether it interprets, so these are two processes. The tests of sdn_triton.attach need other
+# Triton decides at its import whether it interprets, so the tests take two processes: one interprets the kernels where
+# there is no GPU, one compiles them ahead of time (the folders COMPILED). The tests of sdn_triton.attach need other
 # people's networks and skip those that are not installed.
+COMPILED = tests/aot
+INTERPRETED = tests $(COMPILED:%=--ignore=%)
+
+# In less than 15 minutes on two CPU cores with no cache of compiled code: a sample stands for what is marked `long`.
 test: $(INSTALLED) $(FRAMEWORKS)
-	$(RUN) -m pytest tests --ignore=tests/aot $(WORKERS)
-	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot $(WORKERS)
+	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m "not long" $(WORKERS)
+
+# The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes.
+test-long: $(INSTALLED) $(FRAMEWORKS)
+	$(PYTEST) $(INTERPRETED) -m long $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m long $(WORKERS)
+
+# What PyTorch's CPU kernels compute, once with the instructions of old processors, and once with those of newer ones
+# on two threads: sums come out in another order.
+NUMERICAL = $(wildcard tests/test_kernels*.py tests/test_eager*.py) tests/test_block.py tests/test_compile.py
+test-processors: $(INSTALLED)
+	ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
+	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 TEST_THREADS=2 $(PYTEST) $(NUMERICAL) -m "not long"
 
 check: $(INSTALLED)
 	$(RUN) -m ruff format --check .

@@ -16,7 +16,8 @@ from devices import DEVICE
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-torch.set_num_threads(1)  # several workers share the processor, and the tensors are small
+# One unless asked for more: several workers share the processor, and the tensors are small.
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 # What `make test` keeps apart from everything else, and what it takes to import it on a CPU: see the Makefile.
 sys.path.append(os.path.join(sys.prefix, "frameworks"))
