@@ -8,7 +8,7 @@ import torch
 
 from sdn_triton import SDN, feature_fusion, semantic_difference_conv2d
 
-TIMES = 20
+TIMES, TIMES_OF_A_BLOCK = 20, 8
 INTERPRETED = 3  # times: on one thread, one program after another, there is no other order
 PATHS = ["eager", "triton", "compiled"]
 OPTIONS = {
@@ -86,7 +86,7 @@ def test_block_repeats_with_several_threads(device):
         tensors = [torch.randn(s, device=device) for s in ((2, 16, 96, 96), (2, 8, 48, 48))]
         state = copy.deepcopy(block.state_dict())
         first = None
-        for _ in range(TIMES):
+        for _ in range(TIMES_OF_A_BLOCK):
             block.load_state_dict(state)
             block.zero_grad()
             found = [*bits(block, tensors), *(p.grad for p in block.parameters()), *block.buffers()]
