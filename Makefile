@@ -31,11 +31,13 @@ test-long: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m long $(WORKERS)
 	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m long $(WORKERS)
 
-# What PyTorch's CPU kernels compute, once with the instructions of old processors, and once with those of newer ones
-# on two threads: sums come out in another order.
-NUMERICAL = $(wildcard tests/test_kernels*.py tests/test_eager*.py) tests/test_block.py tests/test_compile.py
+# What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
+# two threads: sums come out in another order.
+NUMERICAL = $(addprefix tests/test_,$(addsuffix .py,eager eager_fusion identities gradients modules autocast \
+	second_derivatives determinism compile attach_compiled export kernels_block))
+OLD = ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 test-processors: $(INSTALLED)
-	ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
+	$(OLD) $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
 	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 TEST_THREADS=2 $(PYTEST) $(NUMERICAL) -m "not long"
 
 check: $(INSTALLED)
