@@ -34,7 +34,7 @@ test-long: $(INSTALLED) $(FRAMEWORKS)
 # What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
 # two threads: sums come out in another order.
 NUMERICAL = $(addprefix tests/test_,$(addsuffix .py,eager eager_fusion identities gradients modules autocast \
-	second_derivatives determinism compile attach_compiled export kernels_block))
+	second_derivatives determinism compile attach_compiled))
 OLD = ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 test-processors: $(INSTALLED)
 	$(OLD) $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
