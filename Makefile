@@ -7,19 +7,38 @@ RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
 INSTALLED = $(if $(VENV),$(VENV)/.installed)
 FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
-WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2' if u.find_spec('xdist') else '')")
+WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
+PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test check emulate bench report prove gpu clean
+.PHONY: compare test test-long test-processors check emulate bench report prove gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
 
-# First everything that runs (kernels interpreted where there is no GPU), then what is compiled ahead of time: Triton
-# decides at its import whether it interprets, so these are two processes. The tests of sdn_triton.attach need other
+# Triton decides at its import whether it interprets, so the tests take two processes: one interprets the kernels where
+# there is no GPU, one compiles them ahead of time (the folders COMPILED). The tests of sdn_triton.attach need other
 # people's networks and skip those that are not installed.
+COMPILED = tests/aot tests/emulator
+INTERPRETED = tests $(COMPILED:%=--ignore=%)
+
+# In less than 15 minutes on two CPU cores with no cache of compiled code: a sample stands for what is marked `long`.
 test: $(INSTALLED) $(FRAMEWORKS)
-	$(RUN) -m pytest tests --ignore=tests/aot --ignore=tests/emulator $(WORKERS)
-	TRITON_INTERPRET=0 $(RUN) -m pytest tests/aot tests/emulator -m "not long" $(WORKERS)
+	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m "not long" $(WORKERS)
+
+# The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes.
+test-long: $(INSTALLED) $(FRAMEWORKS)
+	$(PYTEST) $(INTERPRETED) -m long $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m long $(WORKERS)
+
+# What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
+# two threads: sums come out in another order.
+NUMERICAL = $(addprefix tests/test_,$(addsuffix .py,eager eager_fusion identities gradients modules autocast \
+	second_derivatives determinism compile attach_compiled))
+OLD = ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
+test-processors: $(INSTALLED)
+	$(OLD) $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
+	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 TEST_THREADS=2 $(PYTEST) $(NUMERICAL) -m "not long"
 
 check: $(INSTALLED)
 	$(RUN) -m ruff format --check .

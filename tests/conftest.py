@@ -18,7 +18,8 @@ if EMULATED:
 elif not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-torch.set_num_threads(1)  # several workers share the processor, and the tensors are small
+# One unless asked for more: several workers share the processor, and the tensors are small.
+torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
 EMULATED_TESTS = "test_kernels"
 """The tests that launch kernels on tensors: what `make emulate` runs."""

@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from agreement import terms_of_biases
 from pyramid_network import CALLS, CHANNELS, image, make, stir
+from sampling import sample
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -25,17 +27,17 @@ def count(model: nn.Module, **options):
     return torch.compile(model, backend=backend, **options), graphs
 
 
-@pytest.mark.parametrize(
-    ("call", "dynamic"),
-    [
-        ("list", None),
-        ("keywords", None),
-        ("ordered dict", None),
-        ("coarse to fine", None),
-        ("list", True),
-        ("keywords", True),
-    ],
-)
+IN_ONE_GRAPH = [
+    ("list", None),
+    ("keywords", None),
+    ("ordered dict", None),
+    ("coarse to fine", None),
+    ("list", True),
+    ("keywords", True),
+]
+
+
+@pytest.mark.parametrize(("call", "dynamic"), sample(IN_ONE_GRAPH, lambda call, dynamic: not dynamic or call == "list"))
 def test_compiled_in_one_graph(call, dynamic):
     torch.compiler.reset()
     model = make(call=CALLS[call])
@@ -67,12 +69,15 @@ def test_compiled_training_reaches_the_neck():
     neck = attach(model, "decode_head", example=x)
     model.train()
     model.decode_head.dropout.p = 0.0
-    twin = copy.deepcopy(model)
-    torch.compile(model, fullgraph=True, backend="aot_eager")(x).square().sum().backward()
-    twin(x).square().sum().backward()
+    exact = copy.deepcopy(model).double()
+    terms = terms_of_biases(exact)
+    # Not the sum of squares: behind a normalisation that never changes, and its gradient is nothing but rounding.
+    torch.compile(model, fullgraph=True, backend="aot_eager")(x).sin().sum().backward()
+    exact(x.double().requires_grad_()).sin().sum().backward()
     assert all(p.grad is not None for p in neck.parameters())
-    for (name, p), q in zip(model.named_parameters(), twin.parameters()):
-        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+    for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
+        size = max(q.grad.abs().max().item(), terms.get(name, 0.0))
+        assert (p.grad - q.grad).abs().max().item() <= 2e-5 * size, name
 
 
 def test_what_was_compiled_before_notices():
@@ -89,7 +94,7 @@ def test_what_was_compiled_before_notices():
     torch.testing.assert_close(compiled(x), plain)
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", sample([False, True], lambda strict: not strict))
 def test_exported_with_dynamic_sizes(strict):
     model = make()
     stir(attach(model, "decode_head", example=image()))
@@ -100,6 +105,7 @@ def test_exported_with_dynamic_sizes(strict):
     torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.long
 def test_onnx_of_a_network_with_a_neck():
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

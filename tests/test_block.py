@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from block_reference import assert_close, by_parts, images, paths_of, results, trained
+from sampling import sample
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
@@ -46,13 +47,16 @@ OPTIONS = {
     "dilation2-5x5": dict(kernel_size=5, dilation=2),
 }
 COARSE = {"same": None, "half": (5, 4), "other": (4, 10), "one-pixel": (1, 1)}
+RESIZED = ("plain", "projected", "vector", "reflect")  # what is resized does not depend on the other options
+BLOCKS = [(name, coarse) for name in OPTIONS for coarse in (COARSE if name in RESIZED else ["same"])]
+IN_TURN = dict(zip(RESIZED, COARSE))
+blocks = pytest.mark.parametrize(
+    ("name", "coarse"), sample(BLOCKS, lambda name, coarse: coarse == IN_TURN.get(name, "same"))
+)
 
 
-@pytest.mark.parametrize("coarse", COARSE)
-@pytest.mark.parametrize("name", OPTIONS)
+@blocks
 def test_training(name, coarse, device):
-    if coarse != "same" and name not in ("plain", "projected", "vector", "reflect"):
-        pytest.skip("what is resized does not depend on this option")
     fused = trained(device, **OPTIONS[name])
     u, v = images(device, guidance=fused.project.in_channels if fused.project else None, coarse=COARSE[coarse])
     if name == "vector":
@@ -62,8 +66,7 @@ def test_training(name, coarse, device):
     assert_close(results(fused, u, v), results(exact, u.cpu().double(), v.cpu().double()))
 
 
-@pytest.mark.parametrize("coarse", COARSE)
-@pytest.mark.parametrize("name", OPTIONS)
+@blocks
 def test_evaluation(name, coarse, device):
     fused = trained(device, **OPTIONS[name]).eval()
     u, v = images(device, guidance=fused.project.in_channels if fused.project else None, coarse=COARSE[coarse])

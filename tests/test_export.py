@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from sampling import sample
 from test_compile import Network
 from torch import Tensor, nn
 
@@ -138,12 +139,13 @@ def in_float64(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-@pytest.mark.parametrize(("make", "shapes"), EXPORTED.values(), ids=EXPORTED.keys())
-def test_onnx_runtime_agrees_at_any_batch_height_and_width(make, shapes):
+@pytest.mark.parametrize("name", sample(EXPORTED, lambda name: name == "SDNNeck"))
+def test_onnx_runtime_agrees_at_any_batch_height_and_width(name):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install sdn-triton[onnx]")
     import onnxruntime
 
+    make, shapes = EXPORTED[name]
     module = make().eval()
     with decomposed(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
@@ -161,6 +163,7 @@ def test_onnx_runtime_agrees_at_any_batch_height_and_width(make, shapes):
             torch.testing.assert_close(torch.from_numpy(got).double(), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CPP is None, reason="compiling ahead of time needs a C++ compiler")
 def test_a_compiled_package_runs_at_any_batch_height_and_width(tmp_path):
     network = Network().eval()

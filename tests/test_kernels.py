@@ -8,6 +8,7 @@ import pytest
 import torch
 from devices import EMULATED
 from kernel_reference import assert_as_good_as, difference_conv, guarded, value_and_gradients
+from sampling import sample
 
 pytest.importorskip("triton")
 
@@ -139,11 +140,13 @@ def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
     check(CASES[name], dtype, device, monkeypatch)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Tiles are the same in all types.
+@pytest.mark.parametrize("dtype", sample(DTYPES, lambda dtype: dtype == torch.float32), ids=str)
 @pytest.mark.parametrize("name", TILED)
 def test_many_tiles_and_splits(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
-    check(CASES[name], dtype, device, monkeypatch, configs=SMALL_TILES)
+    case = CASES[name] if name == "plain" else replace(CASES[name], images=1)  # the interpreter takes its time
+    check(case, dtype, device, monkeypatch, configs=SMALL_TILES)
 
 
 @pytest.mark.parametrize("name", CASES)
