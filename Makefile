@@ -29,7 +29,7 @@ test: $(INSTALLED) $(FRAMEWORKS)
 # The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes.
 test-long: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m long $(WORKERS)
-	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m long $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) tests/aot -m long $(WORKERS)
 
 # What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
 # two threads: sums come out in another order.
