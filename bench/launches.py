@@ -50,7 +50,8 @@ class Arguments:
 
     def wide(self) -> Arguments:
         """The same numbers in float64 on the CPU."""
-        return Arguments(**{k: v.cpu().double() if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+        wide: dict[str, Any] = {k: v.cpu().double() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Arguments(**wide)
 
 
 Call = Callable[[Arguments, str], Results]
