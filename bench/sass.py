@@ -6,10 +6,11 @@ import re
 from dataclasses import replace
 
 from .control_flow import Code, Instruction, UnreadableCodeError
+from .schedule import control_of
 
 # Some releases put what an instruction waits for behind its operands: "UMOV UR4, 0x400   &wr=0x3   ?trans1;".
 LINE = re.compile(
-    r"/\*[0-9a-f]{4,}\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*"
+    r"/\*(?P<address>[0-9a-f]{4,})\*/\s+(?:@(?P<guard>!?U?P\w+)\s+)?(?P<opcode>[A-Z][\w.]*)\s*"
     r"(?P<operands>(?![&?])[^;]*?)\s*(?:\s[&?]\w[^;]*)?;"
 )
 LABEL = re.compile(r"^\s*(?P<name>[.$\w]+):\s*$")
@@ -50,11 +51,14 @@ def read_sass(text: str, warps: int, copy_bytes: float | None = None, products_i
             continue
         found = LINE.search(line)
         if found is None:
+            if instructions and (control := control_of(line)) is not None:
+                instructions[-1] = replace(instructions[-1], control=control)
             continue
         opcode, operands = found["opcode"], found["operands"]
         base = opcode.split(".")[0]
         _note_constant(base, operands, constants)
-        instruction = Instruction(opcode, operands, _kind(base))
+        address, guard = int(found["address"], 16), found["guard"] or ""
+        instruction = Instruction(opcode, operands, _kind(base), address=address, guard=guard)
         instruction = _with_target(instruction, base, found["guard"], joins)
         if TENSOR.match(base):
             instruction = _with_product(instruction, base, warps, constants)

@@ -58,7 +58,7 @@ class Compiled:
     def resources(self) -> Resources:
         """Read the resource use out of the binary (NVIDIA) or the assembly's metadata (AMD)."""
         if self.target.kind == "cuda":
-            report = _run_tool("cuobjdump", "-res-usage", self.assembly["cubin"])
+            report = _run_tool("cuobjdump", "-res-usage", binary=self.assembly["cubin"])
             registers, stack, local = (_number(rf"{key}:(\d+)", report) for key in ("REG", "STACK", "LOCAL"))
             return Resources(self.shared_bytes, registers, stack + local, self.threads)
         text = self.assembly["amdgcn"]
@@ -68,9 +68,9 @@ class Compiled:
         )
 
     def machine_code(self) -> str:
-        """The instructions: SASS on NVIDIA, where the bundled disassembler can read them, else AMD's assembly."""
+        """The instructions: SASS on NVIDIA, with its encoding behind it, else AMD's assembly."""
         if self.target.kind == "cuda":
-            return _run_tool("nvdisasm", "-c", self.assembly["cubin"])
+            return _run_tool("nvdisasm", "-c", "-hex", binary=self.assembly["cubin"])
         return self.assembly["amdgcn"]
 
     def tensor_instructions(self) -> int:
@@ -140,7 +140,7 @@ def active_driver(stand_in: OfflineDriver) -> Iterator[None]:
         drivers.set_active(previous)
 
 
-def _run_tool(tool: str, option: str, binary: bytes) -> str:
+def _run_tool(tool: str, *options: str, binary: bytes) -> str:
     """Run one of the binary tools that come inside the triton package."""
     import triton
 
@@ -148,7 +148,7 @@ def _run_tool(tool: str, option: str, binary: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        return subprocess.run([path, option, file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([path, *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def _number(pattern: str, text: str) -> int:
