@@ -92,6 +92,15 @@ class Path:
         for _, path in self.loops:
             yield from path.everything()
 
+    def in_order(self, trips: Callable[[Path], int]) -> Iterator[Instruction]:
+        """The instructions as one trip executes them, where ``trips`` tells the trips of a loop inside."""
+        for part in self.parts:
+            if isinstance(part, Instruction):
+                yield part
+            else:
+                for _ in range(trips(part[1])):
+                    yield from part[1].in_order(trips)
+
     def weighted(self, trips: Callable[[Path], float]) -> Iterator[tuple[Instruction, float]]:
         """Every instruction with how often it is executed, where ``trips`` tells the trips of a loop inside."""
         for instruction in self.instructions:

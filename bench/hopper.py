@@ -14,19 +14,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from .throughput import MULTIPROCESSORS
+
+RATES = MULTIPROCESSORS["sm_90"]
 SCHEDULERS = 4
 """Parts of a multiprocessor, each with a scheduler, registers and pipes of its own. P."""
+
+
+def _pipe_clocks() -> dict[str, int]:
+    """Clocks for which an instruction of a warp holds its pipe in one of the four parts, by kind."""
+    slowest = {kind: rate for pipe, rates in RATES.pipes.items() if pipe != "issue" for kind, rate in rates.items()}
+    return {kind: round(RATES.wave * SCHEDULERS / rate) for kind, rate in slowest.items()}
 
 
 @dataclass(frozen=True)
 class Hopper:
     """One multiprocessor; rates are per clock, latencies in clocks."""
 
-    # Arithmetic: clocks for which an instruction of a warp holds its pipe in one of the four parts.
-    pipe_clocks: Mapping[str, int] = field(
-        default_factory=lambda: MappingProxyType({"fp": 1, "half": 1, "pair": 2, "multiply": 2, "integer": 2})
-    )  # P
-    special_clocks: int = 8  # P: 16 results
+    # Arithmetic. Integer products have a pipe of their own: they use half of the one for floating point.
+    pipe_clocks: Mapping[str, int] = field(default_factory=_pipe_clocks)  # P
     special_latency: int = 20  # M
     special_queue: int = 1  # E: instructions that wait in front of the special function unit before issue stalls
     branch_clocks: int = 6  # E: on top of the stall count, where a jump is taken
@@ -38,10 +44,10 @@ class Hopper:
     address_clocks: int = 2  # E: clocks of the address stage for an instruction of a warp
     address_latency: int = 8  # E: until the operands have been read
     in_flight: int = 16  # E: instructions between address and data stage
-    l1_bytes: float = 128.0  # P: shared memory, cached loads, and the operands of products
+    l1_bytes: float = RATES.l1_bytes  # P: shared memory, cached loads, and the operands of products
     l1_latency: int = 26  # M: a hit, from the data stage on
     shared_latency: int = 21  # M: likewise, of shared memory
-    l2_bytes: float = 38.0  # E: what the second-level cache keeps up for one multiprocessor while all of them ask
+    l2_bytes: float = RATES.l2_bytes  # E: what one multiprocessor gets from the second-level cache while all ask
     l2_latency: int = 260  # M: of a load that misses the first-level cache
     l1_miss_share: float | None = None
     """The share of cached loads that miss; None: those that touch pixels that no load of the tile touched before. E."""

@@ -127,7 +127,7 @@ class Multiprocessor:
         self.parts = [[w for w in self.warps if w.number % SCHEDULERS == s] for s in range(SCHEDULERS)]
         self.last: list[Warp | None] = [None] * SCHEDULERS
         self.awake = [0] * SCHEDULERS  # until then no warp of the part can issue
-        self.pipe_free: list[dict[str, int]] = [dict.fromkeys((*model.pipe_clocks, "special"), 0) for _ in self.parts]
+        self.pipe_free: list[dict[str, int]] = [dict.fromkeys(model.pipe_clocks, 0) for _ in self.parts]
         self.waiting: list[deque[Access]] = [deque() for _ in self.parts]  # for the address stage
         self.turn = 0  # the part that the address stage looks at first
         self.in_flight: deque[Access] = deque()  # from the address stage on
@@ -217,7 +217,7 @@ class Multiprocessor:
             case Unit.PIPE:
                 return self.pipe_free[part][step.instruction.kind]
             case Unit.SPECIAL:
-                return self.pipe_free[part]["special"] - model.special_queue * model.special_clocks
+                return self.pipe_free[part]["special"] - model.special_queue * model.pipe_clocks["special"]
             case Unit.LOAD | Unit.STORE | Unit.SHARED | Unit.COPY:
                 return NEVER if len(self.waiting[part]) >= model.queue else self.clock
             case Unit.AWAIT_PRODUCTS:
@@ -246,11 +246,11 @@ class Multiprocessor:
         elif unit is Unit.JUMP:
             warp.ready += model.branch_clocks
         elif unit is Unit.SPECIAL:
-            start = max(self.clock, self.pipe_free[part]["special"])
-            self.pipe_free[part]["special"] = start + model.special_clocks
-            self.busy["special"] += model.special_clocks
+            start, clocks = max(self.clock, self.pipe_free[part]["special"]), model.pipe_clocks["special"]
+            self.pipe_free[part]["special"] = start + clocks
+            self.busy["special"] += clocks
             self._release(start - self.clock + model.special_latency, done)
-            self._release(start - self.clock + model.special_clocks, read)
+            self._release(start - self.clock + clocks, read)
             return
         elif unit in (Unit.LOAD, Unit.STORE, Unit.SHARED, Unit.COPY):
             self._access(warp, part, step, done, read)

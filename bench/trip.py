@@ -9,11 +9,11 @@ are how kernels keep the centres of a block of channels in registers, so they ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from .control_flow import Code, Instruction, Path, UnreadableCodeError
+from .control_flow import Code, Instruction, UnreadableCodeError
 from .first_touch import share
 
 INSTRUCTION_BYTES = 16
@@ -96,13 +96,12 @@ class Tiles:
     period: int = 1
 
 
-def trips_of(path: Path, code: Code, warps: int, inner_trips: int, tiles: Tiles) -> list[tuple[Step, ...]]:
-    """The trips of one period, in order.
+def trips_of(way: Sequence[Instruction], code: Code, warps: int, tiles: Tiles) -> list[tuple[Step, ...]]:
+    """The trips of one period, in order; ``way`` is what every trip executes.
 
     Raises:
         UnreadableCodeError: the simulation does not know an instruction, or the control bits are not there.
     """
-    way = list(_way(path, inner_trips))
     rare = _selected_from(way) if tiles.period > 1 else set()
     trips = []
     for number in range(tiles.period):
@@ -114,15 +113,6 @@ def trips_of(path: Path, code: Code, warps: int, inner_trips: int, tiles: Tiles)
             steps = _with_guards([_step(instruction, warps) for instruction in way], idle=rare)
         trips.append(tuple(_with_misses(steps, loaded, warps, number, tiles)))
     return trips
-
-
-def _way(path: Path, inner_trips: int) -> Iterator[Instruction]:
-    for part in path.parts:
-        if isinstance(part, Instruction):
-            yield part
-        else:
-            for _ in range(inner_trips):
-                yield from _way(part[1], 1)
 
 
 def _step(instruction: Instruction, warps: int) -> Step:
@@ -194,7 +184,7 @@ def _reads(instruction: Instruction, register: str) -> bool:
     return any(register in REGISTER.findall(source) for source in sources)
 
 
-def _with_skipped(way: list[Instruction], rare: set[int], code: Code) -> tuple[list[Instruction], set[int]]:
+def _with_skipped(way: Sequence[Instruction], rare: set[int], code: Code) -> tuple[list[Instruction], set[int]]:
     """The way with the loads that it jumps over, where nothing is loaded in their place; and where rare loads stand."""
     at = {instruction.address: number for number, instruction in enumerate(code.instructions)}
     found: list[Instruction] = []
