@@ -25,8 +25,8 @@ from .trip import Tiles, trips_of
 
 SIMULATED = "sm_90"
 """The architecture whose schedule the simulation knows."""
-WARM_UP, MEASURED = 4, 8
-"""Trips of each warp, at least; whole periods."""
+WARM_UP, MEASURED = 8, 8
+"""Trips of a warp that are played and do not count, and that count: at least a period of these."""
 START_OFFSET = 500
 """Clocks between the starts of resident blocks, which in the long run start when others end."""
 
@@ -123,15 +123,17 @@ def _simulated(subject: Subject, alternatives: Mapping[str, Hopper]) -> list[Out
         raise UnreadableCodeError(f"the simulation knows {SIMULATED} only")
     if not subject.hot.is_loop:
         raise UnreadableCodeError("there is no loop to simulate")
+    if not subject.hot.cost.counts["tensor"]:
+        raise UnreadableCodeError("no products run beside anything")
     if not subject.blocks:
         raise UnreadableCodeError("not one block fits")
     tiles = tiles_of(subject.hot, subject.work, subject.tile)
     trips = trips_of(subject.hot.way, subject.code, subject.warps, tiles)
-    warm_up, measured = (-(-least // tiles.period) * tiles.period for least in (WARM_UP, MEASURED))
+    measured = -(-MEASURED // tiles.period) * tiles.period
     return [
         SimulatedMultiprocessor(
             trips, subject.warps, subject.blocks, subject.flop_a_clock, model, START_OFFSET
-        ).run(warm_up, measured)
+        ).run(WARM_UP, measured)
         for model in (Hopper(), *alternatives.values())
     ]
 

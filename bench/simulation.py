@@ -101,7 +101,7 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Clocks in which every warp of the multiprocessor does one trip, and the share of them that parts were busy."""
+    """Clocks in which the warps do one trip each, on the average, and the share of them that parts were busy."""
 
     clocks: float
     busy: dict[str, float]
@@ -123,6 +123,7 @@ class Multiprocessor:
     ) -> None:
         self.model, self.trips, self.flop_a_clock = model, trips, flop_a_clock
         self.clock = 0
+        self.trips_ended = 0
         self.warps = [Warp(block, number, block * offset) for block in range(blocks) for number in range(warps)]
         self.parts = [[w for w in self.warps if w.number % SCHEDULERS == s] for s in range(SCHEDULERS)]
         self.last: list[Warp | None] = [None] * SCHEDULERS
@@ -131,6 +132,7 @@ class Multiprocessor:
         self.waiting: list[deque[Access]] = [deque() for _ in self.parts]  # for the address stage
         self.turn = 0  # the part that the address stage looks at first
         self.in_flight: deque[Access] = deque()  # from the address stage on
+        self.arrived: deque[Access] = deque()  # copies on their way into shared memory, which go first
         self.l1_credit = 0.0
         self.l2_free = 0.0
         self.assembling: dict[tuple[int, int], list[list[tuple[Warp, Group]]]] = {}
@@ -142,31 +144,29 @@ class Multiprocessor:
         self.scheduled = 0
 
     def run(self, warm_up: int, measured: int) -> Outcome:
-        """Play until every warp has done both numbers of trips; the first do not count.
+        """Play until the warps have done both numbers of trips, on the average; the first do not count.
 
         Raises:
             UnreadableCodeError: no warp gets on, as in a loop that is not what it was taken for.
         """
         self._play(warm_up)
-        clock, busy, trips = self.clock, Counter(self.busy), sum(warp.trip for warp in self.warps)
+        clock, busy, trips = self.clock, Counter(self.busy), self.trips_ended
         self._play(warm_up + measured)
         clocks = self.clock - clock
-        done = (sum(warp.trip for warp in self.warps) - trips) / len(self.warps)
+        done = (self.trips_ended - trips) / len(self.warps)
         used = {name: self.busy[name] - busy[name] for name in self.busy}
         parts = {"issue": 4, "special": 4, "tensor": 1, "l1": self.model.l1_bytes}
         shares = {name: used.get(name, 0) / clocks / of for name, of in parts.items()}
         return Outcome(clocks / done, shares, used.get("l2", 0) / clocks)
 
     def _play(self, trips: int) -> None:
-        last_end = self.clock
-        for warp in self.warps:
-            while warp.trip < trips:
-                before = warp.trip
-                self.step()
-                if warp.trip != before:
-                    last_end = self.clock
-                elif self.clock - last_end > STUCK:
-                    raise UnreadableCodeError("the simulated loop gets stuck")
+        ended, since = self.trips_ended, self.clock
+        while self.trips_ended < trips * len(self.warps):
+            self.step()
+            if self.trips_ended > ended:
+                ended, since = self.trips_ended, self.clock
+            elif self.clock - since > STUCK:
+                raise UnreadableCodeError("the simulated loop gets stuck")
 
     def step(self) -> None:
         """One clock."""
@@ -236,6 +236,7 @@ class Multiprocessor:
         warp.at += 1
         if warp.at == len(trip):
             warp.at, warp.trip = 0, warp.trip + 1
+            self.trips_ended += 1
         if not step.executed:
             return
         model, unit = self.model, step.unit
@@ -354,8 +355,7 @@ class Multiprocessor:
                 warp.copies.finish(group)
                 self._wake()
 
-            # From the second-level cache into shared memory, which is a turn of the data stage of its own.
-            arrived = lambda: self.in_flight.appendleft(Access(step.bytes, nothing, landed))
+            arrived = lambda: self.arrived.append(Access(step.bytes, nothing, landed))
             action = lambda: self._from_l2(step.bytes, arrived)
             size = 0.0
         self.waiting[part].append(Access(size, read or nothing, action))
@@ -386,20 +386,23 @@ class Multiprocessor:
                     self.awake[part] = min(self.awake[part], self.clock)
                     if access.read is not nothing:
                         self._later(model.address_latency, access.read)
-                    self.in_flight.append(access)
+                    if access.bytes:
+                        self.in_flight.append(access)
+                    else:
+                        self._later(model.address_latency, access.moved)
                     break
         rate = self._operand_bytes()
         self.busy["l1"] += rate
         self.l1_credit = min(self.l1_credit + model.l1_bytes - rate, 2 * model.l1_bytes)
-        while self.in_flight and self.l1_credit > 0:
-            access = self.in_flight[0]
+        while self.l1_credit > 0 and (queue := self.arrived or self.in_flight):
+            access = queue[0]
             used = min(self.l1_credit, access.bytes)
             access.bytes -= used
             self.l1_credit -= used
             self.busy["l1"] += used
             if access.bytes > 0:
                 break
-            self.in_flight.popleft()
+            queue.popleft()
             access.moved()
 
     def _operand_bytes(self) -> float:
