@@ -3,7 +3,8 @@
 Compiles kernels ahead of time, disassembles them with the tools inside the triton package, finds the hot loop and
 counts what it does for one *difference element*: one pixel, one tap, one input channel (``kernel_work.py`` defines it
 for every kernel, ``kernel_cost.py`` finds the loop). A device model (``throughput.py``) turns the counts into clocks of
-each pipe, the pipe that binds, and the ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs.
+each pipe. The ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs is that of the loop played in
+time on a simulated multiprocessor (Hopper), else a bound by what may overlap with what (``prediction.py``).
 """
 
 from __future__ import annotations
@@ -39,13 +40,20 @@ INSTRUMENT = (
     "control_flow",
     "environment",
     "examination",
+    "first_touch",
+    "hopper",
     "kernel_cost",
     "kernel_work",
     "machine_code",
     "machine_code_tables",
+    "overlap",
+    "prediction",
     "report",
     "sass",
+    "schedule",
+    "simulation",
     "throughput",
+    "trip",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
 ROOT = Path(__file__).resolve().parents[1]
@@ -205,7 +213,8 @@ def _rows_at(revision: str, selection: Sequence[str]) -> list[dict[str, Any]]:
     ):
         for name in INSTRUMENT:
             shutil.copy(Path(__file__).with_name(f"{name}.py"), tree / "bench")
-        shutil.copy(ROOT / "sdn_triton" / "tuning" / "files.py", tree / "sdn_triton" / "tuning")
+        for name in ("compile", "files"):
+            shutil.copy(ROOT / "sdn_triton" / "tuning" / f"{name}.py", tree / "sdn_triton" / "tuning")
         output = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "bench.machine_code", *selection, f"--json={output}"]
         run = subprocess.run(command, cwd=tree, capture_output=True, text=True)

@@ -33,7 +33,7 @@ class Stretch:
 
     instructions: list[Instruction] = field(default_factory=list)
     started: list[float] = field(default_factory=list)
-    """Operations of the groups of asynchronous products that are started in it."""
+    """Clocks of the groups of asynchronous products that are started in it."""
     waits: bool = False
     """Whether it ends with a wait for products."""
     left: int = 0
@@ -42,7 +42,7 @@ class Stretch:
 
 def least_clocks(way: Sequence[Instruction], device: Multiprocessor, flop_a_clock: float, warps: int) -> float:
     """Clocks of one block for a trip; ``way`` is what a warp executes, in order."""
-    stretches = list(_stretches(way))
+    stretches = list(_stretches(way, device, flop_a_clock))
     taken = [_clocks(stretch, device, flop_a_clock, warps) for stretch in stretches]
     clock = 0.0
     tensor_free = 0.0
@@ -50,30 +50,29 @@ def least_clocks(way: Sequence[Instruction], device: Multiprocessor, flop_a_cloc
     trip_ends = []
     for _ in range(TRIPS):
         for stretch, clocks in zip(stretches, taken, strict=True):
-            for flop in stretch.started:
-                tensor_free = max(clock, tensor_free) + flop / flop_a_clock
+            for product in stretch.started:
+                tensor_free = max(clock, tensor_free) + product
                 ends.append(tensor_free)
             clock += clocks
             if stretch.waits and len(ends) > stretch.left:
                 clock = max(clock, ends[-1 - stretch.left])
         trip_ends.append(clock)
-    products = sum(sum(stretch.started) for stretch in stretches) / flop_a_clock
-    return max(trip_ends[-1] - trip_ends[-2], products)
+    return max(trip_ends[-1] - trip_ends[-2], sum(sum(stretch.started) for stretch in stretches))
 
 
-def _stretches(way: Sequence[Instruction]) -> Iterator[Stretch]:
+def _stretches(way: Sequence[Instruction], device: Multiprocessor, flop_a_clock: float) -> Iterator[Stretch]:
     """The trip cut at barriers and waits; what stands behind the last one belongs to the first of the next trip."""
     cuts = [n for n, instruction in enumerate(way) if _is_cut(instruction)]
     first = cuts[-1] + 1 if cuts else 0
-    stretch, open_flop = Stretch(), 0.0
+    stretch, group = Stretch(), 0.0
     barrier = ""
     for instruction in (*way[first:], *way[:first]):
         stretch.instructions.append(instruction)
         if _is_asynchronous(instruction):
-            open_flop += instruction.flop
+            group += max(instruction.flop / flop_a_clock, instruction.scratchpad_bytes / device.l1_bytes)
         if _closes(instruction):
-            stretch.started.append(open_flop)
-            open_flop = 0.0
+            stretch.started.append(group)
+            group = 0.0
             barrier = _address(instruction, way)
         if _is_cut(instruction):
             if "DEPBAR" in instruction.opcode:
@@ -110,7 +109,11 @@ def _address(instruction: Instruction, way: Sequence[Instruction]) -> str:
     for before in reversed(way[: way.index(instruction)]):
         if before.operands.split(",")[0].strip() == register:
             added = re.fullmatch(r"UR\d+, (?:UPT, UPT, )?(UR\d+), (0x[0-9a-f]+), URZ", before.operands)
-            return f"{added[1]}+{added[2]}" if added and before.opcode == "UIADD3" and not found["offset"] else found[0][1:-1]
+            return (
+                f"{added[1]}+{added[2]}"
+                if added and before.opcode == "UIADD3" and not found["offset"]
+                else found[0][1:-1]
+            )
     return found[0][1:-1]
 
 
@@ -119,8 +122,9 @@ def _clocks(stretch: Stretch, device: Multiprocessor, flop_a_clock: float, warps
     threads = warps * device.wave
     counts = Counter(instruction.kind for instruction in stretch.instructions)
     pipes = device.pipe_clocks({kind: threads * counts[kind] for kind in KINDS})
-    products = sum(i.flop for i in stretch.instructions if not _is_asynchronous(i)) / flop_a_clock
-    bytes_moved = (sum(i.l1_bytes for i in stretch.instructions), sum(i.scratchpad_bytes for i in stretch.instructions))
+    synchronous = [instruction for instruction in stretch.instructions if not _is_asynchronous(instruction)]
+    products = sum(instruction.flop for instruction in synchronous) / flop_a_clock
+    bytes_moved = (sum(i.l1_bytes for i in synchronous), sum(i.scratchpad_bytes for i in synchronous))
     alone = _alone(stretch.instructions, device, flop_a_clock, warps)
     return max(*pipes.values(), products, device.cache_clocks(*bytes_moved), alone)
 

@@ -131,9 +131,9 @@ def _simulated(subject: Subject, alternatives: Mapping[str, Hopper]) -> list[Out
     trips = trips_of(subject.hot.way, subject.code, subject.warps, tiles)
     measured = -(-MEASURED // tiles.period) * tiles.period
     return [
-        SimulatedMultiprocessor(
-            trips, subject.warps, subject.blocks, subject.flop_a_clock, model, START_OFFSET
-        ).run(WARM_UP, measured)
+        SimulatedMultiprocessor(trips, subject.warps, subject.blocks, subject.flop_a_clock, model, START_OFFSET).run(
+            WARM_UP, measured
+        )
         for model in (Hopper(), *alternatives.values())
     ]
 
