@@ -3,8 +3,8 @@
 Compiles kernels ahead of time, disassembles them with the tools inside the triton package, finds the hot loop and
 counts what it does for one *difference element*: one pixel, one tap, one input channel (``kernel_work.py`` defines it
 for every kernel, ``kernel_cost.py`` finds the loop). A device model (``throughput.py``) turns the counts into clocks of
-each pipe. The ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs is that of the loop played in
-time on a simulated multiprocessor (Hopper), else a bound by what may overlap with what (``prediction.py``).
+each pipe. The ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs is that of the loop played
+in time on a simulated multiprocessor (Hopper), else a bound by what may overlap with what (``prediction.py``).
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 The first file is what ``python -m bench.machine_code --json`` wrote, the second a file of ``sdn-triton bench run``.
 A prediction is the time of a kernel in times of the tensor cores' for the vanilla convolution, simulated or bounded
-(``prediction.py``); the floor is what it would be if all pipes overlapped. What is measured is the time of the Triton kernels over that of ``conv2d``, in graphs (mode
-kernel). A convolution reaches no peak rate either, so a measured ratio below the predicted one says as much about it.
+(``prediction.py``); the floor is what it would be if all pipes overlapped. What is measured is the time of the Triton
+kernels over that of ``conv2d``, in graphs (mode kernel). A convolution reaches no peak rate either, so a measured ratio
+below the predicted one says as much about it.
 """
 
 from __future__ import annotations

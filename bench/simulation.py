@@ -9,9 +9,10 @@ that covers them. Results of a fixed latency need no tracking: the compiler has 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .control_flow import UnreadableCodeError
 from .hopper import SCHEDULERS, Hopper
@@ -139,7 +140,7 @@ class Multiprocessor:
         self.tensor_free = 0
         self.operand_reads: deque[tuple[int, int, float]] = deque()  # first clock, end, bytes a clock
         self.loads = 0
-        self.busy: Counter[str] = Counter()
+        self.busy: defaultdict[str, float] = defaultdict(float)
         self.events: list[tuple[int, int, Action]] = []
         self.scheduled = 0
 
@@ -150,11 +151,11 @@ class Multiprocessor:
             UnreadableCodeError: no warp gets on, as in a loop that is not what it was taken for.
         """
         self._play(warm_up)
-        clock, busy, trips = self.clock, Counter(self.busy), self.trips_ended
+        clock, busy, trips = self.clock, dict(self.busy), self.trips_ended
         self._play(warm_up + measured)
         clocks = self.clock - clock
         done = (self.trips_ended - trips) / len(self.warps)
-        used = {name: self.busy[name] - busy[name] for name in self.busy}
+        used = {name: self.busy[name] - busy.get(name, 0.0) for name in self.busy}
         parts = {"issue": 4, "special": 4, "tensor": 1, "l1": self.model.l1_bytes}
         shares = {name: used.get(name, 0) / clocks / of for name, of in parts.items()}
         return Outcome(clocks / done, shares, used.get("l2", 0) / clocks)
@@ -335,30 +336,39 @@ class Multiprocessor:
     # Memory.
 
     def _access(self, warp: Warp, part: int, step: Step, done: Action | None, read: Action | None) -> None:
-        model = self.model
-        size, action = step.bytes, nothing
-        if step.unit is Unit.LOAD:
-            missing = self._missing(warp, step)
-            if missing:
-                action = lambda: self._from_l2(missing, done or nothing)
-            else:
-                action = lambda: self._release(model.l1_latency, done)
-        elif step.unit is Unit.STORE:
-            action = lambda: self._from_l2(size, nothing)
-        elif step.unit is Unit.SHARED:
-            action = lambda: self._release(model.shared_latency, done)
+        """Send a memory instruction to the address stage; copies move no bytes in the data stage yet."""
+        moved: Action
+        match step.unit:
+            case Unit.LOAD:
+                moved = partial(self._load, self._missing(warp, step), done)
+            case Unit.STORE:
+                moved = partial(self._from_l2, step.bytes, nothing)
+            case Unit.SHARED:
+                moved = partial(self._release, self.model.shared_latency, done)
+            case _:
+                moved = self._copy(warp, step.bytes)
+        size = 0.0 if step.unit is Unit.COPY else step.bytes
+        self.waiting[part].append(Access(size, read or nothing, moved))
+
+    def _load(self, missing: float, done: Action | None) -> None:
+        if missing:
+            self._from_l2(missing, done or nothing)
         else:
-            group = warp.copies.open()
-            group.unfinished += 1
+            self._release(self.model.l1_latency, done)
 
-            def landed() -> None:
-                warp.copies.finish(group)
-                self._wake()
+    def _copy(self, warp: Warp, size: float) -> Action:
+        """Add a copy to the open group of a warp; the action starts it."""
+        group = warp.copies.open()
+        group.unfinished += 1
 
-            arrived = lambda: self.arrived.append(Access(step.bytes, nothing, landed))
-            action = lambda: self._from_l2(step.bytes, arrived)
-            size = 0.0
-        self.waiting[part].append(Access(size, read or nothing, action))
+        def landed() -> None:
+            warp.copies.finish(group)
+            self._wake()
+
+        def arrived() -> None:
+            self.arrived.append(Access(size, nothing, landed))
+
+        return partial(self._from_l2, size, arrived)
 
     def _missing(self, warp: Warp, step: Step) -> float:
         """Bytes of a load that the first-level cache does not have."""
@@ -371,7 +381,7 @@ class Multiprocessor:
     def _from_l2(self, size: float, arrived: Action) -> None:
         start = max(float(self.clock), self.l2_free)
         self.l2_free = start + size / self.model.l2_bytes
-        self.busy["l2"] += int(size)
+        self.busy["l2"] += size
         self._later(self.l2_free - self.clock + self.model.l2_latency, arrived)
 
     def _move_bytes(self) -> None:

@@ -165,7 +165,8 @@ def machine_code(results: Path, link: str) -> str:
         "gives is varied. Were every pipe busy all the time, it would be "
         f"{forward['floor_ratio']:.2f}x for the forward and {block['floor_ratio']:.2f}x for the block. Latencies, "
         "queues and rates of the simulation are others' measurements and estimates; **no GPU has confirmed any of "
-        f"this** ([figures]({link}/machine-code/defaults.json), [assumptions]({link.removesuffix('/results')}/README.md))."
+        f"this** ([figures]({link}/machine-code/defaults.json), "
+        f"[assumptions]({link.removesuffix('/results')}/README.md))."
     )
 
 
