@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from .schedule import Control
+
 
 class UnreadableCodeError(Exception):
     """Machine code in which the wanted quantity cannot be found; the message says why."""
@@ -36,6 +38,8 @@ class Instruction:
     address: int = 0
     guard: str = ""
     """The predicate under which it is executed, as P0 or !UP1; empty where it always is."""
+    control: Control | None = None
+    """How the compiler has scheduled it; None where the disassembly does not show it."""
 
     @property
     def never_executed(self) -> bool:
@@ -95,16 +99,34 @@ class Loop:
 
 @dataclass(frozen=True)
 class Path:
-    """What one trip executes: its own instructions, and the loops that it runs through."""
+    """What one trip executes, in order: its own instructions, and the loops that it runs through."""
 
-    instructions: tuple[Instruction, ...]
-    loops: tuple[tuple[Loop, Path], ...]
+    parts: tuple[Instruction | tuple[Loop, Path], ...]
+
+    @property
+    def instructions(self) -> tuple[Instruction, ...]:
+        """Those outside of the loops inside."""
+        return tuple(part for part in self.parts if isinstance(part, Instruction))
+
+    @property
+    def loops(self) -> tuple[tuple[Loop, Path], ...]:
+        """The loops inside, with the path of a trip through each."""
+        return tuple(part for part in self.parts if not isinstance(part, Instruction))
 
     def everything(self) -> Iterator[Instruction]:
         """The instructions of the path with one trip of every loop on it."""
         yield from self.instructions
         for _, path in self.loops:
             yield from path.everything()
+
+    def in_order(self, trips: Callable[[Path], int]) -> Iterator[Instruction]:
+        """The instructions as one trip executes them, where ``trips`` tells the trips of a loop inside."""
+        for part in self.parts:
+            if isinstance(part, Instruction):
+                yield part
+            else:
+                for _ in range(trips(part[1])):
+                    yield from part[1].in_order(trips)
 
     def weighted(self, trips: Callable[[Path], float]) -> Iterator[tuple[Instruction, float]]:
         """Every instruction with how often it is executed, where ``trips`` tells the trips of a loop inside."""
@@ -200,8 +222,8 @@ class ControlFlow:
 
     def _contents(self, node: int, loop: Loop | None) -> Path:
         if loop is None:
-            return Path(tuple(self.instructions(node)), ())
-        return Path((), ((loop, self.path(loop)),))
+            return Path(tuple(self.instructions(node)))
+        return Path(((loop, self.path(loop)),))
 
     def _ways_out(self, loop: Loop) -> list[int]:
         """The blocks outside of a loop that its blocks lead to."""
@@ -210,8 +232,7 @@ class ControlFlow:
 
 
 def _join(paths: Sequence[Path]) -> Path:
-    instructions = tuple(instruction for path in paths for instruction in path.instructions)
-    return Path(instructions, tuple(loop for path in paths for loop in path.loops))
+    return Path(tuple(part for path in paths for part in path.parts))
 
 
 def _work(path: Path) -> tuple[float, ...]:

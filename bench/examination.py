@@ -20,8 +20,9 @@ from sdn_triton.tuning.examples import DTYPES, example_launches
 from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError
 from .hazards import count_hazards, find_hazards
-from .kernel_cost import Block, Cost, Prediction, cost_of, predict
+from .kernel_cost import Block, Cost, hot_loop
 from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, work_of
+from .prediction import Prediction, Subject, predict
 from .sass import bulk_copy_bytes, read_sass
 from .throughput import MULTIPROCESSORS
 
@@ -112,15 +113,18 @@ class Case:
         return launches[-1]
 
 
-def examine(case: Case) -> dict[str, Any]:
-    """The row of one case; where something cannot be found, ``error`` says what and the figures behind it are None."""
+def examine(case: Case, with_range: bool = True) -> dict[str, Any]:
+    """The row of one case; where something cannot be found, ``error`` says what and the figures behind it are None.
+
+    ``with_range`` has the simulation played under all alternatives, which takes five times as long.
+    """
     row: dict[str, Any] = {**case.identity(), **dict.fromkeys(FIGURES), "error": None}
     try:
         compiled = compile_launch(case.launch(), case.target)
         row |= _resources(case, compiled)
         code = read_code(compiled, case.config().num_warps, case.arithmetic)
         row["hazards"] = count_hazards(find_hazards(code))
-        cost, prediction = _analyse(case, compiled, code)
+        cost, prediction = _analyse(case, compiled, code, row["blocks_per_sm"], with_range)
         row |= _figures(cost, prediction) | _bytes(case, cost)
     except UnreadableCodeError as error:
         row["error"] = f"not understood: {error}"
@@ -159,8 +163,12 @@ FIGURES = (
     "l2_bytes_per_pixel",
     "clocks_per_element",
     "bound",
-    "predicted_ratio_to_conv",
-    "serial_ratio_to_conv",
+    "ratio",
+    "ratio_is",
+    "ratio_range",
+    "ratio_reason",
+    "floor_ratio",
+    "busy",
 )
 """What a row holds besides what it is of."""
 
@@ -187,12 +195,14 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
     }
 
 
-def _analyse(case: Case, compiled: Compiled, code: Code) -> tuple[Cost, Prediction]:
+def _analyse(case: Case, compiled: Compiled, code: Code, blocks: int, with_range: bool) -> tuple[Cost, Prediction]:
     config = case.config()
     work = work_of(case.kernel, case.shape, config)
     block = Block(compiled.threads, config.block_p, work.block, config.block_o)
-    cost = cost_of(code, work, block)
-    return cost, predict(cost, work, MULTIPROCESSORS[case.arch], case.arithmetic)
+    hot = hot_loop(code, work, block)
+    tile = (config.block_h, config.block_w)
+    subject = Subject(case.arch, case.arithmetic, hot, code, work, tile, config.num_warps, blocks)
+    return hot.cost, predict(subject, with_range)
 
 
 def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
@@ -233,8 +243,12 @@ def _figures(cost: Cost, prediction: Prediction) -> dict[str, Any]:
         "l1_bytes_per_element": cost.l1_bytes,
         "l2_bytes_per_element": cost.l2_bytes,
         "shared_bytes_per_element": cost.scratchpad_bytes,
-        "clocks_per_element": prediction.clocks,
-        "bound": prediction.bound,
-        "predicted_ratio_to_conv": prediction.ratio,
-        "serial_ratio_to_conv": prediction.serial_ratio,
+        "clocks_per_element": prediction.floor.clocks,
+        "bound": prediction.floor.bound,
+        "ratio": prediction.ratio,
+        "ratio_is": prediction.method,
+        "ratio_range": None if prediction.low is None else [prediction.low, prediction.high],
+        "ratio_reason": prediction.reason,
+        "floor_ratio": prediction.floor.ratio,
+        "busy": prediction.busy,
     }

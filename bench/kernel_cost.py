@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .control_flow import Code, ControlFlow, Instruction, Loop, Path, UnreadableCodeError
 from .kernel_work import Work
-from .throughput import KINDS, Multiprocessor
+from .throughput import KINDS
 
 TOLERANCE = 0.1
 """How far the products of a loop may be from a whole number of tiles: float32 products cannot be told from the
@@ -56,7 +56,25 @@ class Cost:
         return sum(self.counts.values())
 
 
+@dataclass(frozen=True)
+class HotLoop:
+    """The loop in which a kernel spends its time, and what it costs."""
+
+    cost: Cost
+    is_loop: bool
+    """Whether there is one; if not, everything is unrolled and counts as one trip."""
+    steps: float
+    """Steps of a trip; see ``kernel_work``."""
+    way: tuple[Instruction, ...]
+    """What one trip executes, in order, with all trips of the loops inside."""
+
+
 def cost_of(code: Code, work: Work, block: Block) -> Cost:
+    """What the hot loop costs; see :func:`hot_loop`."""
+    return hot_loop(code, work, block).cost
+
+
+def hot_loop(code: Code, work: Work, block: Block) -> HotLoop:
     """Find the hot loop and count in it.
 
     The hot loop is the innermost loop that holds both the matrix products and the similarities, as far as the kernel
@@ -72,8 +90,11 @@ def cost_of(code: Code, work: Work, block: Block) -> Cost:
     whole = flow.path(None)
     if not _is_hot(whole, work):
         raise UnreadableCodeError("the code holds no matrix products, or no similarities, where they were expected")
-    hot = [_cost(path, whole, loop, work, block) for loop, path in _innermost(whole, work)]
-    return max(hot or [_cost(whole, whole, None, work, block)], key=lambda cost: (cost.elements_per_trip, cost.issued))
+    hot = [_counted(path, whole, loop, work, block) for loop, path in _innermost(whole, work)]
+    return max(
+        hot or [_counted(whole, whole, None, work, block)],
+        key=lambda found: (found.cost.elements_per_trip, found.cost.issued),
+    )
 
 
 def _is_hot(path: Path, work: Work) -> bool:
@@ -91,9 +112,10 @@ def _innermost(path: Path, work: Work) -> Iterator[tuple[Loop, Path]]:
             yield from deeper or [(loop, inner)]
 
 
-def _cost(path: Path, whole: Path, loop: Loop | None, work: Work, block: Block) -> Cost:
+def _counted(path: Path, whole: Path, loop: Loop | None, work: Work, block: Block) -> HotLoop:
     steps, inner_trips = _steps(path, work, block)
     executed = list(path.weighted(lambda inner: inner_trips if _flop(inner.everything()) else 1.0))
+    way = path.in_order(lambda inner: max(round(inner_trips), 1) if _flop(inner.everything()) else 1)
     elements = steps * block.pixels * work.block
     per_thread = elements / block.threads
     roots = sum(weight for instruction, weight in executed if instruction.is_inverse_root)
@@ -107,7 +129,7 @@ def _cost(path: Path, whole: Path, loop: Loop | None, work: Work, block: Block) 
     for instruction, weight in executed:
         if instruction.global_bits:
             loads[instruction.global_bits] = loads.get(instruction.global_bits, 0.0) + weight
-    return Cost(
+    cost = Cost(
         elements_per_trip=per_thread,
         instructions_per_trip=sum(weight for _, weight in executed),
         counts={kind: _total(executed, kind) / per_thread for kind in KINDS},
@@ -118,6 +140,7 @@ def _cost(path: Path, whole: Path, loop: Loop | None, work: Work, block: Block) 
         l2_bytes=sum(weight * instruction.l2_bytes for instruction, weight in executed) / elements,
         scratchpad_bytes=sum(weight * instruction.scratchpad_bytes for instruction, weight in executed) / elements,
     )
+    return HotLoop(cost, loop is not None, steps, tuple(way))
 
 
 def _steps(path: Path, work: Work, block: Block) -> tuple[float, float]:
@@ -160,34 +183,3 @@ def _outside(path: Path, hot: Loop, outer_trips: int) -> Counter[str]:
         for kind, count in _outside(inner, hot, outer_trips).items():
             counts[kind] += trips * count
     return counts
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Clocks of one multiprocessor for one element, by pipe, and what they come to beside the plain convolution.
-
-    ``ratio`` takes all pipes to overlap fully, ``serial_ratio`` the issue of instructions and the tensor cores to take
-    turns, which is what a single block with all its warps in step does.
-    """
-
-    clocks: dict[str, float]
-    bound: str
-    ratio: float
-    serial_ratio: float
-
-
-def predict(cost: Cost, work: Work, device: Multiprocessor, arithmetic: str) -> Prediction:
-    """What the device model makes of a cost."""
-    rate = device.tensor[arithmetic]
-    counts = {kind: cost.counts[kind] + cost.outside[kind] for kind in KINDS}
-    clocks = device.pipe_clocks(counts)
-    if cost.counts["tensor"]:
-        clocks["tensor"] = (cost.flop + work.outside_flop) / rate
-    clocks["l1"] = device.cache_clocks(cost.l1_bytes, cost.scratchpad_bytes)
-    clocks["l2"] = max(cost.l2_bytes, work.streamed) / device.l2_bytes
-    clocks["memory"] = work.memory / (work.elements * work.repeats) / device.memory_bytes
-    bound = max(clocks, key=lambda pipe: clocks[pipe])
-    reference = max(work.reference_flop / rate, work.reference_memory / device.memory_bytes)
-    repeated = work.elements * work.repeats
-    serial = max(clocks[bound], clocks["issue"] + clocks.get("tensor", 0.0))
-    return Prediction(clocks, bound, repeated * clocks[bound] / reference, repeated * serial / reference)

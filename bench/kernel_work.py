@@ -68,6 +68,8 @@ class Work:
     """Zero where the plain convolution is a 3x3 convolution of all channels: that is bound by its operations."""
     elements: int = TAPS
     """Elements of a pixel and channel."""
+    taps: int = TAPS
+    """Taps that a program goes through with one tile of pixels and one block of channels."""
     outer_trips: int = 1
     """Trips of the loop around the innermost one over differences."""
     looped_steps: int = 1
@@ -159,6 +161,7 @@ def _weight_gradient(shape: Shape, config: KernelConfig) -> Work:
         block=config.block_c,
         products=1,
         steps=taps * _tiles(config),
+        taps=taps,
         repeats=_blocks(shape.outputs, config.block_o),
         memory=shape.item * (2 + shape.outputs / shape.channels),
         streamed=shape.item * (touched + config.block_o / (taps * config.block_c)),

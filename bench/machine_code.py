@@ -3,7 +3,8 @@
 Compiles kernels ahead of time, disassembles them with the tools inside the triton package, finds the hot loop and
 counts what it does for one *difference element*: one pixel, one tap, one input channel (``kernel_work.py`` defines it
 for every kernel, ``kernel_cost.py`` finds the loop). A device model (``throughput.py``) turns the counts into clocks of
-each pipe, the pipe that binds, and the ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs.
+each pipe. The ratio to the 9-tap tensor time of a plain 3x3 convolution of as many outputs is that of the loop played
+in time on a simulated multiprocessor (Hopper), else a bound by what may overlap with what (``prediction.py``).
 
 It also says whether the code can be trusted: instructions that use registers of an unfinished product are counted
 (``hazards.py``). ``python -m bench.hazards`` shows them, in any binary.
@@ -42,18 +43,25 @@ INSTRUMENT = (
     "control_flow",
     "environment",
     "examination",
+    "first_touch",
     "hazards",
+    "hopper",
     "kernel_cost",
     "kernel_work",
     "machine_code",
     "machine_code_tables",
+    "overlap",
+    "prediction",
     "registers",
     "report",
     "sass",
+    "schedule",
+    "simulation",
     "throughput",
+    "trip",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
-INSTRUMENT_OF_THE_PACKAGE = ("assembler", "files")
+INSTRUMENT_OF_THE_PACKAGE = ("assembler", "compile", "files")
 HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 ROOT = Path(__file__).resolve().parents[1]
 

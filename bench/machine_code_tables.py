@@ -111,28 +111,28 @@ def count_table(rows: Sequence[Row]) -> Table:
 
 
 def clock_table(rows: Sequence[Row]) -> Table:
-    """Predicted clocks of each pipe, the bound, and the ratio to the plain convolution."""
+    """Predicted clocks of each pipe, and the time over the plain convolution's."""
     table = Table(
         "Predicted: clocks of one multiprocessor for one difference element, and time over the plain convolution's",
-        ("kernel", *PIPES, "bound", "/conv", "/conv\nin turns"),
+        ("kernel", *PIPES, "bound", "floor\n/conv", "/conv", "", "least to\nmost"),
         notes=[
             "issue: hot loop and outside. l1: cached loads and shared memory.",
             "l2: what is asked for past L1, or weights and first touches if those are more.",
-            "/conv: all pipes overlap, over the tensor time of a 3x3 convolution's 9 taps.",
-            "in turns: instructions are issued and tensor cores run by turns.",
+            "/conv: over the tensor time of a 3x3 convolution's 9 taps. floor: all pipes overlap.",
+            "simulated: the machine code played in time; least to most: under other assumptions (bench/hopper.py).",
+            "bound: only what the order of instructions allows overlaps, and no latency counts: at least.",
         ],
     )
     for row in rows:
-        clocks = row["clocks_per_element"] or {}
+        clocks, span = row["clocks_per_element"] or {}, row["ratio_range"]
         table.add(
             [
                 _label(row),
                 *(_number(clocks.get(pipe), 3) for pipe in PIPES),
                 row["bound"] or "",
-                *(
-                    "" if row[key] is None else ratio(row[key])
-                    for key in ("predicted_ratio_to_conv", "serial_ratio_to_conv")
-                ),
+                *("" if row[key] is None else ratio(row[key]) for key in ("floor_ratio", "ratio")),
+                row["ratio_is"] or "",
+                "" if span is None else f"{ratio(span[0])} to {ratio(span[1])}",
             ],
             BAD if row["error"] else "",
         )
@@ -146,7 +146,7 @@ def against_table(revision: str, rows: Sequence[Row], earlier: Sequence[Row]) ->
         ("kernel", "registers", "spilled", "blocks/SM", "issued/element", "change", "/conv", "change"),
     )
     for row, before in zip(rows, earlier, strict=True):
-        issued, ratios = ((before[key], row[key]) for key in ("issued_per_element", "predicted_ratio_to_conv"))
+        issued, ratios = ((before[key], row[key]) for key in ("issued_per_element", "ratio"))
         worse = any(then is not None and now is not None and now > 1.005 * then for then, now in (issued, ratios))
         label = _label(row) if _label(row) == _label(before) else f"{_label(before)} -> {_label(row)}"
         table.add(

@@ -1,9 +1,10 @@
 """Predictions from machine code beside what a benchmark measured: ``python -m bench.predicted CODE.json BENCH.json``.
 
 The first file is what ``python -m bench.machine_code --json`` wrote, the second a file of ``sdn-triton bench run``.
-A prediction is the time of a kernel in times of the tensor cores' for the vanilla convolution, between two ends: all
-pipes overlap, or none do. What is measured is the time of the Triton kernels over that of ``conv2d``, in graphs (mode
-kernel). A convolution reaches no peak rate either, so a measured ratio below the predicted one says as much about it.
+A prediction is the time of a kernel in times of the tensor cores' for the vanilla convolution, simulated or bounded
+(``prediction.py``); the floor is what it would be if all pipes overlapped. What is measured is the time of the Triton
+kernels over that of ``conv2d``, in graphs (mode kernel). A convolution reaches no peak rate either, so a measured ratio
+below the predicted one says as much about it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Row(NamedTuple):
     case: str
     pass_: str
     channels: int
-    overlapped: float
-    in_turns: float
+    floor: float
+    predicted: float
     measured: Estimate
 
     def describe(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class Row(NamedTuple):
 
 
 def predict(code: Sequence[Mapping[str, Any]], case: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Both ends of what the kernels of a case are predicted to take; None if one of them was not examined."""
+    """Floor and prediction of what the kernels of a case take; None if one of them was not examined."""
     channels = case["stages"][0][0]
     found: dict[str, Mapping[str, Any]] = {}
     for row in code:
@@ -60,7 +61,7 @@ def predict(code: Sequence[Mapping[str, Any]], case: Mapping[str, Any]) -> tuple
     if not wanted <= found.keys():
         return None
     rows = [found[name] for name in wanted]
-    sums = [sum(row[end] for row in rows) for end in ("predicted_ratio_to_conv", "serial_ratio_to_conv")]
+    sums = [sum(row[figure] for row in rows) for figure in ("floor_ratio", "ratio")]
     return sums[0] / PRODUCTS[case["pass"]], sums[1] / PRODUCTS[case["pass"]]
 
 
@@ -70,10 +71,10 @@ def rows_of(code: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> li
     for case in content["cases"]:
         if (case["kind"], case["mode"]) != ("layer", "kernel") or case["pass"] not in KERNELS:
             continue
-        ends = predict(code, case)
-        if ends is not None and {"triton", "conv2d"} <= timed(case).keys():
+        found = predict(code, case)
+        if found is not None and {"triton", "conv2d"} <= timed(case).keys():
             measured = relative(case, "triton", "conv2d")
-            rows.append(Row(case["id"], case["pass"], case["stages"][0][0], *ends, measured))
+            rows.append(Row(case["id"], case["pass"], case["stages"][0][0], *found, measured))
     return rows
 
 
@@ -90,12 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     table = Table(
         "Time over the vanilla convolution's: predicted from machine code, and measured",
-        ("case", "all pipes\noverlap", "none\noverlap", "measured", "95 %"),
+        ("case", "floor", "predicted", "measured", "95 %"),
     )
     for row in rows:
         low, high = row.measured.interval
-        ends = (ratio(row.overlapped), ratio(row.in_turns))
-        table.add([row.case, *ends, ratio(row.measured.median), f"{low:.2f}-{high:.2f}"])
+        table.add(
+            [row.case, ratio(row.floor), ratio(row.predicted), ratio(row.measured.median), f"{low:.2f}-{high:.2f}"]
+        )
     if rows:
         Report(0).show(table)
     else:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from .control_flow import Code, Instruction, UnreadableCodeError
+from .schedule import control_of
 
 # Some releases put what an instruction waits for behind its operands: "UMOV UR4, 0x400   &wr=0x3   ?trans1;".
 LINE = re.compile(
@@ -51,6 +52,8 @@ def read_sass(text: str, warps: int, copy_bytes: float | None = None, products_i
             continue
         found = LINE.search(line)
         if found is None:
+            if instructions and (control := control_of(line)) is not None:
+                instructions[-1] = replace(instructions[-1], control=control)
             if ADDRESS.match(line):
                 raise UnreadableCodeError(f"a line of another form ({' '.join(line.split())})")
             continue

@@ -138,30 +138,36 @@ def host_cost(results: Path, link: str) -> str:
 
 
 def machine_code(results: Path, link: str) -> str:
-    """What the model of the machine code predicts for the difference convolution and for the block."""
+    """What the simulation of the machine code predicts for the difference convolution and for the block."""
     rows = load(results, "machine-code/defaults.json")
 
-    def total(figure: str, channels: int, *kernels: str) -> float:
-        of = ("sm_90", channels)
-        chosen = [row for row in rows if row["kernel"] in kernels and (row["arch"], row["channels"]) == of]
-        if len(chosen) != len(kernels):
-            raise ValueError(f"machine-code/defaults.json has {len(chosen)} rows for {kernels}, not one each")
-        return sum(row[figure] for row in chosen)
+    def of(kernel: str, channels: int) -> dict[str, Any]:
+        chosen = [row for row in rows if (row["kernel"], row["arch"], row["channels"]) == (kernel, "sm_90", channels)]
+        if len(chosen) != 1:
+            raise ValueError(f"machine-code/defaults.json has {len(chosen)} rows for {kernel} on sm_90, not one")
+        return chosen[0]
 
-    ratio, turns, least = "predicted_ratio_to_conv", "serial_ratio_to_conv", "least_bytes_per_pixel"
-    forward, weight = (total(ratio, 256, f"difference_{name}") for name in ("forward", "weight_gradient"))
-    data = total(ratio, 256, "difference_data_gradient", "tap_products")
-    block, fused = total(ratio, 128, "block_forward"), total(least, 128, "block_forward")
-    parts = total(least, 128, "difference_forward", "fusion_forward")
+    def simulated(row: dict[str, Any]) -> str:
+        least, most = row["ratio_range"]
+        return f"{row['ratio']:.2f}x ({least:.2f}x to {most:.2f}x)"
+
+    forward, weight = of("difference_forward", 256), of("difference_weight_gradient", 256)
+    products, gather = of("tap_products", 256), of("difference_data_gradient", 256)
+    block, apart = of("block_forward", 128), [of(name, 128) for name in ("difference_forward", "fusion_forward")]
+    least = "least_bytes_per_pixel"
     return prose(
-        "`python -m bench.machine_code` reads their machine code and predicts, for sm_90 in bfloat16, channels_last, "
-        f"with 256 channels, {forward:.2f}x the tensor time of a vanilla 3x3 convolution for the forward, "
-        f"{weight:.1f}x that of its weight gradient and {data:.1f}x that of its data gradient. A block of 128 channels "
-        f"in one kernel: {block:.2f}x that of a 3x3 and a 1x1 convolution, and {fused:.0f} bytes a pixel to and from "
-        f"device memory where difference and fusion in turn move {parts:.0f}. All that holds if every pipe "
-        "overlaps with the others; where instructions and tensor cores take turns, it predicts "
-        f"{total(turns, 256, 'difference_forward'):.2f}x for the forward and {total(turns, 128, 'block_forward'):.2f}x "
-        f"for the block. Nothing has confirmed these predictions ([figures]({link}/machine-code/defaults.json))."
+        "`python -m bench.machine_code` plays the hot loops of their machine code, clock by clock, on a simulated "
+        "multiprocessor of an H100 (sm_90, bfloat16, channels_last). In times of the tensor cores' time for a vanilla "
+        f"3x3 convolution of 256 channels it predicts {simulated(forward)} for the forward, {simulated(weight)} for "
+        f"the weight gradient and at least {products['ratio'] + gather['ratio']:.1f}x for the data gradient; for a "
+        f"block of 128 channels in one kernel {simulated(block)}, in times of a 3x3 and a 1x1 convolution, and "
+        f"{block[least]:.0f} bytes a pixel to and from device memory where difference and fusion in turn move "
+        f"{sum(row[least] for row in apart):.0f}. In brackets: what hits the first-level cache and what the second one "
+        "gives is varied. Were every pipe busy all the time, it would be "
+        f"{forward['floor_ratio']:.2f}x for the forward and {block['floor_ratio']:.2f}x for the block. Latencies, "
+        "queues and rates of the simulation are others' measurements and estimates; **no GPU has confirmed any of "
+        f"this** ([figures]({link}/machine-code/defaults.json), "
+        f"[assumptions]({link.removesuffix('/results')}/README.md))."
     )
 
 

@@ -129,7 +129,7 @@ def test_the_sanitized_program_fails_where_results_are_wrong(monkeypatch, capsys
 def code_row(kernel, ratios, channels=64, dtype="bf16", pairs=True):
     return {
         "kernel": kernel, "channels": channels, "outputs": channels, "dtype": dtype, "memory_format": "channels_last",
-        "config": {"pairs": pairs}, "predicted_ratio_to_conv": ratios[0], "serial_ratio_to_conv": ratios[1],
+        "config": {"pairs": pairs}, "floor_ratio": ratios[0], "ratio": ratios[1],
         "error": None,
     }  # fmt: skip
 
@@ -163,9 +163,9 @@ def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):
     ]
     content = {"schema": 1, "cases": cases, "environment": {}, "settings": {}, "roofs": None, "complete": True}
     forward, backward = predicted.rows_of(code, content)
-    assert (forward.overlapped, forward.in_turns, forward.measured.median) == (1.0, 2.0, 1.5)
+    assert (forward.floor, forward.predicted, forward.measured.median) == (1.0, 2.0, 1.5)
     # All three kernels of the backward, over the two products of a convolution's.
-    assert (backward.overlapped, backward.in_turns, backward.measured.median) == (3.0, 4.0, 4.0)
+    assert (backward.floor, backward.predicted, backward.measured.median) == (3.0, 4.0, 4.0)
     # Kernels without pairs make no products of taps first.
     assert predicted.predict(
         [*code[:4], code_row("difference_data_gradient", (5.0, 6.0), pairs=False), code[5]], cases[1]

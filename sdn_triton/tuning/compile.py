@@ -64,7 +64,7 @@ class Compiled:
     def resources(self) -> Resources:
         """Read the resource use out of the binary (NVIDIA) or the assembly's metadata (AMD)."""
         if self.target.kind == "cuda":
-            report = _run_tool("cuobjdump", "-res-usage", self.assembly["cubin"])
+            report = _run_tool("cuobjdump", "-res-usage", binary=self.assembly["cubin"])
             registers, stack, local = (_number(rf"{key}:(\d+)", report) for key in ("REG", "STACK", "LOCAL"))
             return Resources(self.shared_bytes, registers, stack + local, self.threads)
         text = self.assembly["amdgcn"]
@@ -74,7 +74,7 @@ class Compiled:
         )
 
     def machine_code(self) -> str:
-        """The instructions: SASS on NVIDIA, where the bundled disassembler can read them, else AMD's assembly."""
+        """The instructions: SASS on NVIDIA, with its encoding behind it, else AMD's assembly."""
         if self.target.kind == "cuda":
             return disassembly(self.assembly["cubin"])
         return self.assembly["amdgcn"]
@@ -115,12 +115,12 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
 
 
 def disassembly(cubin: bytes) -> str:
-    """The instructions in a binary of NVIDIA's, by the disassembler in the triton package.
+    """The instructions in a binary of NVIDIA's with their encoding, by the disassembler in the triton package.
 
     Raises:
         ToolError: there is none that runs, or it cannot read the binary.
     """
-    return _run_tool("nvdisasm", "-c", cubin)
+    return _run_tool("nvdisasm", "-c", "-hex", binary=cubin)
 
 
 class OfflineDriver:
@@ -156,7 +156,7 @@ def active_driver(stand_in: OfflineDriver) -> Iterator[None]:
         drivers.set_active(previous)
 
 
-def _run_tool(tool: str, option: str, binary: bytes) -> str:
+def _run_tool(tool: str, *options: str, binary: bytes) -> str:
     """Run one of the binary tools that come inside the triton package."""
     import triton
 
@@ -165,7 +165,7 @@ def _run_tool(tool: str, option: str, binary: bytes) -> str:
         file.write(binary)
         file.flush()
         try:
-            run = subprocess.run([path, option, file.name], capture_output=True, text=True)
+            run = subprocess.run([path, *options, file.name], capture_output=True, text=True)
         except OSError as error:
             raise ToolError(f"this triton comes without a {tool} that runs ({error})") from error
     if run.returncode:
