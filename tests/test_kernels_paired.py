@@ -10,7 +10,9 @@ from test_kernels import Case, options, run, skip_what_cannot_run
 
 pytest.importorskip("triton")
 
+from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
+from sdn_triton.kernels import paired_response
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch import paired_gradients
 from sdn_triton.launch.difference_call import DifferenceCall
@@ -64,6 +66,29 @@ def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_tiles(config, device, monkeypatch) -> None:
     check(Case(1, 64, 8, (9, 23)), torch.float16, device, monkeypatch, CONFIGS[config])
+
+
+LOOPS = (
+    "C64-O20-17x23",
+    "contrast-by-channel-rational",
+    "contrast-scalar-stride2",
+    "padding-beyond-reach-zero_flux",
+    "5x3",
+)
+
+
+@pytest.mark.skipif(not is_interpreted(), reason="a compiled kernel has the loop of its architecture")
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loop_for_tensor_memory(name, device, monkeypatch) -> None:
+    case = CASES[name]
+    *tensors, _ = tensors_of(case, torch.float16, device)
+    configs = {"difference_forward": PAIRS}
+    rotated = launch.forward(*tensors, case.options, configs)
+    monkeypatch.setattr(paired_response, "sums_in_tensor_memory", lambda: True)
+    with guarded(monkeypatch):
+        plain = launch.forward(*tensors, case.options, configs)
+    exact = difference_conv(*(x.double() if isinstance(x, torch.Tensor) else x for x in tensors), case.options)
+    assert_as_good_as([plain], [rotated], [exact], ["output"], {})
 
 
 def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, config: KernelConfig) -> None:
