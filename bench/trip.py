@@ -18,7 +18,7 @@ from .first_touch import share
 
 INSTRUCTION_BYTES = 16
 PREDICATE = re.compile(r"U?P\d")
-REGISTER = re.compile(r"R\d+")
+REGISTER = re.compile(r"(?<!U)R\d+")
 
 
 class Unit(Enum):

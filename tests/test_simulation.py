@@ -211,6 +211,7 @@ CENTRES_JUMPED_OVER = """
 """
 CENTRES_SELECTED = """
     @P2 LDG.E.128 R12, desc[UR4][R2.64]
+    HGMMA.64x8x16.F32.BF16 R24, gdesc[UR12], R24, gsb0
     SEL R4, R12, R4, P3
     LDG.E.128 R8, desc[UR4][R2.64]
     HFMA2 R9, R8, R4, R4

@@ -16,9 +16,12 @@ from triton.compiler import ASTSource
 
 from sdn_triton.bench.control_flow import ControlFlow
 from sdn_triton.bench.examination import Case, examine, read_code
-from sdn_triton.bench.kernel_cost import Block, cost_of
+from sdn_triton.bench.hopper import Hopper
+from sdn_triton.bench.kernel_cost import Block, cost_of, hot_loop
 from sdn_triton.bench.kernel_work import KERNELS, Work
 from sdn_triton.bench.machine_code import main
+from sdn_triton.bench.simulation import Multiprocessor
+from sdn_triton.bench.trip import Tiles, trips_of
 from sdn_triton.tuning.compile import TARGETS, Compiled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +71,29 @@ def test_the_forward_target(channels):
     assert config["block_o"] == channels
     assert config["num_stages"] > 1
     assert row["l2_bytes_per_element"] == 2 * config["block_o"] / config["block_p"]  # the weights, and nothing else
+
+
+@pytest.mark.skipif(not triton.__version__.startswith("3.7."), reason="the target is that of triton 3.7")
+def test_products_of_the_forward_run_under_the_next_differences():
+    """On Hopper, by the simulation, outside of the loop included."""
+    row = examine(Case("difference_forward", "sm_90", "bf16", 256, 256))
+    assert row["error"] is None
+    assert row["spill_bytes"] == 0
+    assert row["ratio_is"] == "simulated"
+    assert row["ratio"] <= 1.5
+
+
+@pytest.mark.parametrize(("l2_bytes", "reached"), [(24.0, 0.5), (38.0, 0.79), (48.0, 1.0)], ids=str)
+@pytest.mark.parametrize("stages", [3, 4], ids="stages{}".format)
+def test_a_plain_product_is_simulated_as_it_is_known_to_run(stages, l2_bytes, reached):
+    """The share of the tensor cores' rate in tiles of 128x256x64, by what the second-level cache gives."""
+    m, n, k = 128, 256, 64
+    code = code_of(products_kernel, "sm_90", 8, dtype="bf16", num_stages=stages, M=m, N=n, K=k, ROOTS=False)
+    block = Block(256, pixels=m, channels=k, outputs=n)
+    work = Work(block=k, products=1, steps=16, repeats=1, memory=0.0, streamed=0.0, has_differences=False)
+    hot = hot_loop(code, work, block)
+    played = Multiprocessor(trips_of(hot.way, code, 8, Tiles()), 8, 1, 4096.0, Hopper(l2_bytes=l2_bytes)).run(16, 16)
+    assert hot.steps * 2 * m * n * k / 4096 / played.clocks == pytest.approx(reached, abs=0.02)
 
 
 def test_a_block_moves_the_least_there_is():
