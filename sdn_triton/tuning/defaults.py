@@ -69,12 +69,12 @@ _PAIRED_TILES = {
         ("few", "narrow"): (64, 32, 64, 4, 3),
     },
     "block_forward": {
-        ("many", "widest"): (128, 32, 256, 8, 2),
-        ("many", "wide"): (64, 32, 128, 4, 2),
-        ("many", "narrow"): (128, 32, 64, 4, 2),
-        ("few", "widest"): (64, 32, 256, 8, 2),
-        ("few", "wide"): (64, 32, 128, 4, 2),
-        ("few", "narrow"): (64, 32, 64, 4, 2),
+        ("many", "widest"): (128, 32, 256, 8, 3),
+        ("many", "wide"): (64, 32, 128, 4, 3),
+        ("many", "narrow"): (128, 32, 64, 4, 3),
+        ("few", "widest"): (64, 32, 256, 8, 3),
+        ("few", "wide"): (64, 32, 128, 4, 3),
+        ("few", "narrow"): (64, 32, 64, 4, 3),
     },
     "difference_data_gradient": {
         ("many", "wide"): (64, 32, 64, 4, 1),
