@@ -7,7 +7,7 @@ right.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Arguments:
 
     def wide(self) -> Arguments:
         """The same numbers in float64 on the CPU."""
-        return Arguments(**{k: v.cpu().double() if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+        return replace(self, **{k: v.cpu().double() for k, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 Call = Callable[[Arguments, str], Results]
