@@ -50,7 +50,8 @@ class Arguments:
 
     def wide(self) -> Arguments:
         """The same numbers in float64 on the CPU."""
-        return replace(self, **{k: v.cpu().double() for k, v in vars(self).items() if isinstance(v, Tensor)})
+        tensors: dict[str, Any] = {k: v.cpu().double() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 Call = Callable[[Arguments, str], Results]
