@@ -7,7 +7,7 @@ right.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,8 +50,8 @@ class Arguments:
 
     def wide(self) -> Arguments:
         """The same numbers in float64 on the CPU."""
-        wide: dict[str, Any] = {k: v.cpu().double() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Arguments(**wide)
+        tensors: dict[str, Any] = {k: v.cpu().double() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 Call = Callable[[Arguments, str], Results]

@@ -211,19 +211,25 @@ class ProgramMemory:
             offsets = (addresses[chosen] - np.uint64(allocation.base)).astype(np.int64)
             index = offsets // width
             chosen_values = [np.broadcast_to(value, addresses.shape)[chosen] for value in values]
+            memory = allocation.views[width]
+            is_there = np.all([memory[index + k] == value for k, value in enumerate(chosen_values)], 0)
             for k, value in enumerate(chosen_values):
-                allocation.views[width][index + k] = value
+                memory[index + k] = value
             if self.memory.is_checked:
-                self._note_write(allocation, offsets[:, None] + np.arange(size), self.events(a)[chosen][:, None])
+                places = offsets[:, None] + np.arange(size)
+                self._note_write(allocation, places, self.events(a)[chosen][:, None], is_there[:, None])
                 if any(differ(index, value) for value in chosen_values):
                     what = f"they write different values to one place of {allocation.name}"
                     self.machine.report(findings.AMBIGUOUS, what)
 
-    def _note_write(self, allocation: Allocation, places: Array, events: Array) -> None:
+    def _note_write(self, allocation: Allocation, places: Array, events: Array, is_there: Array) -> None:
+        """Warps of one program that hold copies of a value may all store it, in no order."""
         writers = allocation.shadow()
         before = writers[places]
-        if before.any() and self.memory.unordered(before, events).any():
-            self.machine.report(findings.GLOBAL_RACE, f"writes of {allocation.name} what others write")
+        if before.any():
+            is_own = np.asarray(self.memory.program_of)[before // self.memory.WARPS] == self.program
+            if (self.memory.unordered(before, events) & ~(is_own & is_there)).any():
+                self.machine.report(findings.GLOBAL_RACE, f"writes of {allocation.name} what others write")
         writers[places] = events
 
     def add(self, a: slice | Array, addresses: Array, values: Array) -> Array:

@@ -72,7 +72,8 @@ class SharedMemory:
         index = offsets // width
         values = [np.broadcast_to(np.asarray(value).astype(UNSIGNED[width]), index.shape) for value in values]
         if self.is_checked:
-            self.note_write(self.cells(offsets, width * len(values)), warps[:, None])
+            is_there = np.all([self.views[width][index + k] == value for k, value in enumerate(values)], 0)
+            self.note_write(self.cells(offsets, width * len(values)), warps[:, None], is_there[:, None])
             if any(differ(index, value) for value in values):
                 self.machine.report(findings.AMBIGUOUS, "they write different values to one place in shared memory")
         for k, value in enumerate(values):
@@ -90,22 +91,26 @@ class SharedMemory:
         self._report_unordered(self.written_at[cells] > known[warps, self.writer[cells]], cells, warps, "reads")
         self.read_at[cells, warps] = known[warps, warps]
 
-    def note_write(self, cells: Array, warps: Array) -> None:
-        """``warps`` write the cells."""
-        known = self.machine.clocks.known
+    def note_write(self, cells: Array, warps: Array, is_there: Array | bool = False) -> None:
+        """``warps`` write the cells; where ``is_there``, with what they hold already.
+
+        Warps that hold copies of a value all store it, in no order, which changes nothing.
+        """
         if self.landing[cells].any():
             self.machine.report(findings.SHARED_RACE, "writes what an asynchronous copy is still to write")
-        self.note_landing(cells, warps)
+        self.note_landing(cells, warps, is_there)
+        known = self.machine.clocks.known
         self.is_written[cells] = True
         self.writer[cells] = warps
         self.written_at[cells] = known[warps, warps]
 
-    def note_landing(self, cells: Array, warps: Array) -> None:
+    def note_landing(self, cells: Array, warps: Array, is_there: Array | bool = False) -> None:
         """A write of these warps begins: nobody may still read the cells, or have written them without order."""
         known = self.machine.clocks.known
         if self.being_read[cells].any():
             self.machine.report(findings.SHARED_RACE, "writes what an unfinished matrix instruction reads")
-        self._report_unordered(self.written_at[cells] > known[warps, self.writer[cells]], cells, warps, "writes")
+        unordered = (self.written_at[cells] > known[warps, self.writer[cells]]) & ~np.asarray(is_there)
+        self._report_unordered(unordered, cells, warps, "writes")
         unordered = self.read_at[cells] > known[np.broadcast_to(warps, cells.shape)]
         if unordered.any():
             *where, reader = np.argwhere(unordered)[0]

@@ -180,6 +180,15 @@ def test_faults_are_found(name: str, mode: Mode) -> None:
     assert not run(pair, pair.sound, mode).kinds
 
 
+@pytest.mark.parametrize("mode", ORDERS, ids=["lockstep", "random", "random1"])
+def test_copies_of_a_value_may_be_stored_in_any_order(mode: Mode) -> None:
+    body = "and.b32 %r5, %r0, 31;\n mad.lo.u32 %r6, %r5, 4, %r2;\n mad.wide.u32 %rd9, %r5, 4, %rd0;"
+    stores = "st.shared.b32 [%r6], %r5;\n st.global.b32 [%rd9], %r5;"
+    assert not execute(f"{body}\n {stores}", torch.zeros(32, dtype=torch.int32), mode=mode).kinds
+    twice = execute(f"{body}\n {stores}", torch.zeros(32, dtype=torch.int32), mode=mode, programs=2)
+    assert set(twice.kinds) == {findings.GLOBAL_RACE}
+
+
 def test_a_finding_says_where() -> None:
     text = str(execute(f"{FILL}\n {READ_OTHER}"))
     assert "race in shared memory: reads what warp 1 wrote, with no barrier in between" in text
