@@ -18,9 +18,12 @@ from .formats import TYPES, Array
 from .fragments import Fragments
 from .global_memory import GlobalMemory
 from .in_flight import InFlight
+from .mbarriers import Mbarriers
 from .products import Products
 from .program import Program
 from .shared_memory import SharedMemory
+from .tensor_core import TensorCore
+from .tensor_memory import TensorMemory
 from .translation import EXIT, Block
 from .warp_functions import WarpFunctions
 
@@ -81,7 +84,10 @@ class Machine:
         self.fragments = Fragments(self)
         self.products = Products(self)
         self.warp_functions = WarpFunctions(self)
-        self.units = [self.copies, self.products]
+        self.mbarriers = Mbarriers(self)
+        self.tensor_memory = TensorMemory(self)
+        self.tensor_core = TensorCore(self)
+        self.units = [self.copies, self.products, self.tensor_core]
         self.random = random.Random(mode.seed)
         self.approximate = approximation.erring if mode.errs else approximation.exactly
         self.round = approximation.exactly
@@ -116,8 +122,11 @@ class Machine:
             if not isinstance(following, int):
                 self._run_apart(following)
                 return
-            if self.barriers.waiting:
-                self.barriers.release(np.zeros(self.warps, bool))
+            if self.mbarriers.parked:
+                self._run_apart(np.full(self.threads, following))
+                return
+            if self.barriers.waiting and not self.barriers.release():
+                self._deadlock(np.zeros(self.warps, bool))
             at = following
 
     def _run_apart(self, pc: Array | None = None) -> None:
@@ -125,11 +134,16 @@ class Machine:
         current = None
         while True:
             done = (pc.reshape(self.warps, 32) == EXIT).all(1)
-            ready = [w for w in range(self.warps) if not done[w] and w not in self.barriers.waiting]
+            ready = [
+                w
+                for w in range(self.warps)
+                if not (done[w] or w in self.barriers.waiting or w in self.mbarriers.parked)
+            ]
             if not ready:
                 if done.all():
                     return
-                self.barriers.release(done)
+                if not (self.barriers.release() or self.tensor_core.end_next()):
+                    self._deadlock(done)
                 continue
             if self.mode.order == "lockstep":
                 chosen = self.ids if len(ready) == self.warps else np.concatenate([self.lanes(w) for w in ready])
@@ -139,6 +153,11 @@ class Machine:
             first = int(pc[chosen].min())
             active = self._simplified(chosen[pc[chosen] == first])
             pc[active] = self._step(self.program.blocks[first], active)
+
+    def _deadlock(self, done: Array) -> None:
+        ended = f"; {int(done.sum())} have ended" if done.any() else ""
+        at_barriers, at_mbarriers = sorted(self.barriers.waiting), sorted(self.mbarriers.parked)
+        self.fail(findings.DEADLOCK, f"warps {at_barriers} wait at a barrier, {at_mbarriers} for an mbarrier{ended}")
 
     def _step(self, block: Block, active: slice | Array) -> Any:
         self.executed += len(block.instructions) * len(self.ids[active]) // 32

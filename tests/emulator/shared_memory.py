@@ -28,7 +28,7 @@ class SharedMemory:
         self.is_written = np.zeros(cells, bool)
         self.writer = np.zeros(cells, np.int16)
         self.written_at = np.zeros(cells, np.int32)
-        self.read_at = np.zeros((cells, machine.warps), np.int32)
+        self.read_at = np.zeros((cells, len(machine.clocks.known)), np.int32)
         self.landing = np.zeros(cells, np.int16)
         """Asynchronous copies that will write a cell."""
         self.being_read = np.zeros(cells, np.int16)
@@ -136,6 +136,14 @@ class SharedMemory:
         self.being_read[cells] += 1
         if (self.written_at[cells] > self.machine.clocks.fenced(warp)[self.writer[cells]]).any():
             self.machine.report(findings.NO_PROXY_FENCE, "reads what was written with no fence.proxy.async since", warp)
+
+    def note_product(self, cells: Array, warp: int, number: int) -> None:
+        """Like :meth:`begin_reading`, for a product of the tensor core: its end is known by its number."""
+        before = self.read_at[cells, warp]
+        self.begin_reading(cells, warp)
+        self.being_read[cells] -= 1
+        self.read_at[cells, warp] = before
+        self.read_at[cells, self.machine.clocks.core] = number
 
     def end_reading(self, cells: Array, warp: int) -> None:
         """``warp`` knows that it is over."""
