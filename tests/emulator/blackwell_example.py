@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+
 from emulator.findings import Findings
 from emulator.formats import NARROW, WIDE, joined
 from emulator.launch import run_launch
@@ -151,7 +152,7 @@ class Layout:
     stride: int = 1024
 
     def place(self, line: int, k: int, width: int) -> int:
-        """The offset of an element, as the manual draws it: rows of 16-byte pieces, in an order that the row decides."""
+        """The offset of an element, as the manual draws it: the row decides the order of its 16-byte pieces."""
         along, row = (line, k) if self.is_across else (k, line)
         block, within = divmod(along * width, self.swizzle)
         eighth, row = divmod(row, 8)
@@ -189,7 +190,9 @@ class Example:
     def text(self) -> str:
         """The PTX."""
         number, kind = KINDS[self.kind]
-        shape = 1 << 4 | number << 7 | number << 10 | self.right.is_across << 16 | COLUMNS >> 3 << 17 | self.rows >> 4 << 24
+        shape = (
+            1 << 4 | number << 7 | number << 10 | self.right.is_across << 16 | COLUMNS >> 3 << 17 | self.rows >> 4 << 24
+        )
         values = {
             "MBARRIER_AT": MBARRIER,
             "ADDRESS_AT": ADDRESS,

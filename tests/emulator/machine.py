@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,14 +86,20 @@ class Machine:
         self.products = Products(self)
         self.warp_functions = WarpFunctions(self)
         self.mbarriers = Mbarriers(self)
-        self.tensor_memory = TensorMemory(self)
         self.tensor_core = TensorCore(self)
-        self.units = [self.copies, self.products, self.tensor_core]
+        self.units: list[Any] = [self.copies, self.products, self.tensor_core]
         self.random = random.Random(mode.seed)
         self.approximate = approximation.erring if mode.errs else approximation.exactly
         self.round = approximation.exactly
         self.at: Any = None
         self.executed = 0
+
+    @cached_property
+    def tensor_memory(self) -> TensorMemory:
+        """Only there once a kernel uses it: it is large, and most do not."""
+        memory = TensorMemory(self)
+        self.units.append(memory)
+        return memory
 
     def _registers(self) -> list[Array]:
         widths = [register.width for register in self.program.kernel.registers]

@@ -28,16 +28,16 @@ LEFT_COLUMNS = DEPTH_BYTES // 4
 
 @dataclass(eq=False)
 class Product:
-    """``target = left @ right``, with ``target`` added or not.
-
-    ``left`` is an area of tensor memory, or offsets in shared memory, [row, depth]; ``right`` are offsets, [column, depth].
-    """
+    """``target = left @ right``, with ``target`` added or not."""
 
     number: int
+    warp: int
     shape: Shape
     target: Area
     left: Area | Array
+    """In tensor memory, or offsets in shared memory, [row, depth]."""
     right: Array
+    """Offsets in shared memory, [column, depth]."""
     adds: bool
     instruction: Instruction
 
@@ -48,12 +48,18 @@ class Product:
 
 @dataclass(eq=False)
 class Access:
-    """A load or store of one warp; ``values`` are what is stored: [register, lane]."""
+    """A load or store of one warp."""
 
     areas: list[tuple[Area, slice]]
     """Rectangles, and the lanes of the warp that take them."""
-    values: Array | None
     instruction: Instruction
+
+
+@dataclass(eq=False)
+class Store(Access):
+    """It has its values, [register, lane], from its issue."""
+
+    values: Array
 
 
 class TensorCore:
@@ -69,7 +75,7 @@ class TensorCore:
         self.commits: deque[tuple[int, int]] = deque()
         """Address of an mbarrier, and the last product that it waits for."""
         self.loads: list[list[Access]] = [[] for _ in range(machine.warps)]
-        self.stores: list[list[Access]] = [[] for _ in range(machine.warps)]
+        self.stores: list[list[Store]] = [[] for _ in range(machine.warps)]
 
     # ---- allocation
     def allocate(self, a: slice | Array, addresses: Array, count: int) -> None:
@@ -127,9 +133,9 @@ class TensorCore:
             if left.lanes != target.lanes:
                 m.fail(findings.OUT_OF_BOUNDS, "the left operand lies on other lanes than the accumulator")
         right = self._operand(right_at, shape.columns, shape, shape.is_right_across)
-        product = Product(len(self.products) + 1, shape, target, left, right, adds, m.at)
+        product = Product(len(self.products) + 1, warp, shape, target, left, right, adds, m.at)
         if m.mode.checks:
-            self._check_operands(warp, product)
+            self._check_operands(product)
         self.products.append(product)
         if m.mode.products == "early":
             self._multiply(product)
@@ -138,7 +144,7 @@ class TensorCore:
         addresses = operand_addresses(descriptor, lines, shape, is_across)
         return self.machine.shared_memory.offsets(addresses, shape.width)
 
-    def _check_operands(self, warp: int, product: Product) -> None:
+    def _check_operands(self, product: Product) -> None:
         m, in_tensor_memory = self.machine, None
         operands = [product.right]
         if isinstance(product.left, Area):
@@ -147,10 +153,10 @@ class TensorCore:
             operands.append(product.left)
         for offsets in operands:
             cells = np.unique(offsets // m.shared_memory.granule)
-            m.shared_memory.note_product(cells, warp, product.number)
+            m.shared_memory.note_product(cells, product.warp, product.number)
         m.tensor_memory.begin_product(
             product.number,
-            warp,
+            product.warp,
             product.target,
             product.adds,
             in_tensor_memory,
@@ -227,13 +233,13 @@ class TensorCore:
                     m.tensor_memory.begin_load(warp, area)
                 values[:, threads] = m.tensor_memory.words[area.index][0].T
             m.scatter(m.lanes(warp), numbers, values)
-            self.loads[warp].append(Access(areas, None, m.at))
+            self.loads[warp].append(Access(areas, m.at))
 
     def store(self, a: slice | Array, addresses: Array, numbers: list[int], layout: str, split: int) -> None:
         """``tcgen05.st``"""
         m = self.machine
         for warp, areas in self._areas(a, addresses, len(numbers), layout, split):
-            access = Access(areas, m.gather(m.lanes(warp), numbers)[:, 0], m.at)
+            access = Store(areas, m.at, m.gather(m.lanes(warp), numbers)[:, 0])
             self.stores[warp].append(access)
             if m.mode.checks:
                 for area, _ in areas:
@@ -245,28 +251,24 @@ class TensorCore:
         """``tcgen05.wait::ld``"""
         m = self.machine
         for warp in m.whole_warps(a):
-            for access in self._ended(self.loads[warp]):
-                if m.mode.checks:
-                    for area, _ in access.areas:
-                        m.tensor_memory.end_load(warp, area)
+            ended, self.loads[warp] = self.loads[warp], []
+            if m.mode.checks:
+                for area in (area for access in ended for area, _ in access.areas):
+                    m.tensor_memory.end_load(warp, area)
 
     def wait_stores(self, a: slice | Array) -> None:
         """``tcgen05.wait::st``"""
         m = self.machine
         for warp in m.whole_warps(a):
-            for access in self._ended(self.stores[warp]):
+            ended, self.stores[warp] = self.stores[warp], []
+            for access in ended:
                 if m.mode.products != "early":
                     self._write(access)
-                if m.mode.checks:
-                    for area, _ in access.areas:
-                        m.tensor_memory.end_store(warp, area)
+            if m.mode.checks:
+                for area in (area for access in ended for area, _ in access.areas):
+                    m.tensor_memory.end_store(warp, area)
 
-    def _ended(self, accesses: list[Access]) -> list[Access]:
-        ended = list(accesses)
-        accesses.clear()
-        return ended
-
-    def _write(self, access: Access) -> None:
+    def _write(self, access: Store) -> None:
         for area, threads in access.areas:
             self.machine.tensor_memory.words[area.index] = access.values[:, threads].T
 
@@ -301,8 +303,7 @@ class TensorCore:
         """Report what was not waited for."""
         m = self.machine
         for product in self.products[int(m.clocks.known[: m.warps, m.clocks.core].max()) :]:
-            m.report(findings.IN_FLIGHT_AT_EXIT, "a product", self.issuer >> 5, product.instruction)
+            m.report(findings.IN_FLIGHT_AT_EXIT, "a product", product.warp, product.instruction)
         for warp in range(m.warps):
             for access in [*self.loads[warp], *self.stores[warp]]:
                 m.report(findings.IN_FLIGHT_AT_EXIT, "an access of tensor memory", warp, access.instruction)
-        m.tensor_memory.check_exit()

@@ -85,8 +85,8 @@ class TensorMemory:
         self.is_allocated[area.columns] = False
         self.is_written[area.index] = False
 
-    def check_exit(self) -> None:
-        """All columns must have been given back when a program ends."""
+    def at_exit(self) -> None:
+        """Report columns that were not given back."""
         for first, count in self.allocations.items():
             self.machine.report(findings.NOT_GIVEN_BACK, f"{count} columns of tensor memory at {first}")
 

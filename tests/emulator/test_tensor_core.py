@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from emulator import findings
-from emulator.findings import KernelFaultError
-from emulator.machine import Mode
 
 from emulator.blackwell_example import Example, Layout
+from emulator.machine import Mode
 
 MODES = {
     f"{order}-{products}": Mode(order=order, products=products, seed=seed)

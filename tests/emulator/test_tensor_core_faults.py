@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from emulator import findings
 from emulator.blackwell_example import Example
 from emulator.findings import KernelFaultError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..ptx import Address, Immediate, Instruction, Vector
+from ..ptx import Address, Immediate, Instruction, Symbol, Vector
 from . import Unsupported, instruction
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ def mbarrier(t: Translator, i: Instruction) -> list[str]:
         return [f"m.mbarriers.init(a, {address}, {t.value(i.operands[1], 'u32')})"]
     if what == "inval":
         return [f"m.mbarriers.invalidate(a, {address})"]
+    if what == "arrive" and i.modifiers[-1] == "b64" and len(i.operands) == 2:
+        state, _ = i.operands
+        if state != Symbol("_"):
+            raise Unsupported(str(i))
+        return [f"m.mbarriers.arrive(a, {address})"]
     if what in ("try_wait", "test_wait") and i.modifiers[1] == "parity" and len(i.operands) == 3:
         target, _, parity = i.operands
         return t.put(target, f"m.mbarriers.test(a, {address}, {t.value(parity, 'u32')})", "pred")
