@@ -11,54 +11,30 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from emulator.findings import Findings
-from emulator.formats import NARROW, WIDE, joined
-from emulator.launch import run_launch
-from emulator.machine import Mode
-from emulator.program import Program
-from emulator.ptx import parse
+from .findings import Findings
+from .formats import NARROW, WIDE, joined
+from .handwritten import execute
+from .machine import Mode
+from .shared_memory import BASE
 
 THREADS, COLUMNS = 128, 16
 LEFT, RIGHT, MBARRIER, ADDRESS = 0, 16384, 32768, 32784
 """Offsets in shared memory: of the operands, of an mbarrier, and of where tcgen05.alloc writes."""
 SHARED_BYTES = 32800
-BASE = 1024
-"""The address that shared memory begins at."""
 
 TEXT = """
-.version 8.6
-.target sm_100a
-.address_size 64
-.extern .shared .align 1024 .b8 global_smem[];
-
-.visible .entry product(
-    .param .u64 .ptr .global .align 1 product_param_0,
-    .param .u64 .ptr .global .align 1 product_param_1,
-    .param .u64 .ptr .global .align 1 product_param_2
-)
-.reqntid 128
-{
-    .reg .pred %p<16>;
-    .reg .b32 %r<64>;
-    .reg .b64 %rd<32>;
-    ld.param.b64 %rd1, [product_param_0];
-    ld.param.b64 %rd2, [product_param_1];
-    ld.param.b64 %rd3, [product_param_2];
-    mov.u32 %r1, %tid.x;
-    mov.b32 %r2, global_smem;
     add.s32 %r3, %r2, MBARRIER_AT;
     add.s32 %r4, %r2, ADDRESS_AT;
-    shr.u32 %r6, %r1, 5;
+    shr.u32 %r6, %r0, 5;
     setp.eq.s32 %p1, %r6, 0;
     elect.sync %r7|%p2, -1;
     and.pred %p3, %p1, %p2;
 
     mov.b32 %r8, 0;
 copy_loop:
-    mad.lo.s32 %r9, %r8, 2048, 0;
-    mad.lo.s32 %r9, %r1, 16, %r9;
-    cvt.u64.u32 %rd4, %r9;
-    add.s64 %rd5, %rd1, %rd4;
+    mad.lo.s32 %r9, %r8, 128, %r0;
+    shl.b32 %r9, %r9, 4;
+    mad.wide.u32 %rd5, %r9, 1, %rd0;
     ld.global.v4.b32 {%r10, %r11, %r12, %r13}, [%rd5];
     add.s32 %r14, %r2, %r9;
     st.shared.v4.b32 [%r14], {%r10, %r11, %r12, %r13};
@@ -87,9 +63,7 @@ copy_loop:
     @!complete bra.uni waitLoop;
 }
 
-    mad.lo.s32 %r17, %r1, 32, 0;
-    cvt.u64.u32 %rd8, %r17;
-    add.s64 %rd9, %rd2, %rd8;
+    mad.wide.u32 %rd9, %r0, 32, %rd1;
     ld.global.v4.b32 {%r20, %r21, %r22, %r23}, [%rd9];
     ld.global.v4.b32 {%r24, %r25, %r26, %r27}, [%rd9+16];
     shl.b32 %r18, %r6, 21;
@@ -111,18 +85,15 @@ copy_loop:
 
     LOAD_SUMS
     tcgen05.wait::ld.sync.aligned;
-    mad.lo.s32 %r28, %r1, 64, 0;
-    cvt.u64.u32 %rd10, %r28;
-    add.s64 %rd11, %rd3, %rd10;
+    mad.wide.u32 %rd11, %r0, 64, %rd2;
     st.global.v4.b32 [%rd11], {%r30, %r31, %r32, %r33};
     st.global.v4.b32 [%rd11+16], {%r34, %r35, %r36, %r37};
     SECOND_HALF
     bar.sync 2;
     @%p3 mbarrier.inval.shared::cta.b64 [%r3];
     @%p1 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r5, 32;
-    ret;
-}
 """
+"""The tensors are what becomes shared memory, the left operand of the second product, and the result."""
 STORE = {
     128: "tcgen05.st.sync.aligned.32x32b.x8.b32 [%r18 + 16], {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27};",
     64: "tcgen05.st.sync.aligned.16x32bx2.x4.b32 [%r18 + 16], 4, {%r20, %r21, %r22, %r23};",
@@ -132,10 +103,10 @@ LOAD = {
     "%r40, %r41, %r42, %r43, %r44, %r45, %r46, %r47}, [%r18 + 0];",
     64: "tcgen05.ld.sync.aligned.16x32bx2.x8.b32 {%r30, %r31, %r32, %r33, %r34, %r35, %r36, %r37}, [%r18 + 0], 8;",
 }
-SECOND_HALF = {
-    128: "st.global.v4.b32 [%rd11+32], {%r40, %r41, %r42, %r43};\nst.global.v4.b32 [%rd11+48], {%r44, %r45, %r46, %r47};",
-    64: "",
-}
+SECOND_HALF = """
+    st.global.v4.b32 [%rd11+32], {%r40, %r41, %r42, %r43};
+    st.global.v4.b32 [%rd11+48], {%r44, %r45, %r46, %r47};
+"""
 MODES = {16: 0, 128: 2, 64: 4, 32: 6}
 """Of a descriptor, by the bytes of a row of the layout; 16 is not swizzled."""
 KINDS = {"f16": (0, "f16"), "bf16": (1, "f16"), "tf32": (2, "tf32")}
@@ -188,7 +159,7 @@ class Example:
         return 32 // self.width
 
     def text(self) -> str:
-        """The PTX."""
+        """The body of the kernel."""
         number, kind = KINDS[self.kind]
         shape = (
             1 << 4 | number << 7 | number << 10 | self.right.is_across << 16 | COLUMNS >> 3 << 17 | self.rows >> 4 << 24
@@ -203,7 +174,7 @@ class Example:
             "KIND": kind,
             "STORE_LEFT": STORE[self.rows],
             "LOAD_SUMS": LOAD[self.rows],
-            "SECOND_HALF": SECOND_HALF[self.rows],
+            "SECOND_HALF": SECOND_HALF if self.rows == THREADS else "",
         }
         text = TEXT
         for name, value in values.items():
@@ -221,9 +192,8 @@ class Example:
                 at = start + layout.place(line, k, self.width)
                 image[at : at + self.width] = np.frombuffer(element.tobytes(), np.uint8)
         out = torch.full((THREADS, COLUMNS), torch.nan)
-        arguments = [torch.from_numpy(image), torch.from_numpy(self._registers(other).view(np.int32)), out]
-        found = Findings()
-        run_launch(Program(parse(text), SHARED_BYTES), (1, 1, 1), ["*u8", "*i32", "*fp32"], arguments, mode, found)
+        tensors = torch.from_numpy(image), torch.from_numpy(self._registers(other).view(np.int32)), out
+        found = execute(text, *tensors, threads=THREADS, shared=SHARED_BYTES, mode=mode)
         left, other, right = (WIDE[self.kind](bits).astype(np.float64) for bits in (left, other, right))
         return self._matrix(out.numpy()), (left + other) @ right.T, found
 
@@ -237,9 +207,8 @@ class Example:
             return np.ascontiguousarray(words)
         result = np.zeros((THREADS, 8), np.uint32)
         for thread in range(THREADS):
-            warp, lane = divmod(thread, 32)
-            half, row = divmod(lane, 16)
-            result[thread, :4] = words[16 * warp + row, 4 * half : 4 * half + 4]
+            row, half = row_and_half(thread)
+            result[thread, :4] = words[row, 4 * half : 4 * half + 4]
         return result
 
     def _matrix(self, out: np.ndarray) -> np.ndarray:
@@ -248,7 +217,13 @@ class Example:
             return out
         result = np.empty((self.rows, COLUMNS), np.float32)
         for thread in range(THREADS):
-            warp, lane = divmod(thread, 32)
-            half, row = divmod(lane, 16)
-            result[16 * warp + row, 8 * half : 8 * half + 8] = out[thread, :8]
+            row, half = row_and_half(thread)
+            result[row, 8 * half : 8 * half + 8] = out[thread, :8]
         return result
+
+
+def row_and_half(thread: int) -> tuple[int, int]:
+    """Of a matrix of 64 rows: each warp holds sixteen, the upper half of its threads the right halves of the rows."""
+    warp, lane = divmod(thread, 32)
+    half, row = divmod(lane, 16)
+    return 16 * warp + row, half

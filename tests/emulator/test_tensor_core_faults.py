@@ -6,6 +6,7 @@ import pytest
 from emulator import findings
 from emulator.blackwell_example import Example
 from emulator.findings import KernelFaultError
+from emulator.handwritten import execute
 from emulator.machine import Mode
 
 LATE = Mode(products="late")
@@ -33,7 +34,7 @@ COMMIT = "@%p3 tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster
 SECOND_COMMIT = "@%p3 tcgen05.commit.cta_group::1.mbarrier::arrive::one.b64 [%r3];"
 STORE_WAIT, LOAD_WAIT = "tcgen05.wait::st.sync.aligned;", "tcgen05.wait::ld.sync.aligned;"
 BARRIER = "bar.sync 0;"
-OVERWRITE = "@%p3 st.shared.b32 [%r2], %r1;"
+OVERWRITE = "@%p3 st.shared.b32 [%r2], %r0;"
 STORE_SUMS = "tcgen05.st.sync.aligned.32x32b.x2.b32 [%r18 + 0], {%r20, %r21};"
 READ_SUMS = SECOND_PRODUCT.replace("[%r5 + 16]", "[%r5 + 0]")
 
@@ -43,7 +44,7 @@ FAULTS: dict[str, tuple[str, Edits]] = {
     "no-proxy-fence": (findings.NO_PROXY_FENCE, [("fence.proxy.async.shared::cta;", "")]),
     "no-barrier-before-the-product": (findings.SHARED_RACE, [(BARRIER, "")]),
     "operand-overwritten": (findings.SHARED_RACE, [(COMMIT, COMMIT + OVERWRITE)]),
-    "mbarrier-overwritten": (findings.SHARED_RACE, [(BARRIER, BARRIER + "@%p3 st.shared.b32 [%r3], %r1;")]),
+    "mbarrier-overwritten": (findings.SHARED_RACE, [(BARRIER, BARRIER + "@%p3 st.shared.b32 [%r3], %r0;")]),
     "mbarrier-read": (findings.UNWRITTEN, [(BARRIER, BARRIER + "ld.shared.b32 %r50, [%r3];")]),
     "sums-nobody-wrote": (findings.UNWRITTEN, [("mov.pred %p5, 0;", "mov.pred %p5, -1;")]),
     "operand-nobody-wrote": (findings.UNWRITTEN, [(SECOND_PRODUCT, SECOND_PRODUCT.replace("+ 16", "+ 20"))]),
@@ -134,3 +135,26 @@ def test_wrong_results(name: str) -> None:
 def test_products_of_several_threads_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="several threads"):
         run([(PRODUCT, PRODUCT.replace("@%p3", "@%p1"))])
+
+
+ARRIVE, AWAIT = "mbarrier.arrive.shared::cta.b64 _, [%r2];", waiting("shared::cta", "0").replace("%r3", "%r2")
+ORDERED = f"""
+    setp.eq.u32 %p1, %r0, 0;
+    setp.lt.u32 %p2, %r0, 32;
+    @%p1 mbarrier.init.shared::cta.b64 [%r2], 32;
+    bar.sync 0;
+    @!%p2 bra reader;
+    st.shared.b32 [%r3+8], %r0;
+    {ARRIVE}
+    ret;
+reader:
+    {AWAIT}
+    ld.shared.b32 %r5, [%r3+-120];
+"""
+"""The second warp reads what the first one has written, when all its threads have arrived."""
+
+
+@pytest.mark.parametrize("order", ["lockstep", "random"])
+def test_an_mbarrier_orders_warps(order: str) -> None:
+    execute(ORDERED, mode=Mode(order)).raise_if_any()
+    assert findings.SHARED_RACE in execute(ORDERED.replace(AWAIT, ""), mode=Mode(order)).kinds
