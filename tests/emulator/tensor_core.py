@@ -81,23 +81,30 @@ class TensorCore:
     def allocate(self, a: slice | Array, addresses: Array, count: int) -> None:
         """``tcgen05.alloc [address], count``"""
         m = self.machine
-        for warp in m.whole_warps(a):
+        for warp, address in self._each_warp(a, addresses):
             if self.is_relinquished:
                 m.fail(findings.DEADLOCK, "tcgen05.alloc after relinquish_alloc_permit")
             found = m.tensor_memory.allocate(int(count))
-            offsets = m.shared_memory.offsets(m.everywhere(a, addresses)[:1], 4)
+            offsets = m.shared_memory.offsets(np.array([address]), 4)
             m.shared_memory.write(np.array([warp]), offsets, 4, [np.array([found])])
 
     def deallocate(self, a: slice | Array, addresses: Array, count: int) -> None:
         """``tcgen05.dealloc address, count``"""
-        for warp in self.machine.whole_warps(a):
-            address = int(self.machine.everywhere(a, addresses)[0])
+        for warp, address in self._each_warp(a, addresses):
             self.machine.tensor_memory.deallocate(warp, address, int(count))
 
     def relinquish(self, a: slice | Array) -> None:
         """``tcgen05.relinquish_alloc_permit``"""
         self.machine.whole_warps(a)
         self.is_relinquished = True
+
+    def _each_warp(self, a: slice | Array, addresses: Array) -> list[tuple[int, int]]:
+        """The warps, and the address that the threads of each agree on."""
+        warps = self.machine.whole_warps(a)
+        own = self.machine.everywhere(a, addresses).reshape(len(warps), 32)
+        if (own != own[:, :1]).any():
+            self.machine.fail(findings.DIVERGENCE, "the threads of a warp name different addresses")
+        return list(zip(warps, own[:, 0].tolist()))
 
     # ---- products
     def issue(
@@ -145,22 +152,18 @@ class TensorCore:
         return self.machine.shared_memory.offsets(addresses, shape.width)
 
     def _check_operands(self, product: Product) -> None:
-        m, in_tensor_memory = self.machine, None
-        operands = [product.right]
-        if isinstance(product.left, Area):
-            in_tensor_memory = product.left
-        else:
-            operands.append(product.left)
-        for offsets in operands:
-            cells = np.unique(offsets // m.shared_memory.granule)
-            m.shared_memory.note_product(cells, product.warp, product.number)
+        m = self.machine
+        for offsets in (product.right, product.left):
+            if not isinstance(offsets, Area):
+                cells = np.unique(offsets // m.shared_memory.granule)
+                m.shared_memory.note_product(cells, product.warp, product.number)
         m.tensor_memory.begin_product(
             product.number,
             product.warp,
             product.target,
             product.adds,
-            in_tensor_memory,
-            lambda number: product.follows(self.products[number - 1]),
+            product.left if isinstance(product.left, Area) else None,
+            follows=lambda number: product.follows(self.products[number - 1]),
         )
 
     def _check_issuer(self, thread: int) -> None:
@@ -280,13 +283,9 @@ class TensorCore:
         ``32x32b``: a lane for each thread. ``16x32bx2``: lanes for the first sixteen threads, and the same ones,
         ``split`` columns further, for the others.
         """
-        m = self.machine
-        warps = m.whole_warps(a)
+        m, height = self.machine, 32 if layout == "32x32b" else 16
         found = []
-        for warp, own in zip(warps, m.everywhere(a, addresses).reshape(len(warps), 32)):
-            address, height = int(own[0]), 32 if layout == "32x32b" else 16
-            if (own != own[0]).any():
-                m.fail(findings.DIVERGENCE, "the threads of a warp name different places in tensor memory")
+        for warp, address in self._each_warp(a, addresses):
             quarter, first = divmod(address >> 16, LANES)
             if quarter != warp % QUARTERS or first % height:
                 m.fail(findings.OUT_OF_BOUNDS, f"warp {warp} at lane {address >> 16} of tensor memory")
