@@ -27,7 +27,7 @@ def store_tile_moments(
     deviation = response - mean[None, :]
     offsets = tile.to(tl.int64) * (2 * O) + outputs
     tl.store(moments_ptr + offsets, mean, mask=o_mask)
-    # Masked behind the product, which is not fused with the first addition then: every thread of a warp stores a copy of
+    # Masked behind the product, which is then not fused with the first addition: every thread of a warp has a copy of
     # the sum, and fused ones would be rounded differently.
     squares = tl.where(mask, deviation * deviation, 0.0)
     tl.store(moments_ptr + offsets + O, tl.sum(squares, axis=0), mask=o_mask)

@@ -40,7 +40,7 @@ class Mode:
 
     ``order``: "lockstep" lets all warps get on together, "random" one at a time until a barrier stops it. Copies and
     products take effect when they are issued ("early") or when they are waited for ("late"); PTX leaves open when a
-    product reads a left operand in registers, and "latest" reads it at the wait. What is stored to tensor memory goes by
+    product reads a left operand in registers, and "latest" reads it at the wait. Stores to tensor memory go by
     ``products``, too. Approximate functions are exact, or with ``errs`` as wrong as the manual allows. ``checks`` looks
     for races and the like.
     """
