@@ -24,10 +24,13 @@ def store_tile_moments(
     mask = p_mask[:, None]
     count = tl.sum(p_mask.to(tl.float32), axis=0)
     mean = tl.sum(tl.where(mask, response, 0.0), axis=0) / count  # [BLOCK_O]
-    deviation = tl.where(mask, response - mean[None, :], 0.0)
+    deviation = response - mean[None, :]
     offsets = tile.to(tl.int64) * (2 * O) + outputs
     tl.store(moments_ptr + offsets, mean, mask=o_mask)
-    tl.store(moments_ptr + offsets + O, tl.sum(deviation * deviation, axis=0), mask=o_mask)
+    # Masked behind the product, which is then not fused with the first addition: every thread of a warp has a copy of
+    # the sum, and fused ones would be rounded differently.
+    squares = tl.where(mask, deviation * deviation, 0.0)
+    tl.store(moments_ptr + offsets + O, tl.sum(squares, axis=0), mask=o_mask)
 
 
 @triton.jit

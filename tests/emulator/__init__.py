@@ -33,7 +33,7 @@ MODES = {
 """All but the last have to give the same bits."""
 
 
-ARCHITECTURES = ("sm_80", "sm_90")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 """Each has matrix instructions of its own; sm_86 and sm_89 have those of sm_80."""
 
 

@@ -12,14 +12,15 @@ class Clocks:
     """``known[w, v]`` is the last moment of warp ``v`` that is over before what warp ``w`` does now.
 
     A warp's own moments pass at barriers and fences. What ``v`` does at its moment ``c`` is ordered before what ``w``
-    does if ``known[w, v] >= c``.
+    does if ``known[w, v] >= c``. The last of them, ``core``, is the tensor core: its moments are the ends of products.
     """
 
     def __init__(self, warps: int) -> None:
-        self.known = np.eye(warps, dtype=np.int32)
+        self.core = warps
+        self.known = np.eye(warps + 1, dtype=np.int32)
         self.version = 0
-        self.fences: list[list[int]] = [[] for _ in range(warps)]
-        self.known_at_fence = np.zeros((warps, warps), np.int32)
+        self.fences: list[list[int]] = [[] for _ in self.known]
+        self.known_at_fence = np.zeros_like(self.known)
 
     def now(self, warps: np.ndarray | int) -> np.ndarray:
         """The moments of these warps."""

@@ -21,6 +21,9 @@ DIVERGENCE = "divergence"
 DEADLOCK = "deadlock"
 TRAP = "trap"
 NOBODY_WROTE = "result that nobody wrote"
+TENSOR_RACE = "race in tensor memory"
+NOT_GIVEN_BACK = "tensor memory not given back"
+MBARRIER = "misuse of an mbarrier"
 
 
 @dataclass(frozen=True)

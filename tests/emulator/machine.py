@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from .formats import TYPES, Array
 from .fragments import Fragments
 from .global_memory import GlobalMemory
 from .in_flight import InFlight
+from .mbarriers import Mbarriers
 from .products import Products
 from .program import Program
 from .shared_memory import SharedMemory
+from .tensor_core import TensorCore
+from .tensor_memory import TensorMemory
 from .translation import EXIT, Block
 from .warp_functions import WarpFunctions
 
@@ -36,8 +40,9 @@ class Mode:
 
     ``order``: "lockstep" lets all warps get on together, "random" one at a time until a barrier stops it. Copies and
     products take effect when they are issued ("early") or when they are waited for ("late"); PTX leaves open when a
-    product reads a left operand in registers, and "latest" reads it at the wait. Approximate functions are exact, or
-    with ``errs`` as wrong as the manual allows. ``checks`` looks for races and the like.
+    product reads a left operand in registers, and "latest" reads it at the wait. Stores to tensor memory go by
+    ``products``, too. Approximate functions are exact, or with ``errs`` as wrong as the manual allows. ``checks`` looks
+    for races and the like.
     """
 
     order: str = "lockstep"
@@ -81,12 +86,21 @@ class Machine:
         self.fragments = Fragments(self)
         self.products = Products(self)
         self.warp_functions = WarpFunctions(self)
-        self.units = [self.copies, self.products]
+        self.mbarriers = Mbarriers(self)
+        self.tensor_core = TensorCore(self)
+        self.units: list[Any] = [self.copies, self.products, self.tensor_core]
         self.random = random.Random(mode.seed)
         self.approximate = approximation.erring if mode.errs else approximation.exactly
         self.round = approximation.exactly
         self.at: Any = None
         self.executed = 0
+
+    @cached_property
+    def tensor_memory(self) -> TensorMemory:
+        """Only there once a kernel uses it: it is large, and most do not."""
+        memory = TensorMemory(self)
+        self.units.append(memory)
+        return memory
 
     def _registers(self) -> list[Array]:
         widths = [register.width for register in self.program.kernel.registers]
@@ -116,8 +130,11 @@ class Machine:
             if not isinstance(following, int):
                 self._run_apart(following)
                 return
-            if self.barriers.waiting:
-                self.barriers.release(np.zeros(self.warps, bool))
+            if self.mbarriers.parked:
+                self._run_apart(np.full(self.threads, following))
+                return
+            if self.barriers.waiting and not self.barriers.release():
+                self._deadlock(np.zeros(self.warps, bool))
             at = following
 
     def _run_apart(self, pc: Array | None = None) -> None:
@@ -125,11 +142,16 @@ class Machine:
         current = None
         while True:
             done = (pc.reshape(self.warps, 32) == EXIT).all(1)
-            ready = [w for w in range(self.warps) if not done[w] and w not in self.barriers.waiting]
+            ready = [
+                w
+                for w in range(self.warps)
+                if not (done[w] or w in self.barriers.waiting or w in self.mbarriers.parked)
+            ]
             if not ready:
                 if done.all():
                     return
-                self.barriers.release(done)
+                if not (self.barriers.release() or self.tensor_core.end_next()):
+                    self._deadlock(done)
                 continue
             if self.mode.order == "lockstep":
                 chosen = self.ids if len(ready) == self.warps else np.concatenate([self.lanes(w) for w in ready])
@@ -139,6 +161,11 @@ class Machine:
             first = int(pc[chosen].min())
             active = self._simplified(chosen[pc[chosen] == first])
             pc[active] = self._step(self.program.blocks[first], active)
+
+    def _deadlock(self, done: Array) -> None:
+        ended = f"; {int(done.sum())} have ended" if done.any() else ""
+        at_barriers, at_mbarriers = sorted(self.barriers.waiting), sorted(self.mbarriers.parked)
+        self.fail(findings.DEADLOCK, f"warps {at_barriers} wait at a barrier, {at_mbarriers} for an mbarrier{ended}")
 
     def _step(self, block: Block, active: slice | Array) -> Any:
         self.executed += len(block.instructions) * len(self.ids[active]) // 32

@@ -34,6 +34,10 @@ class Program:
 def _shared_width(i: Instruction) -> int:
     if i.opcode in ("ld", "st", "atom") and any(m.startswith("shared") for m in i.modifiers):
         return int(BITS.fullmatch(i.modifiers[-1]).group(1)) // 8
+    if i.opcode == "mbarrier":
+        return 8
+    if i.opcode == "tcgen05" and i.modifiers[0] == "alloc":
+        return 4
     if i.opcode == "cp" and len(i.operands) > 2:
         return i.operands[2].bits
     return 16

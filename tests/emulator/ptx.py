@@ -178,14 +178,19 @@ class _Body:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.scopes: list[dict[str, Register]] = [{}]
+        self.labels: list[dict[str, int]] = [kernel.labels]
+        self.starts = [0]
+        """Of the scopes: the numbers of their first instructions."""
 
     def add(self, text: str, line: int) -> None:
         if text == "{":
             self.scopes.append({})
+            self.labels.append({})
+            self.starts.append(len(self.kernel.instructions))
         elif text == "}":
-            self.scopes.pop()
+            self.close()
         elif text.endswith(":"):
-            self.kernel.labels[text[:-1]] = len(self.kernel.instructions)
+            self.labels[-1][text[:-1]] = len(self.kernel.instructions)
         elif text.startswith(".reg"):
             _, kind, names = text.split(None, 2)
             for name in names.split(","):
@@ -194,6 +199,16 @@ class _Body:
             raise SyntaxError(f"line {line}: {text}")
         else:
             self.kernel.instructions.append(self.instruction(text, line))
+
+    def close(self) -> None:
+        """End a scope: nobody else can name its labels, others may bear the same names."""
+        self.scopes.pop()
+        labels, start = self.labels.pop(), self.starts.pop()
+        for i in self.kernel.instructions[start:]:
+            if i.opcode == "bra" and i.operands[0].name in labels:
+                name = f"{i.operands[0].name}, line {i.line}"
+                self.kernel.labels[name] = labels[i.operands[0].name]
+                i.operands = (Symbol(name),)
 
     def declare(self, name: str, width: int) -> None:
         """``name``, or ``name0`` to ``name9`` for ``name<10>``."""

@@ -28,11 +28,11 @@ class SharedMemory:
         self.is_written = np.zeros(cells, bool)
         self.writer = np.zeros(cells, np.int16)
         self.written_at = np.zeros(cells, np.int32)
-        self.read_at = np.zeros((cells, machine.warps), np.int32)
+        self.read_at = np.zeros((cells, len(machine.clocks.known)), np.int32)
         self.landing = np.zeros(cells, np.int16)
         """Asynchronous copies that will write a cell."""
         self.being_read = np.zeros(cells, np.int16)
-        """Unfinished matrix instructions that read a cell."""
+        """Unfinished matrix instructions that read a cell, or 1 for an mbarrier."""
 
     # ---- places
     def offsets(self, addresses: Array, size: int) -> Array:
@@ -82,6 +82,10 @@ class SharedMemory:
     # ---- the shadow
     def note_read(self, cells: Array, warps: Array) -> None:
         """``warps``, of a shape that fits ``cells``, read them."""
+        self._check_read(cells, warps)
+        self.read_at[cells, warps] = self.machine.clocks.known[warps, warps]
+
+    def _check_read(self, cells: Array, warps: Array) -> None:
         known = self.machine.clocks.known
         if not self.is_written[cells].all():
             cell = cells[~self.is_written[cells]].flat[0]
@@ -89,7 +93,6 @@ class SharedMemory:
         if self.landing[cells].any():
             self.machine.report(findings.SHARED_RACE, "reads what an asynchronous copy is still to write")
         self._report_unordered(self.written_at[cells] > known[warps, self.writer[cells]], cells, warps, "reads")
-        self.read_at[cells, warps] = known[warps, warps]
 
     def note_write(self, cells: Array, warps: Array, is_there: Array | bool = False) -> None:
         """``warps`` write the cells; where ``is_there``, with what they hold already.
@@ -108,16 +111,17 @@ class SharedMemory:
         """A write of these warps begins: nobody may still read the cells, or have written them without order."""
         known = self.machine.clocks.known
         if self.being_read[cells].any():
-            self.machine.report(findings.SHARED_RACE, "writes what an unfinished matrix instruction reads")
+            self.machine.report(
+                findings.SHARED_RACE, "writes what an unfinished matrix instruction reads, or an mbarrier"
+            )
         unordered = (self.written_at[cells] > known[warps, self.writer[cells]]) & ~np.asarray(is_there)
         self._report_unordered(unordered, cells, warps, "writes")
         unordered = self.read_at[cells] > known[np.broadcast_to(warps, cells.shape)]
         if unordered.any():
             *where, reader = np.argwhere(unordered)[0]
             warp = int(np.broadcast_to(warps, cells.shape)[tuple(where)])
-            self.machine.report(
-                findings.SHARED_RACE, f"writes what warp {int(reader)} reads, with no barrier in between", warp
-            )
+            who = "a product" if reader == self.machine.clocks.core else f"warp {int(reader)}"
+            self.machine.report(findings.SHARED_RACE, f"writes what {who} reads, with nothing in between", warp)
 
     def _report_unordered(self, unordered: Array, cells: Array, warps: Array, does: str) -> None:
         if unordered.any():
@@ -134,6 +138,15 @@ class SharedMemory:
             return
         self.note_read(cells, np.int16(warp))
         self.being_read[cells] += 1
+        self._check_fence(cells, warp)
+
+    def note_product(self, cells: Array, warp: int, number: int) -> None:
+        """The tensor core reads the cells for a product that ``warp`` issues; its end is known by its number."""
+        self._check_read(cells, np.int16(warp))
+        self.read_at[cells, self.machine.clocks.core] = number
+        self._check_fence(cells, warp)
+
+    def _check_fence(self, cells: Array, warp: int) -> None:
         if (self.written_at[cells] > self.machine.clocks.fenced(warp)[self.writer[cells]]).any():
             self.machine.report(findings.NO_PROXY_FENCE, "reads what was written with no fence.proxy.async since", warp)
 

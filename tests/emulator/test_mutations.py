@@ -69,6 +69,22 @@ MUTATIONS = {
         "operand-transposed": Mutation(r"(wgmma\.mma_async[^;]*), 0;", r"\1, 1;", count=0),
         "a-product-that-starts-anew": Mutation(r"(wgmma\.mma_async[^;]*\}, .*?, .*?, )%p\d+", r"\1 0", count=0),
     },
+    "sm_100": {
+        "no-barriers": Mutation(r"bar\.sync\s+0;", count=0),
+        "no-proxy-fence": Mutation(r"fence\.proxy\.async[^;]*;", count=0),
+        "products-not-waited-for": Mutation(r"mbarrier\.try_wait[^;]*;\s+@!complete bra\.uni waitLoop;", count=0),
+        "products-not-committed": Mutation(r"@%p\d+ tcgen05\.commit[^;]*;", count=0),
+        "products-of-all-threads": Mutation(r"@%p\d+ (tcgen05\.mma)", r"\1", count=0),
+        "mbarrier-that-expects-two": Mutation(r"(mbarrier\.init[^;]*), 1;", r"\1, 2;", count=0),
+        "mbarriers-not-made": Mutation(r"@%p\d+ mbarrier\.init[^;]*;", count=0),
+        "stores-not-waited-for": Mutation(r"tcgen05\.wait::st[^;]*;", count=0),
+        "loads-not-waited-for": Mutation(r"tcgen05\.wait::ld[^;]*;", count=0),
+        "lanes-of-the-first-warp": Mutation(r"(shl\.b32\s+%r\d+, %r\d+, )21;", r"\g<1>31;", count=0),
+        "columns-of-a-load": Mutation(r"(tcgen05\.ld[^;]*\+ )0\]", r"\g<1>1]"),
+        "not-given-back": Mutation(r"@%p\d+ tcgen05\.dealloc[^;]*;"),
+        "operand-of-a-product": Mutation(r"(tcgen05\.mma[^;]*\], )(%rd\d+), (%rd\d+)", r"\1\3, \2"),
+        "copies-not-waited-for": Mutation(r"cp\.async\.wait_group\s+\d+;", count=0),
+    },
 }
 """Of the fusion's forward in bf16: each changes what the kernel means."""
 
@@ -84,6 +100,10 @@ EQUIVALENT = {
         # Shared memory is ordered for the one proxy by barriers, for the other by the fence that is there as well.
         "two-proxy-fences": Mutation(r"(fence\.proxy\.async[^;]*;)", r"\1 \1", count=0),
     },
+    "sm_100": {
+        "loads-waited-for-twice": Mutation(r"(tcgen05\.wait::ld[^;]*;)", r"\1 \1", count=0),
+        "permit-kept": Mutation(r"@%p\d+ tcgen05\.relinquish[^;]*;"),
+    },
 }
 """Changes that take nothing away: what is found here would be wrong."""
 
@@ -96,7 +116,7 @@ def run(architecture: str, mode: Mode, edit: Callable[[str], str] = str) -> tupl
         given = a.input, a.response, a.fusion_weight, a.fusion_bias, a.scale, a.shift, "relu"
         try:
             return path_module("triton", "fusion").forward(*given), emulation
-        except KernelFaultError:
+        except (KernelFaultError, NotImplementedError):
             return None, emulation
 
 

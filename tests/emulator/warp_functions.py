@@ -42,6 +42,11 @@ class WarpFunctions:
             return np.repeat(bits, 32)
         return np.repeat({"any": values.any(1), "all": values.all(1)}[kind], 32)
 
+    def leader(self, a: slice | Array) -> np.uint32:
+        """``elect.sync``: one lane, always the same one; which, PTX leaves open."""
+        self.machine.whole_warps(a)
+        return np.uint32(self.machine.mode.seed % 32)
+
     def active_mask(self, a: slice | Array) -> np.uint32:
         """``activemask``, for whole warps."""
         self.machine.whole_warps(a)

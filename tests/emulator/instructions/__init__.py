@@ -65,4 +65,4 @@ def instruction(
     return registered
 
 
-from . import control, matrix, memory, scalar  # noqa: F401  (they register their instructions)
+from . import control, matrix, memory, scalar, tensor_core  # noqa: F401  (they register their instructions)

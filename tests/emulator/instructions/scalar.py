@@ -36,8 +36,13 @@ def arithmetic(t: Translator, i: Instruction, template: str) -> list[str]:
     if kind in ("s16x2", "u16x2"):
         words = (f"np.ascontiguousarray({t.whole(operand, 'b32')}).view(u16)" for operand in i.operands[1:])
         return t.put(i.operands[0], f"({template.format(*words)}).view(u32)", "b32")
-    if kind in ("f32x2",):
-        raise Unsupported(str(i))
+    if kind == "f32x2":
+        pairs = (f"np.ascontiguousarray({t.whole(operand, 'b64')}).view(f32)" for operand in i.operands[1:])
+        return t.put(i.operands[0], f"({template.format(*pairs)}).view(u64)", "b64")
+    if i.modifiers[-2:] in (("f32", "bf16"), ("f32", "f16")):
+        *narrow, last = i.operands[1:]
+        values = [f"from_{kind}({t.value(operand, 'b16')})" for operand in narrow]
+        return t.put(i.operands[0], template.format(*values, t.value(last, "f32")), "f32")
     if kind.startswith(("bf16", "f16")):
         raw = "b32" if kind.endswith("x2") else "b16"
         values = ", ".join(t.value(operand, raw) for operand in i.operands[1:])
