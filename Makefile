@@ -21,7 +21,8 @@ compare: $(INSTALLED)
 COMPILED = tests/aot tests/emulator
 INTERPRETED = tests $(COMPILED:%=--ignore=%)
 
-# In less than 15 minutes on two CPU cores with no cache of compiled code: a sample stands for what is marked `long`.
+# Meant to take less than 15 minutes on two idle CPU cores with no cache of compiled code: what takes longest is marked
+# `long`, and a sample stands for it here.
 test: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
 	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m "not long" $(WORKERS)
