@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sdn_triton.tuning import pipelining
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, Work, default_config
+from sdn_triton.tuning.defaults import KERNELS, PRODUCT_KERNELS, Work, all_defaults, default_config
 from sdn_triton.tuning.resources import estimate, why_not
 from sdn_triton.tuning.spaces import axes, candidates
 
@@ -30,6 +31,32 @@ WORK = Work("bf16", images=2, rows=128, columns=128, channels=256, outputs=256, 
 def test_what_cannot_run_is_said(change, name, reason):
     assert why_not("difference_forward", "bf16", CONFIG, TARGETS[name]) is None
     assert reason in (why_not("difference_forward", "bf16", replace(CONFIG, **change), TARGETS[name]) or "")
+
+
+@pytest.mark.parametrize(
+    ("version", "arithmetic", "name", "stages"),
+    [
+        ((3, 6), "bf16", "sm_90", {1}),
+        ((3, 6), "tf32", "sm_100", {1}),
+        ((3, 6), "bf16", "sm_80", {1, 2, 3}),
+        ((3, 6), "bf16", "gfx942", {1, 2}),
+        ((3, 6), "ieee", "sm_90", {1}),
+        ((3, 7), "bf16", "sm_90", {1, 2, 3}),
+        (None, "tf32", "sm_90", {1, 3}),
+    ],
+    ids=str,
+)
+def test_loops_are_pipelined_where_triton_fences_them(version, arithmetic, name, stages, monkeypatch):
+    monkeypatch.setattr(pipelining, "triton_version", lambda: version)
+    target = TARGETS[name]
+    found = [config for kernel in PRODUCT_KERNELS for config in all_defaults(kernel, arithmetic, target)]
+    assert {config.num_stages for config in found} == stages
+    work = WORK._replace(arithmetic=arithmetic, can_pair=arithmetic == "bf16")
+    assert default_config.__wrapped__("difference_forward", work, target).num_stages in stages
+    reason = why_not("fusion_forward", arithmetic, replace(CONFIG, num_stages=2), target) or ""
+    assert ("leaves out the fence" in reason) == (
+        version == (3, 6) and name in ("sm_90", "sm_100") and arithmetic != "ieee"
+    )
 
 
 def test_an_unknown_gpu_has_what_all_known_ones_have():

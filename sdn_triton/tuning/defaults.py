@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sdn_triton.tuning.configs import KernelConfig, Target
+from sdn_triton.tuning.pipelining import why_not_pipelined
 
 KERNELS = (
     "difference_forward",
@@ -161,7 +162,8 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
         return ()
     configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
     if kernel in PAIRED_KERNELS and pairs:
-        configs += [_paired_config(*tile) for tile in _paired_tiles(kernel, target).values()]
+        tiles = _paired_tiles(kernel, target).values()
+        configs += [_with_stages(_paired_config(*tile), arithmetic, target) for tile in tiles]
     return tuple(dict.fromkeys(configs))
 
 
@@ -176,7 +178,13 @@ def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target:
         block_p, block_c, block_o, num_warps, num_stages = _HIP_FUSION_TILE
     block_c = min(block_c, max(_next_power(channels), NARROWEST_CHANNELS))
     block_o = min(block_o, max(_next_power(outputs), NARROWEST_OUTPUTS))
-    return KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
+    config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
+    return _with_stages(config, arithmetic, target)
+
+
+def _with_stages(config: KernelConfig, arithmetic: str, target: Target) -> KernelConfig:
+    """The configuration with one stage where more would compute wrongly."""
+    return config if why_not_pipelined(arithmetic, target) is None else replace(config, num_stages=1)
 
 
 def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
@@ -188,7 +196,8 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     block_p, _, block_o, *_ = tiles["many", width]
     pixels = work.images * work.rows * work.columns
     blocks = -(-pixels // block_p) * -(-work.outputs // block_o) * work.groups
-    return _paired_config(*tiles["many" if 2 * blocks > target.multiprocessors else "few", width])
+    config = _paired_config(*tiles["many" if 2 * blocks > target.multiprocessors else "few", width])
+    return _with_stages(config, work.arithmetic, target)
 
 
 def _paired_tiles(kernel: str, target: Target) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import FUSED_BYTES, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
+from sdn_triton.tuning.pipelining import why_not_pipelined
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "ieee": 4}
 SMALLEST_FACTOR = 16
@@ -85,6 +86,8 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
     sides = {name: getattr(config, name) for name in used_blocks(kernel)}
     if kernel in PRODUCT_KERNELS and (short := [name for name, side in sides.items() if side < SMALLEST_FACTOR]):
         return f"its {short[0]} is below {SMALLEST_FACTOR}, the shortest side of a matrix product"
+    if kernel in PRODUCT_KERNELS and config.num_stages > 1 and (reason := why_not_pipelined(arithmetic, target)):
+        return reason
     largest, second, *_ = sorted(sides.values(), reverse=True)
     if largest * second > LARGEST_TILE:
         return f"its tiles of {largest * second} numbers are larger than {LARGEST_TILE}"
