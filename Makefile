@@ -67,7 +67,7 @@ bench: $(INSTALLED)
 report: $(INSTALLED)
 	$(RUN) -m bench.generated
 
-# What a verifier proves of the compiled kernels (docs/proofs.md): every verdict as on record or better. Some half an hour.
+# What a verifier proves of the compiled kernels (docs/proofs.md): every verdict as on record or better. Some seven minutes.
 prove: $(INSTALLED)
 	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[prove]")
 	$(RUN) -m bench.proofs --json bench/results/proofs.json

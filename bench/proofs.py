@@ -158,7 +158,7 @@ def examine(claim: Claim, seconds: float) -> Iterator[Verdict]:
             function=f"{launch.name} {number}" if len(launches) > 1 else launch.name,
             architecture=claim.architecture,
             claim="no race, equal to its formula" if claim.equal else "no race",
-            launch=f"{launch.grid} blocks, {claim.config}",
+            launch=f"{launch.grid} blocks, {claim.config}".removesuffix(" (explicit)"),
             verdict=VERDICTS.get(found["result"], "not decided"),
             result=found["result"],
             reason=reason(found),
@@ -322,8 +322,12 @@ def worse(found: Sequence[Verdict], before: Sequence[Verdict]) -> list[Verdict]:
     def rank(verdict: Verdict) -> int:
         return ("refuted", "not decided", "proved").index(verdict.verdict)
 
-    earlier = {(v.function, v.architecture, v.claim): rank(v) for v in before}
-    return [v for v in found if rank(v) < earlier.get((v.function, v.architecture, v.claim), 1)]
+    earlier = {_claimed(v): rank(v) for v in before}
+    return [v for v in found if rank(v) < earlier.get(_claimed(v), 1)]
+
+
+def _claimed(verdict: Verdict) -> tuple[str, str, str, str]:
+    return verdict.kernel, verdict.function, verdict.architecture, verdict.claim
 
 
 def recorded(path: Path = RESULTS) -> list[Verdict]:

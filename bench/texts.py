@@ -189,7 +189,7 @@ def proofs(results: Path, link: str) -> str:
         reason = v["reason"] or ("" if v["verdict"] == "proved" else v["result"])
         seconds = figure(v["seconds"], f"{v['seconds']:.0f}")
         sheet.add(
-            v["kernel"], v["architecture"], v["claim"], Cell(v["verdict"], mark=mark), seconds, v["launch"], reason
+            v["function"], v["architecture"], v["claim"], Cell(v["verdict"], mark=mark), seconds, v["launch"], reason
         )
     counts = Counter(v["verdict"] for v in content["verdicts"])
     used = ", ".join(f"{name} {content['environment'][name]}" for name in ("sentryward", "triton", "torch"))
