@@ -37,7 +37,7 @@ IN_ONE_GRAPH = [
 ]
 
 
-@pytest.mark.parametrize(("call", "dynamic"), sample(IN_ONE_GRAPH, lambda call, dynamic: not dynamic or call == "list"))
+@pytest.mark.parametrize(("call", "dynamic"), sample(IN_ONE_GRAPH, lambda call, dynamic: not dynamic))
 def test_compiled_in_one_graph(call, dynamic):
     torch.compiler.reset()
     model = make(call=CALLS[call])

@@ -80,6 +80,7 @@ BENCH = (
 FEW = ("--provider", "eager", "--provider", "unfold")
 
 
+@pytest.mark.long
 def test_bench_in_a_pipe_is_stopped_by_its_budget_and_gone_on_with(tmp_path):
     path = tmp_path / "bench.json"
     options = (*BENCH, *FEW, "--json", str(path))

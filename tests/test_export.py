@@ -139,7 +139,7 @@ def in_float64(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-@pytest.mark.parametrize("name", sample(EXPORTED, lambda name: name == "SDNNeck"))
+@pytest.mark.parametrize("name", sample(EXPORTED, lambda name: name == "SDN"))
 def test_onnx_runtime_agrees_at_any_batch_height_and_width(name):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install sdn-triton[onnx]")

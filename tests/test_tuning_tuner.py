@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sampling import sample
 
 pytest.importorskip("triton")
 
@@ -285,7 +286,9 @@ def test_the_budget_ends_the_trials_and_a_later_run_goes_on(tmp_path):
     assert content["entries"][0]["run"] == 1
 
 
-@pytest.mark.parametrize("crash", [KeyboardInterrupt, RuntimeError, SystemExit])
+@pytest.mark.parametrize(
+    "crash", sample([KeyboardInterrupt, RuntimeError, SystemExit], lambda crash: crash is SystemExit)
+)
 def test_a_crash_leaves_a_valid_table_and_its_cause_is_not_tried_again(crash, tmp_path):
     path = tmp_path / "table.json"
     finished = unit_of("difference_weight_gradient")
@@ -364,6 +367,7 @@ def test_what_was_tuned_is_looked_up_and_gives_the_same_results(tmp_path):
     torch.testing.assert_close(call(), before)
 
 
+@pytest.mark.long
 def test_fusions_are_found_again_too(tmp_path):
     x, y, k = torch.randn(2, 4, 5, 6), torch.randn(2, 5, 5, 6), torch.randn(3, 9, 1, 1)
 
@@ -379,6 +383,7 @@ def test_fusions_are_found_again_too(tmp_path):
     assert str(explain(call)).count(f"user's table {path}") == 3
 
 
+@pytest.mark.long
 def test_an_export_has_what_decided_and_joins_what_is_shipped(tmp_path):
     path = tmp_path / "table.json"
     tuner = tuner_at(path, Bench(o16=30, o32=10, o64=20))
