@@ -49,6 +49,7 @@ def tree(tmp_path):
         shutil.copy(RESULTS / name, path)
     (tmp_path / "bench/results/machine-code").mkdir()
     shutil.copy(RESULTS / "machine-code/defaults.json", tmp_path / "bench/results/machine-code/defaults.json")
+    shutil.copy(RESULTS / "proofs.json", tmp_path / "bench/results/proofs.json")
     pytest.importorskip("matplotlib", reason="make report needs matplotlib: the extra bench")
     pytest.importorskip("jinja2", reason="make report needs jinja2: the extra bench")
     generated.write(tmp_path)
