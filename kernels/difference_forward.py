@@ -139,7 +139,7 @@ def response_of_tile(
             )
             weight = tl.load(weight_ptr + position * C + weight_offsets, mask=weight_mask, other=0.0)
             accumulator = tl.dot(flow.to(weight.dtype), weight, accumulator, input_precision=PRECISION)
-            accumulator = finished(accumulator)
+            accumulator = finished(accumulator, weight.dtype, PRECISION)
     return accumulator
 
 

@@ -12,7 +12,8 @@ def diffusivity(a, DIFFUSIVITY: tl.constexpr):
     elif DIFFUSIVITY == "exponential":
         g = tl.exp(-a)
     elif DIFFUSIVITY == "rational":
-        g = 1.0 / (1.0 + a)
+        root = tl.rsqrt(1.0 + a)  # fewer instructions and registers than a division
+        g = root * root
     else:
         tl.static_assert(DIFFUSIVITY == "constant", "unknown diffusivity")
         g = tl.full(a.shape, 1.0, tl.float32)

@@ -77,7 +77,7 @@ def fusion_forward_kernel(
         weight = tl.load(weight_rows + (C + channels)[:, None], mask=r_mask[:, None] & o_mask[None, :], other=0.0)
         a = as_factor(activate(y, scale, shift, ACTIVATION), weight.dtype, PRECISION)
         accumulator = tl.dot(a, weight, accumulator, input_precision=PRECISION)
-        accumulator = finished(accumulator)
+        accumulator = finished(accumulator, weight.dtype, PRECISION)
 
     if HAS_BIAS:
         accumulator += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]

@@ -207,7 +207,7 @@ def rotated_response(
         flow = flow_of_tap(u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX)
         next_dy, next_dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
         u_q, v_q = load_wanted_words(u_words, v_words, tile, word, next_dy, next_dx, True)
-        accumulator = finished(accumulator)
+        accumulator = finished(accumulator, dtype, "ieee")
         weight_ptr += WEIGHT_TILE
     return accumulator
 
@@ -268,7 +268,7 @@ def plain_response(
         )
         both = side_by_side(flow, opposite)
         accumulator = tl.dot(unpacked(both, dtype), tl.load(weight_ptr + weight_offsets), accumulator)
-        accumulator = finished(accumulator)
+        accumulator = finished(accumulator, dtype, "ieee")
 
         weight_ptr += WEIGHT_TILE
         dx += dilation_w

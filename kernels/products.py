@@ -34,14 +34,16 @@ else:
 
 
 @triton.jit
-def finished(sums):
-    """``sums`` once every product that adds to them has ended: what each trip of a loop ends with.
+def finished(sums, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """``sums`` once every product of factors of ``dtype`` that adds to them has ended: what each trip of a loop ends with.
 
     Hopper's tensor cores read the left operand of a product from registers while other instructions go on. In a loop
     of several stages Triton lets the last product of a trip run into the next one, which writes to these registers:
     wrong sums, unless the assembler keeps them, which that of CUDA before 13.3 does not. Whoever uses a sum has to wait
     for it, and inline assembly counts as a use, whatever it does. This one does nothing: the assembler drops the copy.
+    Products in float32 are made by ordinary instructions.
     """
-    if products_run_on():
+    IN_TENSOR_CORES: tl.constexpr = dtype != tl.float32 or PRECISION == "tf32"
+    if IN_TENSOR_CORES and products_run_on():
         sums = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1)
     return sums

@@ -176,7 +176,7 @@ def compiled(kernel, arch, num_warps=4, num_stages=1, dtype="fp16", **constants)
         target=GPUTarget(target.kind, target.architecture, lanes),
         options={"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True},
     )
-    return Compiled(kernel.__name__, target, binary.asm, binary.metadata.shared, lanes * num_warps)
+    return Compiled(kernel.__name__, target, binary.asm, binary.metadata.shared, lanes * num_warps, {})
 
 
 def code_of(kernel, arch, num_warps=4, **settings):
