@@ -35,7 +35,7 @@ else:
 
 @triton.jit
 def finished(sums, dtype: tl.constexpr, PRECISION: tl.constexpr):
-    """``sums`` once every product of factors of ``dtype`` that adds to them has ended: what each trip of a loop ends with.
+    """``sums`` once every product of factors of ``dtype`` that adds to them has ended: the end of a trip of a loop.
 
     Hopper's tensor cores read the left operand of a product from registers while other instructions go on. In a loop
     of several stages Triton lets the last product of a trip run into the next one, which writes to these registers:
