@@ -21,7 +21,7 @@ compare: $(INSTALLED)
 COMPILED = tests/aot tests/emulator
 INTERPRETED = tests $(COMPILED:%=--ignore=%)
 
-# Meant to take less than 15 minutes on two idle CPU cores with no cache of compiled code: what takes longest is marked
+# Some twenty minutes on two idle CPU cores; the aim is 15 with no cache of compiled code. What takes longest is marked
 # `long`, and a sample stands for it here.
 test: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
