@@ -12,6 +12,7 @@ import pytest
 import torch
 import torchvision_schemas
 from devices import DEVICE, EMULATED
+from sampling import mark_what_a_sample_leaves_out
 
 if EMULATED:
     os.environ["TRITON_INTERPRET"] = "0"
@@ -56,7 +57,9 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_what_a_sample_leaves_out(items)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") and not is_emulated(item):

@@ -289,6 +289,7 @@ def test_a_part_that_overruns_is_stopped_and_keeps_its_log(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", images.BACKBONES)
+@pytest.mark.sampled(4)
 def test_pyramids_are_those_of_the_real_networks(name, tmp_path):
     pytest.importorskip("transformers")
     image = pytest.importorskip("PIL.Image")

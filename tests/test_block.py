@@ -56,6 +56,7 @@ blocks = pytest.mark.parametrize(
 
 
 @blocks
+@pytest.mark.sampled(4)
 def test_training(name, coarse, device):
     fused = trained(device, **OPTIONS[name])
     u, v = images(device, guidance=fused.project.in_channels if fused.project else None, coarse=COARSE[coarse])
@@ -88,6 +89,7 @@ NORMS = {
 
 
 @pytest.mark.parametrize("name", NORMS)
+@pytest.mark.sampled(1)
 def test_statistics_are_those_of_batch_norm(name, device):
     """Over several steps, in training and in evaluation after it."""
     fused = SDN(8, backend="triton").to(device)
@@ -128,6 +130,7 @@ def test_a_mean_far_from_zero(device):
     torch.testing.assert_close(variance.cpu().double(), y.var((0, 2, 3), correction=0), rtol=1e-3, atol=0)
 
 
+@pytest.mark.long
 def test_many_tiles_are_merged(device):
     """More tiles than are merged at a time, of images that no tile divides."""
     from sdn_triton.launch import moments as launch
@@ -317,6 +320,7 @@ def test_opcheck():
     ),
     ids=str,
 )
+@pytest.mark.sampled(2)
 def test_gradient_of_resizing(large, small, device):
     """The gathered gradient against PyTorch's own in float64, and the same bits each time."""
     from sdn_triton.launch import resize

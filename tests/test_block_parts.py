@@ -190,6 +190,7 @@ def test_what_is_not_finite_stays_where_it_is(value, responses, device):
 
 
 @pytest.mark.parametrize(("bias", "spread"), [(0.0, 1.0), (10.0, 1.0), (0.1, 0.01)])
+@pytest.mark.sampled(1)
 def test_a_bias_costs_no_digits(bias, spread, device):
     """The normalisation takes it away again; until then it is large beside what the response says."""
     errors = {}

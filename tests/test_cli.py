@@ -119,6 +119,7 @@ def test_bench_in_a_pipe_is_stopped_by_its_budget_and_gone_on_with(tmp_path):
     assert "tf32.convolution: True there, False now" in done.stderr
 
 
+@pytest.mark.long
 def test_bench_ends_with_1_when_a_provider_is_wrong(tmp_path):
     options = ("--provider", "wrong", "--pass", "inference", "--json", str(tmp_path / "bench.json"))
     done = run_cli(TINY + WRONG, *BENCH, *options)

@@ -178,6 +178,7 @@ OPTIONS = {
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("contrast", [0.8, torch.tensor(0.8)], ids=["number", "tensor"])
 @pytest.mark.parametrize(("options", "guides"), OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.sampled(8)
 def test_opcheck_of_the_difference_convolution(options, guides, contrast, layout):
     u, v = (torch.randn(2, c, 7, 6).to(memory_format=layout) for c in (3, guides))
     arguments = (u, v, torch.randn(4, 3, 3, 3), torch.randn(4), contrast)
@@ -233,6 +234,7 @@ LAYOUTS = {
     "size", [(2, 3, 5, 4), (1, 3, 5, 4), (2, 1, 5, 4), (2, 3, 1, 1), (1, 1, 1, 4), (0, 3, 5, 4)], ids=str
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.sampled(12)
 def test_the_strides_that_are_promised_are_the_real_ones(layout, size):
     """On stand-ins, on the meta device, compiled and in every path, of outputs and of gradients."""
     if size[0] == 0 and layout == "expanded":

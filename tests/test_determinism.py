@@ -53,6 +53,7 @@ def assert_repeats(path, call, tensors):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.sampled(3)
 def test_difference_repeats(path, options, device):
     if path == "triton" and device.type == "cpu" and options in (OPTIONS["stride2-dilation2"], OPTIONS["replicate"]):
         pytest.skip("the interpreter is slow, and runs the kernels of the plain case")
@@ -121,6 +122,7 @@ def assert_independent(call, *images):
 @pytest.mark.parametrize("path", ["eager", "triton"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.sampled(2)
 def test_an_image_does_not_depend_on_its_batch(path, options, size, device):
     C, O, H, W, dtype = size
     if path == "triton" and (dtype == torch.float64 or (device.type == "cpu" and H * W > 100)):

@@ -27,7 +27,7 @@ def assert_passed(part: str, device: str) -> None:
     assert not failed, "\n\n".join([*told, f"{len(failed) - len(told)} more checks were not run"])
 
 
-@pytest.mark.parametrize("part", sample(PARTS, lambda part: part not in ("necks", "memory")))
+@pytest.mark.parametrize("part", sample(PARTS, lambda part: part == "data_parallel"))
 def test_on_gloo(part, monkeypatch):
     # The C library keeps what was freed for later, and how much depends on chance; blocks of their own it gives back,
     # so that the limit on a rank's memory is one.
@@ -51,6 +51,7 @@ def test_the_library_alone_imports_nothing_of_it():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 def test_figures_of_sharded_rows(tmp_path):
     file = tmp_path / "rows.json"
     assert (

@@ -7,7 +7,6 @@ from itertools import product
 
 import pytest
 import torch
-from sampling import sample
 from test_compile import Network
 from torch import Tensor, nn
 
@@ -139,7 +138,8 @@ def in_float64(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-@pytest.mark.parametrize("name", sample(EXPORTED, lambda name: name == "SDN"))
+@pytest.mark.long
+@pytest.mark.parametrize("name", EXPORTED)
 def test_onnx_runtime_agrees_at_any_batch_height_and_width(name):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install sdn-triton[onnx]")

@@ -78,6 +78,7 @@ def test_an_edit_by_hand_is_found_and_undone(tree):
     assert generated.stale(tree) == []
 
 
+@pytest.mark.long
 def test_a_new_run_gets_tables_pictures_and_a_place_in_the_readme(tree, capsys):
     file = bench_example.write(tree / "bench/results/cpu-amd-epyc/run.json", bench_example.small())
     assert any("pictures" in line and "missing" in line for line in generated.stale(tree))
@@ -113,6 +114,7 @@ def test_a_new_run_gets_tables_pictures_and_a_place_in_the_readme(tree, capsys):
     assert "removed" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_pictures_are_checked_without_matplotlib_and_with_another_version(tree, monkeypatch):
     file = bench_example.write(tree / "bench/results/cpu-amd-epyc/run.json", bench_example.small())
     generated.write(tree)

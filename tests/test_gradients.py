@@ -47,6 +47,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.sampled(6)
 def test_difference_convolution(case):
     call, tensors = difference_call(**case)
     assert gradcheck(call, tensors)

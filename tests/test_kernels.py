@@ -135,6 +135,7 @@ def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch: pyt
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sampled(40)  # a third of them in bfloat16, which the interpreter skips
 def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
     check(CASES[name], dtype, device, monkeypatch)
@@ -143,6 +144,7 @@ def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
 # Tiles are the same in all types.
 @pytest.mark.parametrize("dtype", sample(DTYPES, lambda dtype: dtype == torch.float32), ids=str)
 @pytest.mark.parametrize("name", TILED)
+@pytest.mark.sampled(2)
 def test_many_tiles_and_splits(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
     case = CASES[name] if name == "plain" else replace(CASES[name], images=1)  # the interpreter takes its time

@@ -99,6 +99,7 @@ def check(case: Case, dtype, device, monkeypatch, tensors=None, **configs) -> Te
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sampled(8)
 def test_values(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
     check(CASES[name], dtype, device, monkeypatch)
@@ -120,6 +121,7 @@ def test_many_tiles_change_nothing(name, device, monkeypatch) -> None:
     ],
     ids=["R33-O17", "R64-O72-zero_flux", "R16-O8-5x5-dilation2", "padded-before"],
 )
+@pytest.mark.sampled(1)
 def test_channels_in_pairs(responses, outputs, o, dtype, device, monkeypatch) -> None:
     """The kernel that takes two channels of channels_last images at a time, over tiles that overhang the image."""
     skip_what_cannot_run(dtype, device)

@@ -91,6 +91,7 @@ def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["plain", "5x6-C20-R17-O18"])
+@pytest.mark.sampled(1)
 def test_many_tiles_and_splits(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
     check(CASES[name], dtype, device, monkeypatch, configs=SMALL_TILES)

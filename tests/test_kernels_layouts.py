@@ -149,6 +149,7 @@ TILE = dict.fromkeys(KERNELS, KernelConfig(16, 8, 16, 16, 4, 1))
 @pytest.mark.parametrize(
     ("family", "first"), [(family, first) for family, (_, layouts) in FAMILIES.items() for first in layouts]
 )
+@pytest.mark.sampled(6)
 def test_difference_conv(family, first, device, monkeypatch) -> None:
     """Input, guidance, incoming gradient and weight, each in another layout."""
     case, _ = FAMILIES[family]
@@ -168,6 +169,7 @@ PAIRED_LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", PAIRED_LAYOUTS)
+@pytest.mark.sampled(2)
 def test_pairs(layout, device, monkeypatch) -> None:
     """Whatever can be read in pairs; what is written in pairs has to lie in pairs, too."""
     check_pairs(Case(2, 32, 8, (3, 5), contrast="one"), PAIRED_LAYOUTS[layout], device, monkeypatch)

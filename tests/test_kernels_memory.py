@@ -40,6 +40,7 @@ STRIDED = [*(("plain", changed) for changed in IMAGES), *((name, "all") for name
         lambda name, changed, layout: layout == ("among_nans" if changed == "all" else "transposed"),
     ),
 )
+@pytest.mark.sampled(2)
 def test_strides_change_no_bit(name, changed, layout, device, monkeypatch) -> None:
     case = replace(CASES[name], size=(5, 6))
     tensors, o = case.tensors(torch.float16, device), case.options
@@ -52,6 +53,7 @@ def test_strides_change_no_bit(name, changed, layout, device, monkeypatch) -> No
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.sampled(1)
 def test_expanded_gradient(name, device) -> None:
     """The gradient of a sum is one number with strides of zero."""
     tensors, o = CASES[name].tensors(torch.float32, device), CASES[name].options
@@ -76,6 +78,7 @@ def test_memory_formats_are_kept(name, device) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.sampled(1)
 def test_repetitions_are_equal_bit_for_bit(name, device) -> None:
     tensors, o = CASES[name].tensors(torch.float16, device), CASES[name].options
     first, second = run(launch, tensors, o), run(launch, tensors, o)
@@ -85,6 +88,7 @@ def test_repetitions_are_equal_bit_for_bit(name, device) -> None:
 
 @pytest.mark.parametrize("only", GRADIENTS)
 @pytest.mark.parametrize("name", ["stride2", "depthwise", "vector"])
+@pytest.mark.sampled(4)
 def test_each_gradient_alone(name, only, device) -> None:
     case = CASES[name]
     *arguments, grad = case.tensors(torch.float32, device)
@@ -137,6 +141,7 @@ AXES, DISTANT = ("images", "channels", "rows", "columns"), ("input", "guidance",
         lambda _, distant, direction: (DISTANT.index(distant) + AXES.index(direction)) % len(DISTANT) == 0,
     ),
 )
+@pytest.mark.sampled(3)
 def test_offsets_beyond_32_bits(name, distant, direction, device) -> None:
     argument, axis = IMAGES[distant][0], AXES.index(direction)
     case = replace(CASES[name], images=2, size=(3, 4))

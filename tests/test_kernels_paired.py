@@ -58,12 +58,14 @@ def tensors_of(case: Case, dtype: torch.dtype, device: torch.device) -> list:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", sample(CASES, lambda name: "17x23" not in name and "20x40" not in name))
+@pytest.mark.sampled(5)
 def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
     check(CASES[name], dtype, device, monkeypatch, PAIRS)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.sampled(1)
 def test_tiles(config, device, monkeypatch) -> None:
     check(Case(1, 64, 8, (9, 23)), torch.float16, device, monkeypatch, CONFIGS[config])
 
@@ -79,6 +81,7 @@ LOOPS = (
 
 @pytest.mark.skipif(not is_interpreted(), reason="a compiled kernel has the loop of its architecture")
 @pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.sampled(1)
 def test_the_loop_for_tensor_memory(name, device, monkeypatch) -> None:
     case = CASES[name]
     *tensors, _ = tensors_of(case, torch.float16, device)

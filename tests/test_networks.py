@@ -39,6 +39,7 @@ def attached(case: Case, x: Tensor, **options) -> tuple[nn.Module, SDNNeck]:
 
 
 @every_network
+@pytest.mark.sampled(5)
 def test_zero_init_changes_nothing_in_evaluation_or_training(case):
     model, x = case.made(), image()
     twin = copy.deepcopy(model)
@@ -83,6 +84,7 @@ def test_gradients_reach_every_parameter_of_the_neck(case):
 @pytest.mark.parametrize(
     "name", sample(CASES, lambda name: name in ("segformer", "torchvision-fcn", "monai-basicunet"))
 )
+@pytest.mark.sampled(1)
 def test_compiled(name):
     case, x = CASES[name], image()
     model, neck = attached(case, x)
@@ -106,6 +108,7 @@ def test_compiled(name):
 
 
 @every_network
+@pytest.mark.sampled(5)
 def test_saved_loaded_and_detached(case):
     x = image()
     model = case.made()

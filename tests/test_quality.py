@@ -208,6 +208,7 @@ def test_two_paths_train_alike():
 
 
 @pytest.mark.parametrize("wrong", [without_guidance_gradient, with_another_contrast, not_a_number])
+@pytest.mark.sampled(1)
 def test_a_wrong_path_is_found(wrong):
     found = compare_paths(SHORT, 0, CPU, ("eager", by_backend("eager")), ("wrong", wrong))
     assert not found.alike, found.checks()
@@ -248,6 +249,7 @@ def test_plan():
     assert [seed for _, seed in jobs] == sorted(seed for _, seed in jobs)
 
 
+@pytest.mark.long
 def test_runs_are_carried_on(results):
     again = Results(results, TINY, CPU, ["test"])
     assert all(again.has(variant, seed) for variant in VARIANTS.values() for seed in (0, 1))
@@ -260,6 +262,7 @@ def test_runs_are_carried_on(results):
         Results(results, Setting(steps=5), CPU, ["test"])
 
 
+@pytest.mark.long
 def test_the_processes_compute_the_same(results):
     ((record, _),) = execute([(VARIANTS["none"], 0)], TINY, CPU, workers=1)
     (before,) = (r for r in summary.load(results)["runs"] if (r["variant"], r["seed"]) == ("none", 0))
@@ -300,6 +303,7 @@ def test_student_quantiles(freedom, quantile):
     assert np.trapezoid(density, t) == pytest.approx(0.95, abs=5e-5)
 
 
+@pytest.mark.long
 def test_tables_hold_every_variant_and_are_well_formed(results):
     text = summary.markdown(summary.load(results))
     for variant in VARIANTS.values():

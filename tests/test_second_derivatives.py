@@ -59,6 +59,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 @pytest.mark.parametrize(("make", "options", "tensors"), CALLS.values(), ids=CALLS.keys())
+@pytest.mark.sampled(5)
 def test_gradients_that_arrive_in_any_layout(make, options, tensors, backend, layout):
     given = [t.requires_grad_() for t in tensors()]
     exact = [t.detach().double().requires_grad_() for t in given]
@@ -71,6 +72,7 @@ def test_gradients_that_arrive_in_any_layout(make, options, tensors, backend, la
 
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 @pytest.mark.parametrize(("make", "options", "tensors"), CALLS.values(), ids=CALLS.keys())
+@pytest.mark.sampled(2)
 def test_second_derivatives_of_every_path(make, options, tensors, backend):
     """A gradient penalty, the sum of squared first derivatives, against the same in float64."""
     given = [t.requires_grad_() for t in tensors()]
@@ -112,6 +114,7 @@ def test_hessian_in_forward_mode_is_refused():
 
 
 @pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.long
 def test_gradients_of_single_samples_through_a_neck(backend):
     neck = SDNNeck([3, 4], backend=backend, learn_contrast=True).to(DEVICE).eval()
     parameters, buffers = {n: p.detach() for n, p in neck.named_parameters()}, dict(neck.named_buffers())
