@@ -27,10 +27,12 @@ test: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
 	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m "not long" $(WORKERS)
 
-# The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes.
+# The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes; of all that,
+# a share: SHARE=2/8 is the second of eight.
+SHARE = 1/1
 test-long: $(INSTALLED) $(FRAMEWORKS)
-	$(PYTEST) $(INTERPRETED) -m long $(WORKERS)
-	TRITON_INTERPRET=0 $(PYTEST) tests/aot -m long $(WORKERS)
+	$(PYTEST) $(INTERPRETED) -m long --share $(SHARE) $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) tests/aot -m long --share $(SHARE) $(WORKERS)
 
 # What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
 # two threads: sums come out in another order.

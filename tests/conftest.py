@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision_schemas
 from devices import DEVICE, EMULATED
-from sampling import mark_what_a_sample_leaves_out
+from sampling import mark_what_a_sample_leaves_out, share_of
 
 if EMULATED:
     os.environ["TRITON_INTERPRET"] = "0"
@@ -38,6 +38,10 @@ else:
     settings.load_profile("sdn_triton")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", default="1/1", help="k/n: one of n equal shares of the tests, drawn by their names")
+
+
 @pytest.fixture
 def device() -> torch.device:
     return DEVICE
@@ -58,8 +62,9 @@ def poisoned() -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_what_a_sample_leaves_out(items)
+    items[:] = share_of(items, config.getoption("share"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") and not is_emulated(item):

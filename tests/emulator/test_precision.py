@@ -28,7 +28,7 @@ def cases() -> Iterator:
                 yield pytest.param(subject, dtype, arch, marks=marks)
 
 
-@pytest.mark.parametrize(("subject", "dtype", "arch"), cases())
+@pytest.mark.parametrize(("subject", "dtype", "arch"), list(cases()))
 def test_errors_are_at_most_twice_those_of_the_eager_path(subject: str, dtype: str, arch: str) -> None:
     with emulated(arch, Mode(checks=False), is_strict=False) as emulation:  # other tests look for faults
         found = measure(SUBJECTS[subject], dtype)
