@@ -10,7 +10,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test test-long test-processors check emulate bench report prove gpu clean
+.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -55,6 +55,10 @@ EMULATED = $(wildcard tests/test_kernels*.py)
 emulate: $(INSTALLED)
 	SDN_TRITON_EMULATE="each each" $(RUN) -m pytest $(EMULATED) --durations=5 $(WORKERS)
 	TRITON_INTERPRET=0 $(RUN) -m pytest tests/emulator -m long --durations=5 $(WORKERS)
+
+# How exact the kernels are as compiled (docs/precision.md), over ten seeds.
+precision: $(INSTALLED)
+	TRITON_INTERPRET=0 $(RUN) tests/emulator/measure_precision.py
 
 # Some four minutes on two CPU cores. Saved runs are compared by: pytest-benchmark compare
 BENCHMARKS = build/benchmarks

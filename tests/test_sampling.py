@@ -25,7 +25,7 @@ def items(tmp_path):
         def pytest_collection_modifyitems(self, items):
             found.extend(items)
 
-    pytest.main([str(file), "--collect-only", "--noconftest"], plugins=[Collected()])
+    pytest.main([str(file), "--collect-only", "--noconftest", "--import-mode=importlib"], plugins=[Collected()])
     assert len(found) == 7
     return found
 
