@@ -25,7 +25,6 @@ from sdn_triton.bench.providers import (
     UnfusedBlock,
     UnfusedNeck,
     central_difference,
-    heuristic_configs,
     plain,
     unfold,
 )
@@ -198,21 +197,6 @@ def test_the_unfused_block_is_the_same_block(workload):
     result, case = check(Problem(workload, Setting(CPU, torch.float32)), replace(PROVIDERS["unfused"], **make))
     assert result.status == "ok", result.reason
     assert not [module for module in case.module.modules() if isinstance(module, SDN)]
-
-
-def test_the_heuristic_takes_the_place_of_tables_inside_only():
-    pytest.importorskip("triton")
-    from sdn_triton.launch import difference_call, fusion
-    from sdn_triton.tuning import lookup
-    from sdn_triton.tuning.configs import Target
-    from sdn_triton.tuning.defaults import Work, default_config
-
-    query = "fusion_forward", Work("bf16", 8, 1, 16384, 256, 256), Target("cuda", 90, 132)
-    with heuristic_configs():
-        for module in (difference_call, fusion):
-            assert module.config_for is not lookup.config_for
-            assert module.config_for(*query) == default_config(*query)
-    assert fusion.config_for is difference_call.config_for is lookup.config_for
 
 
 @pytest.mark.parametrize("difference", [wrong_pixel, wrong_gradient])
