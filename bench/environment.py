@@ -18,6 +18,7 @@ import torch
 from sdn_triton.launch.run import target_of
 from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.files import write_json as write_json
+from sdn_triton.tuning.precision import convolutions_may_use_tf32, let_convolutions_use
 
 
 def package_version(name: str) -> str | None:
@@ -125,9 +126,9 @@ def settle(device: torch.device, threads: int | None, tf32: bool | None) -> None
     if threads is not None:
         torch.set_num_threads(threads)
     if tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = tf32
+        let_convolutions_use("tf32" if tf32 else "ieee")
     # The same precision for both sides: products inside torch's matmul follow the convolutions' setting.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = convolutions_may_use_tf32()
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -184,7 +185,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "numpy": package_version("numpy"),
         "git": git_revision(),
         "tf32": {
-            "convolution": torch.backends.cudnn.allow_tf32,
+            "convolution": convolutions_may_use_tf32(),
             "matmul": torch.backends.cuda.matmul.allow_tf32,
         },
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
