@@ -120,7 +120,7 @@ def settle(device: torch.device, threads: int | None, tf32: bool | None) -> None
     """Set what holds for the whole process: the device, its threads, and the same precision for all providers."""
     _keep_freed_memory()
     on_gpu = device.type == "cuda"
-    torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is.
+    torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is; off while checking.
     if on_gpu and device.index is not None:
         torch.cuda.set_device(device)
     if threads is not None:

@@ -98,6 +98,8 @@ def interleave(
 
 def peak_memory(call: Call, device: torch.device) -> int:
     """Bytes allocated at the worst moment of the call, beyond what was there before it."""
+    if device.type == "cuda":
+        call()  # The first one may take memory to try cuDNN's algorithms.
     if isinstance(call, Prepared):
         call.prepare()
         call = call.call

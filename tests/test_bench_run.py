@@ -199,6 +199,37 @@ def test_the_unfused_block_is_the_same_block(workload):
     assert not [module for module in case.module.modules() if isinstance(module, SDN)]
 
 
+def test_cudnn_tries_no_algorithms_while_results_are_checked(provider, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    seen = []
+
+    def noting(u, v, weight, bias):
+        seen.append(torch.backends.cudnn.benchmark)
+        return unfold(u, v, weight, bias)
+
+    name = provider("noting", noting, exact=noting)
+    result, case = check(Problem(WORKLOADS[0], Setting(CPU, torch.float32)), PROVIDERS[name])
+    assert (result.status, seen) == ("ok", [False] * len(seen))
+    assert torch.backends.cudnn.benchmark
+    case.forward()
+    assert seen[-1]
+
+
+def test_the_first_call_on_a_gpu_does_not_count_as_memory(monkeypatch):
+    """Algorithms are tried in it. The GPU is one that only says what was asked of it."""
+    events = []
+    for name in ("synchronize", "memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: events.append(name) or len(events))
+    call = Prepared(lambda: events.append("prepare"), lambda: events.append("call"))
+    assert measure.peak_memory(call, torch.device("cuda")) > 0
+    first = events.index("call")
+    measured = events[first + 1 :]
+    assert measured[: measured.index("max_memory_allocated") + 1] == [
+        "prepare", "synchronize", "memory_allocated", "reset_peak_memory_stats", "call", "synchronize",
+        "max_memory_allocated",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("difference", [wrong_pixel, wrong_gradient])
 def test_a_wrong_provider_is_refused_and_not_timed(provider, difference):
     """Of one problem: what is found wrong in training is not timed in inference either."""
