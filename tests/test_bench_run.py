@@ -339,9 +339,9 @@ def test_a_spent_budget_skips_and_a_second_run_goes_on(tmp_path):
 
 def test_what_takes_too_long_is_not_begun():
     run = started(["conv2d"], budget=60.0)
-    checked = runner.Checked(seconds=100.0)
+    checked, rows = runner.Checked(is_complete=True, seconds=100.0), {}
     (case,) = grid([TINY], [(40, 56)], kinds=("neck",), passes=("inference",))
-    rows = run._measure(case, checked, lambda what: None)
+    run._measure(case, checked, rows, lambda what: None)
     assert rows["conv2d"]["status"] == "skipped"
     assert "this case takes about 800" in rows["conv2d"]["why"]
 
