@@ -28,11 +28,6 @@ from sdn_triton.launch.run import recorded_launches
 SAME = DifferenceOptions((3, 3), padding=(1, 1))
 
 
-@pytest.fixture(autouse=True)
-def ieee(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
 OPTIONS = {
     "plain": {},
     "other-channels": dict(response_channels=5, out_channels=11, bias=True),

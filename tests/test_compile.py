@@ -327,7 +327,7 @@ def test_a_cuda_graph_captures_forward_and_backward(training):
     outputs = neck(features)
     sum(o.square().sum() for o in outputs).backward()
     for got, want in zip(found, (*outputs, *(p.grad for p in neck.parameters())), strict=True):
-        assert torch.equal(got, want)
+        torch.testing.assert_close(got, want)  # PyTorch's own convolutions and resizing add up in any order
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.options import BlockOptions, Contrast, DifferenceOptions
+from sdn_triton.tuning.configs import INTERPRETER
 from sdn_triton.tuning.pretended import pretended_target
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -86,7 +87,7 @@ def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None
     for tensor in (other, weight):
         if tensor.dtype != input.dtype:
             return f"the kernels need one dtype for all tensors, got {_name(input.dtype)} and {_name(tensor.dtype)}"
-    if input.dtype == torch.bfloat16 and input.device.type == "cpu" and pretended_target() is None:
+    if input.dtype == torch.bfloat16 and input.device.type == "cpu" and pretended_target() in (None, INTERPRETER):
         return "Triton's interpreter computes bfloat16 wrongly"
     if weight.numel() > LARGEST_WEIGHT:
         return f"the kernels take weights of at most {LARGEST_WEIGHT} elements, got {weight.numel()}"
