@@ -51,7 +51,8 @@ def test_every_setting_says_the_same_inside_and_afterwards(around, inside):
 @needs_newer
 @pytest.mark.parametrize("inside", ["tf32", "ieee"])
 def test_the_setting_of_all_operators_does_not_show_through(inside):
-    torch.backends.fp32_precision = "tf32" if inside == "ieee" else "ieee"
+    other = "tf32" if inside == "ieee" else "ieee"
+    torch.backends.fp32_precision, cudnn.allow_tf32 = other, other == "tf32"
     with convolutions_in(inside):
         assert_all_say(inside)
     let_convolutions_use(inside)
