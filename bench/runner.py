@@ -25,7 +25,7 @@ STATUS = {"ok": "ok", "wrong": "refused", "failed": "failed", "skipped": "unavai
 COMPILING = 0.45
 """The share of a budget that compilers may take; what comes first in a suite is compiled first."""
 
-GIVEN_UP = ("failed", "unavailable")
+GIVEN_UP = ("failed", "refused", "unavailable")
 """What became of a provider that is not tried again where a run goes on with a case."""
 
 assert ROUNDS["cpu"][0] >= least_samples(0.99)

@@ -140,6 +140,24 @@ def test_a_call_that_fails_while_it_warms_up_is_left_out():
     assert (list(timings), failures) == (["whole"], {"broken": "no"})
 
 
+def test_a_call_that_fails_later_is_left_out_too():
+    class OneSecond:
+        def warm_up(self, name, call):
+            call()
+
+        def sample(self, name, call):
+            call()
+            return 1.0
+
+    failures, left = {}, iter(range(4))
+    calls = {"first": lambda: None, "breaks": lambda: next(left), "last": lambda: None}
+    timings = measure.interleave(
+        calls, CPU, 1.0, (6, 6), clock=OneSecond(), on_failure=lambda name, error: failures.update({name: type(error)})
+    )
+    assert failures == {"breaks": StopIteration}
+    assert timings == {"first": measure.Timing((1.0,) * 6), "last": measure.Timing((1.0,) * 6)}
+
+
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.kind)
 def test_operations_are_those_that_torch_counts(workload):
     """PyTorch's counter sees the products of every operator on the way, those of the library by their own formulas."""

@@ -41,9 +41,9 @@ def resized_gradient(grad: Tensor, image: Tensor, path: str) -> Tensor:
 
 
 def repeatable_gradient(grad: Tensor, image: Tensor) -> Tensor:
-    """The same gradient by operations that PyTorch adds up in a fixed order when it is told to.
+    """The same gradient by operations that add up in a fixed order under deterministic algorithms.
 
-    Its own gradient of an interpolation is an error there, which ``F.interpolate`` avoids in the same way.
+    PyTorch's operator for it is an error there on a GPU; ``F.interpolate`` avoids that in the same way.
     """
     total = grad.to(compute_dtype(grad))
     for dim in (2, 3):
