@@ -18,7 +18,8 @@ from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.files import write_json as write_json
 from sdn_triton.tuning.precision import convolutions_may_use_tf32, let_convolutions_use
 
-from .revision import git_revision, output_of
+from .revision import git_revision as git_revision
+from .revision import output_of
 
 
 def package_version(name: str) -> str | None:
