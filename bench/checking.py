@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdn_triton.tuning.precision import convolutions_may_use_tf32
+
 from .clocks import Call, Prepared
 from .plain import DifferenceFunction
 from .providers import Provider, composite
@@ -45,7 +47,7 @@ class Setting:
     @property
     def eps(self) -> float:
         """The relative rounding error of one product on this device."""
-        is_tf32 = self.device.type == "cuda" and self.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        is_tf32 = self.device.type == "cuda" and self.dtype == torch.float32 and convolutions_may_use_tf32()
         return TF32_EPS if is_tf32 else torch.finfo(self.dtype).eps
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note
 from sdn_triton.ops.batching import image_by_image
 from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import are_plain, in_memory
@@ -146,7 +146,7 @@ class PathOperator:
     def choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
         """The path that a call takes, and why."""
         input: Tensor = arguments[0]
-        if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
+        if backend == "eager" or (backend == "auto" and not is_on_gpu(input)):
             return choose(backend, input, None)
         why_not = self.why_not(*arguments, static)
         if why_not is None and fallback.anything_failed():

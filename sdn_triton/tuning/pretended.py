@@ -13,7 +13,9 @@ _target: ContextVar[Target | None] = ContextVar("sdn_triton_pretended_target", d
 
 @contextmanager
 def pretended(target: Target) -> Iterator[None]:
-    """Take CPU tensors for those of this device; Triton must have a driver that runs what it compiles for it.
+    """Take CPU tensors for those of this device, with ``backend="auto"`` too.
+
+    Triton must interpret, or have a driver that runs what it compiles for the device.
 
     Example:
         >>> with pretended(Target("cuda", 90, 132)):
