@@ -98,7 +98,9 @@ def test_each_gradient_alone(name, only, device) -> None:
     alone = launch.backward(grad, u, v, weight, contrast, case.options, needs)
     for field in DifferenceNeeds._fields:
         if field == only:
-            torch.testing.assert_close(getattr(alone, field), getattr(together, field), rtol=1e-6, atol=1e-6)
+            result, reference = getattr(alone, field), getattr(together, field)
+            size = max(reference.abs().max().item(), 1.0)  # a contrast's sums may cancel
+            assert (result - reference).abs().max() <= 8 * torch.finfo(torch.float32).eps * size
         else:
             assert getattr(alone, field) is None
 
