@@ -38,8 +38,9 @@ Families = Mapping[str, Sequence[Task]]
 
 def families() -> dict[str, list[Task]]:
     """All tasks, by family."""
+    tasks: tuple[Task, ...] = (*example_tasks(), *hazard_tasks())
     found: dict[str, list[Task]] = {}
-    for task in (*example_tasks(), *hazard_tasks()):
+    for task in tasks:
         found.setdefault(task.family, []).append(task)
     return found
 
