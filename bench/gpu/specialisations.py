@@ -1,6 +1,6 @@
 """What would be compiled: the kernels that smoke, benchmark and tuner launch, each as Triton specialises it.
 
-The code that launches runs as it stands, on meta tensors and for a device that is pretended. Triton's own hook hands out
+The code that launches runs as it stands, on meta tensors and for a device that is pretended. Triton's own hook tells
 what it is about to compile, and nothing is.
 """
 
@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdn_triton.backend import INTERPRETED
 from sdn_triton.tuning.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.tuning.configs import Target
 from sdn_triton.tuning.defaults import PAIRED_KERNELS
@@ -32,9 +38,11 @@ from ..suites import SUITES
 from ..trials import Trial, precision_of, units_of
 from .examples import example_tasks
 from .hazard_question import SHIPPED, hazard_tasks
-from .where import Place
+from .where import TESTS, Place
 
 META = torch.device("meta")
+RECORDED = "SDN_TRITON_RECORDED"
+"""Tells the tests which architecture to record for, and into which file."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,6 @@ class Specialisation:
     def compile(self) -> Any:
         """Compile it for the active driver's device, or find it in the cache."""
         return getattr(importlib.import_module(self.module), self.name).preload(self.data)
-
-    @property
-    def warps_and_stages(self) -> tuple[int, int]:
-        options = json.loads(self.data)["options"]
-        return options["num_warps"], options["num_stages"]
 
 
 @contextmanager
@@ -129,3 +132,25 @@ def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
                 trial = Trial(unit, META)
                 for config in islice(candidates(unit.kernel, unit.work, TARGETS[arch]), count):
                     trial.call(config)()
+
+
+def of_tests(arch: str) -> list[Specialisation]:
+    """What the kernel tests launch: they run, in a process of their own, and fail, since nothing is computed.
+
+    Raises:
+        RuntimeError: pytest did not come to its end.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "specialisations.jsonl"
+        files = sorted(str(path) for path in TESTS.glob("test_kernels*.py"))
+        options = ("-p", "sdn_triton.bench.gpu.recorded_tests", "-q", "--tb=no", "-p", "no:cacheprovider")
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *files],
+            cwd=TESTS.parent,
+            env={**os.environ, INTERPRETED: "0", RECORDED: f"{arch} {out}"},
+            capture_output=True,
+            text=True,
+        )
+        if run.returncode not in (0, 1):  # all passed, or some failed
+            raise RuntimeError(f"the kernel tests cannot be run: {' '.join((run.stderr or run.stdout).split())[-300:]}")
+        return [Specialisation(**json.loads(line)) for line in out.read_text().splitlines()]

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -56,14 +56,15 @@ class Here:
 class Apart:
     """Runs tasks in a process of its own; after one that it may not have recovered from, the next gets another."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: Place, method: Literal["spawn", "fork"] = "spawn") -> None:
+        """``method`` is how processes are made: a fork is at hand at once, and must not be asked of who uses a GPU."""
+        self.place, self.method = place, method
         self._process: BaseProcess | None = None
 
     def run(self, task: Task, seconds: float) -> Row:
         """The line of a task that has so many seconds; where no line comes, the line says what became of it."""
         if self._process is None:
-            self._start()
+            self.start()
         failed = task.facts() | {"ok": False}
         try:
             self._connection.send(task)
@@ -77,11 +78,12 @@ class Apart:
             self.close()
         return row
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+    def start(self) -> None:
+        """Make the process."""
+        context: Any = multiprocessing.get_context(self.method)
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.place), daemon=True)
-        self._process.start()
+        self._process = process = context.Process(target=_serve, args=(theirs, self.place), daemon=True)
+        process.start()
         theirs.close()
 
     def _ending(self) -> str:
