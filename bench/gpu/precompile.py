@@ -1,10 +1,10 @@
-"""``python -m bench.gpu.precompile --arch sm_90``: compile ahead what smoke, benchmark, tuner and tests will launch.
+"""``python -m bench.gpu.precompile --arch sm_90``: compile ahead what smoke, benchmark, tuner and tests launch.
 
-No GPU is asked. What is in Triton's cache already costs next to nothing; what is not goes there, in as many processes as
-there are cores, so that a later launch finds it. Kernels may be compiled on another machine: ``--archive`` writes those
-of the chosen parts to a file, ``--unpack`` puts them into the cache of the machine with the GPU. Both must have the same
-triton. Its wheels for different versions of Python differ in the names that they give to kernels and in nothing else
-that counts: ``--keys-of`` takes the names of another one, unpacked into a folder.
+No GPU is asked. What is in Triton's cache already costs next to nothing; what is not goes there, in as many processes
+as there are cores, so that a later launch finds it. Kernels may be compiled on another machine: ``--archive`` writes
+those of the chosen parts to a file, ``--unpack`` puts them into the cache of the machine with the GPU. Both must have
+the same triton. Its wheels for different versions of Python differ in the names that they give to kernels and in
+nothing else that counts: ``--keys-of`` takes the names of another one, unpacked into a folder.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def of_bench(arch: str, suite: str = "gpu") -> None:
     for case in _distinct(SUITES[suite]()):
         for provider in case.providers([name for name, provider in PROVIDERS.items() if provider.ours]):
             if provider.name != "eager":
-                with provider.around(), convolutions_in("ieee"):
+                with provider.around():
                     _step(case, provider)
 
 

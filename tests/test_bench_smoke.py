@@ -1,0 +1,120 @@
+"""The smoke run: what becomes of tasks that are wrong, raise or take their process with them, and of its lines."""
+
+import json
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from smoke_tasks import Stub
+
+from sdn_triton.bench.gpu.smoke import Smoke, families, main
+from sdn_triton.bench.gpu.where import Place
+from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES
+
+PLACE = Place("sm_90")
+
+
+def run(tmp_path, tasks, **options):
+    """Whether nothing was wrong, and the lines by family."""
+    by_family = {}
+    for task in tasks:
+        by_family.setdefault(task.family, []).append(task)
+    path = tmp_path / "smoke.jsonl"
+    is_right = Smoke(PLACE, path, **options).run(by_family)
+    rows = {name: [] for name in by_family}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        rows[row["family"]].append(row)
+    return is_right, rows
+
+
+def test_a_wrong_result_is_followed_by_its_variants(tmp_path, capsys):
+    is_right, rows = run(
+        tmp_path, [Stub("a", "wrong", remedies=("one stage",)), Stub("a", "right"), Stub("b", "right")]
+    )
+    assert not is_right
+    found = [(row["kernels"], row["variant"], row["ok"]) for row in rows["a"]]
+    assert found == [
+        (["wrong"], "as chosen", False),
+        (["wrong"], "one stage", True),
+        (["wrong"], "4 warps", False),
+        (["right"], "as chosen", True),
+    ]
+    assert [row["ok"] for row in rows["b"]] == [True]
+    assert "WRONG a, bf16, odd, as chosen" in capsys.readouterr().out
+
+
+def test_all_right_is_right(tmp_path):
+    assert run(tmp_path, [Stub("a", "right"), Stub("b", "right")])[0]
+
+
+def test_a_process_that_dies_takes_nothing_with_it(tmp_path):
+    """Each of these ends or spoils its process; what follows has another one, and other families never notice."""
+    deeds = ("right", "aborts", "leaves", "raises", "right")
+    tasks = [Stub("a", deed, variant="only") for deed in deeds] + [Stub("b", "right"), Stub("b", "right")]
+    is_right, rows = run(tmp_path, tasks, apart=True)
+    assert not is_right
+    assert [row["ok"] for row in rows["a"]] == [True, False, False, False, True]
+    assert [row["why"] for row in rows["a"]] == [
+        None,
+        "the process ended: signal SIGABRT",
+        "the process ended: exit status 3",
+        "RuntimeError: an illegal memory access",
+        None,
+    ]
+    first, last = (rows["a"][i]["process"] for i in (0, -1))
+    assert len({first, last, os.getpid()}) == 3
+    assert len({row["process"] for row in rows["b"]}) == 1
+    assert [row["ok"] for row in rows["b"]] == [True, True]
+
+
+def test_what_spoils_its_process_has_one_of_its_own(tmp_path):
+    _, rows = run(tmp_path, [Stub("a", "right", spoils_its_process=True), Stub("b", "right")])
+    assert rows["a"][0]["process"] != os.getpid() == rows["b"][0]["process"]
+
+
+def test_the_end_is_kept(tmp_path):
+    """What sleeps is stopped and claims nothing; what was not reached says so."""
+    is_right, rows = run(tmp_path, [Stub("a", "sleeps"), Stub("a", "right")], apart=True, seconds=4.0)
+    assert is_right
+    assert [row["ok"] for row in rows["a"]] == [None, None]
+    assert rows["a"][0]["why"].startswith("no answer within")
+    assert rows["a"][1]["why"] == "not reached: the time was up"
+
+
+def test_every_example_has_its_arithmetics_and_two_shapes():
+    known = families()
+    for example in EXAMPLES:
+        cases = {(task.arithmetic, task.shape) for task in known[example.name]}
+        assert cases == {(a, shape) for a in example.arithmetics for shape in ("odd", "aligned")}
+    assert set(known) - {example.name for example in EXAMPLES} == {"hazard, as shipped", "hazard, unguarded"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_aligned_shapes(example):
+    aligned = example.aligned()
+    assert aligned.channels % ALIGNED_CHANNELS == aligned.outputs % ALIGNED_CHANNELS == 0
+    assert aligned.size[1] % ALIGNED_COLUMNS == 0
+    assert aligned.channels >= example.channels
+    assert (aligned.options.groups == aligned.channels) == (example.options.groups == example.channels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "sm_90"], "the emulator needs its compiler"),
+        (["--device", "cuda"], "torch sees no GPU here"),
+        (["--device", "sm_91"], "invalid choice: 'sm_91'"),
+        (["--family", "nothing"], "invalid choice: 'nothing'"),
+        (["--seconds", "-1"], "'-1' is not a positive number of seconds"),
+    ],
+)
+def test_what_cannot_be_run_is_said(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--out", str(tmp_path / "smoke.jsonl"), *arguments])
+    assert message in capsys.readouterr().err
