@@ -77,7 +77,7 @@ class ExampleTask:
         start = time.perf_counter()
         row = self.facts() | {"seconds": 0.0, "shares": {}, "ok": False, "why": None}
         try:
-            row["kernels"] = [launch.name.removesuffix("_kernel") for launch in self.launches(place)]
+            row["kernels"] = list(dict.fromkeys(x.name.removesuffix("_kernel") for x in self.launches(place)))
             arguments = self.arguments(place.device)
             with self._compiled(), place.running(), torch.no_grad():
                 results = self.example.call(arguments, "triton")

@@ -118,10 +118,10 @@ def compile_all(tasks: Sequence[Compilation], place: Place, processes: int, seco
             worker.close()
 
 
-def collect(part: str, args: argparse.Namespace) -> list[Specialisation]:
-    """What a part will launch."""
+def collect(part: str, args: argparse.Namespace, seconds: float) -> list[Specialisation]:
+    """What a part will launch; of the tests what the seconds suffice to find out."""
     if part == "tests":
-        return specialisations.of_tests(args.arch)
+        return specialisations.of_tests(args.arch, args.processes, seconds)
     with specialisations.collected(TARGETS[args.arch]) as found:
         if part == "smoke":
             specialisations.of_smoke(args.arch)
@@ -224,20 +224,24 @@ def _unpack(archive: Path, cache: Path) -> int:
 
 def _compile(args: argparse.Namespace, cache: Path) -> int:
     start = time.perf_counter()
-    parts: dict[str, list[Specialisation]] = {part: collect(part, args) for part in dict.fromkeys(args.part or USUAL)}
-    distinct = list(dict.fromkeys(s for found in parts.values() for s in found))
-    print(f"{len(distinct)} kernels for {args.arch}, found in {time.perf_counter() - start:.1f} s", flush=True)
-    left = args.seconds - (time.perf_counter() - start)
-    rows = compile_all([Compilation(s) for s in distinct], Place(args.arch), args.processes, max(left, 0.0))
-    row_of = dict(zip(distinct, rows))
-    counts = {part: report(part, [row_of[s] for s in found]) for part, found in parts.items()}
+    place = Place(args.arch)
+    row_of: dict[Specialisation, Row] = {}
+    parts: dict[str, list[Row]] = {}
+    counts: dict[str, dict[str, Any]] = {}
+    for part in dict.fromkeys(args.part or USUAL):
+        found = collect(part, args, max(args.seconds - (time.perf_counter() - start), 0.0))
+        new = [specialisation for specialisation in found if specialisation not in row_of]
+        left = max(args.seconds - (time.perf_counter() - start), 0.0)
+        row_of |= zip(new, compile_all([Compilation(s) for s in new], place, args.processes, left))
+        parts[part] = [row_of[specialisation] for specialisation in found]
+        counts[part] = report(part, parts[part])
     seconds = round(time.perf_counter() - start, 1)
-    print(f"{seconds} s with {args.processes} processes; in {cache}")
+    print(f"{len(row_of)} kernels for {args.arch}, {seconds} s with {args.processes} processes; in {cache}")
     if args.json is not None:
         write_json(args.json, {"arch": args.arch, "seconds": seconds, "processes": args.processes, "parts": counts})
     if args.archive is not None:
-        _archive(args, cache, {part: [row_of[s] for s in found] for part, found in parts.items()})
-    return int(any(row["ok"] is False for row in rows))
+        _archive(args, cache, parts)
+    return int(any(row["ok"] is False for row in row_of.values()))
 
 
 def _archive(args: argparse.Namespace, cache: Path, rows: Mapping[str, Sequence[Row]]) -> None:

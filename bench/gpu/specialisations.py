@@ -7,8 +7,10 @@ what it is about to compile, and nothing is.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -134,23 +136,37 @@ def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
                     trial.call(config)()
 
 
-def of_tests(arch: str) -> list[Specialisation]:
-    """What the kernel tests launch: they run, in a process of their own, and fail, since nothing is computed.
+def of_tests(arch: str, processes: int, seconds: float) -> list[Specialisation]:
+    """What the kernel tests launch: they run, in processes of their own, and fail, since nothing is computed.
+
+    After so many seconds it is what was found until then.
 
     Raises:
-        RuntimeError: pytest did not come to its end.
+        RuntimeError: pytest cannot run them.
     """
+    workers = ["-n", str(processes)] if importlib.util.find_spec("xdist") and processes > 1 else []
+    files = sorted(str(path) for path in TESTS.glob("test_kernels*.py"))
+    options = ["-p", f"{__package__}.recorded_tests", "-q", "--tb=no", "-p", "no:cacheprovider", *workers]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "specialisations.jsonl"
-        files = sorted(str(path) for path in TESTS.glob("test_kernels*.py"))
-        options = ("-p", "sdn_triton.bench.gpu.recorded_tests", "-q", "--tb=no", "-p", "no:cacheprovider")
-        run = subprocess.run(
+        out.touch()
+        environment = {**os.environ, INTERPRETED: "0", RECORDED: f"{arch} {out}"}
+        process = subprocess.Popen(
             [sys.executable, "-m", "pytest", *options, *files],
             cwd=TESTS.parent,
-            env={**os.environ, INTERPRETED: "0", RECORDED: f"{arch} {out}"},
-            capture_output=True,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
-        if run.returncode not in (0, 1):  # all passed, or some failed
-            raise RuntimeError(f"the kernel tests cannot be run: {' '.join((run.stderr or run.stdout).split())[-300:]}")
-        return [Specialisation(**json.loads(line)) for line in out.read_text().splitlines()]
+        try:
+            said, _ = process.communicate(timeout=None if seconds == float("inf") else seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        else:
+            if process.returncode not in (0, 1):  # all passed, or some failed
+                raise RuntimeError(f"the kernel tests cannot be run: {' '.join(said.split())[-300:]}")
+        lines = out.read_text().splitlines()
+    return list(dict.fromkeys(Specialisation(**json.loads(line)) for line in lines))
