@@ -22,12 +22,6 @@ def error_and_bound(
     half result, or as the few of float32 sums that differ in their order. Where the sum is far smaller than what is
     summed up, ``terms`` says how large that is, as the root of the sum of its squares. With ``is_tf32`` the eager path,
     which may not round to TF32, does not count: the bound is that of products with TF32's ten bits.
-
-    Example:
-        >>> exact = torch.tensor([1.0, 2.0], dtype=torch.float64)
-        >>> error, bound = error_and_bound(exact.half(), exact.half(), exact)
-        >>> error, bound == 2 * torch.finfo(torch.float16).eps * 2.0
-        (0.0, True)
     """
     error, allowed = ((x.detach().cpu().double() - exact).abs().max().item() for x in (result, peer))
     size = max(exact.abs().max().item(), terms)

@@ -10,9 +10,10 @@ pytest.importorskip("triton")
 
 from smoke_tasks import Stub
 
+from sdn_triton.bench.contract import error_and_bound
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
 from sdn_triton.bench.gpu.where import Place
-from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES
+from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES, shares_of_bounds
 
 PLACE = Place("sm_90")
 
@@ -83,6 +84,25 @@ def test_the_end_is_kept(tmp_path):
     assert [row["ok"] for row in rows["a"]] == [None, None]
     assert rows["a"][0]["why"].startswith("no answer within")
     assert rows["a"][1]["why"] == "not reached: the time was up"
+
+
+def test_the_bound_is_twice_the_eager_error_or_a_rounding():
+    exact = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    half, off = exact.half(), exact.half() + 0.125
+    assert error_and_bound(off, half, exact) == (0.125, 2 * torch.finfo(torch.float16).eps * 2.0)
+    assert error_and_bound(half, off, exact) == (0.0, 2 * 0.125)
+    assert error_and_bound(exact.float(), exact.float(), exact)[1] == 2 * 8 * torch.finfo(torch.float32).eps * 2.0
+    assert error_and_bound(exact.float(), off.float(), exact, is_tf32=True)[1] == 2 * 2.0**-10 * 2.0
+    assert error_and_bound(half, half, exact, terms=100.0)[1] == 2 * torch.finfo(torch.float16).eps * 100.0
+
+
+def test_what_is_not_finite_has_no_share():
+    example = next(example for example in EXAMPLES if example.name == "resize")
+    arguments = example.arguments(torch.float16, torch.device("cpu"))
+    results = example.call(arguments, "eager")
+    assert 0 < shares_of_bounds(example, "fp16", arguments, results)["gradient"] <= 1
+    results["gradient"][0, 0, 0, 0] = float("nan")
+    assert shares_of_bounds(example, "fp16", arguments, results) == {"gradient": float("inf")}
 
 
 def test_every_example_has_its_arithmetics_and_two_shapes():
