@@ -9,7 +9,7 @@ bit for bit with the same form in one stage, which has no such products, in ever
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.tuning.compile import compile_launch
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import default_config
 from sdn_triton.tuning.pipelining import why_not_pipelined
 from sdn_triton.tuning.pretended import pretended
@@ -78,18 +78,19 @@ class HazardTask:
     def spoils_its_process(self) -> bool:
         return self.form == UNGUARDED
 
-    def unit(self, place: Place) -> Unit:
+    def unit(self, sizes: Mapping[str, int]) -> Unit:
         """The kernel with its shape."""
-        sizes = EMULATED if place.is_emulated else ON_A_GPU
         shape = LayerShape.parse(SHAPES[self.kernel].format(**sizes, dtype=self.dtype))
         return next(unit for unit in units_of([shape]) if unit.kernel == self.kernel)
 
-    def config(self, place: Place, stages: int) -> KernelConfig:
-        """As the kernel is run, but for its stages."""
-        return replace(default_config(self.kernel, self.unit(place).work, place.target), num_stages=stages)
+    def configs(self, unit: Unit, target: Target) -> tuple[KernelConfig, KernelConfig]:
+        """Those that are compared: as the kernel is run, but for its stages, of which one has one."""
+        config = default_config(self.kernel, unit.work, target)
+        return replace(config, num_stages=1), replace(config, num_stages=self.stages)
 
     def facts(self) -> dict[str, Any]:
-        return {
+        """What is known before it runs; whatever becomes of the form that does not ship, nothing is wrong."""
+        return {"ok": None if self.form == UNGUARDED else False} | {
             "family": self.family,
             "kernels": [f"paired_{self.kernel.removeprefix('difference_')}"],
             "arithmetic": self.dtype,
@@ -104,7 +105,9 @@ class HazardTask:
         question, whose ``ok`` is None.
         """
         start = time.perf_counter()
-        row = self.facts() | {"seconds": 0.0, "ok": False, "why": None}
+        row = self.facts() | {"why": None}
+        if place.target.architecture not in hazards.ARCHITECTURES:
+            return row | {"ok": None, "why": f"on {place.target} no product goes on that has operands in registers"}
         try:
             if self.form == UNGUARDED:
                 leave_unguarded()
@@ -116,14 +119,15 @@ class HazardTask:
             if row["wrong_elements"]:
                 row["why"] = f"{row['wrong_elements']} of {row['elements']} elements differ from those of one stage"
             is_test = self.form == SHIPPED and why_not_pipelined(self.dtype, place.target) is None
-            row["ok"] = row["why"] is None if is_test else None
+            row["ok"] = not row["wrong_elements"] if is_test else None
         row["seconds"] = round(time.perf_counter() - start, 3)
         return row
 
     def _found(self, place: Place) -> dict[str, Any]:
-        unit = self.unit(place)
+        unit = self.unit(EMULATED if place.is_emulated else ON_A_GPU)
         trial = Trial(unit, place.device)
-        one, several = (trial.call(self.config(place, stages)) for stages in (1, self.stages))
+        configs = self.configs(unit, place.target)
+        one, several = map(trial.call, configs)
         repeats = 1 if place.is_emulated else REPEATS
         # In the emulator products read their operands as late as they may.
         options = {"mode": _late(), "is_strict": False} if place.is_emulated else {}
@@ -136,22 +140,20 @@ class HazardTask:
             "repeats": repeats,
             "wrong_repeats": sum(count > 0 for count in counts),
             "wrong_elements": max(counts),
-            "hazards_in_machine_code": self.hazards_in_code(place),
+            "hazards_in_machine_code": hazards_in_code(unit, configs[1], place.target),
         } | ({"findings": sorted(emulation.findings.kinds)} if place.is_emulated else {})
-
-    def hazards_in_code(self, place: Place) -> int | None:
-        """Instructions of the machine code that use registers of unfinished products; None where none goes on."""
-        if place.target.architecture not in hazards.ARCHITECTURES:
-            return None
-        config = self.config(place, self.stages)
-        with pretended(place.target), recorded_launches() as launches:
-            Trial(self.unit(place), torch.device("meta")).call(config)()
-        codes = [compile_launch(launch, place.target) for launch in launches if launch.config is config]
-        found = [hazards.find_hazards(read_code(code, config.num_warps, self.dtype)) for code in codes]
-        return sum(map(hazards.count_hazards, found))
 
     def variants(self, place: Place) -> Iterable[HazardTask]:
         return ()
+
+
+def hazards_in_code(unit: Unit, config: KernelConfig, target: Target) -> int:
+    """How many instructions of a kernel's machine code use registers of unfinished products."""
+    with pretended(target), recorded_launches() as launches:
+        Trial(unit, torch.device("meta")).call(config)()
+    codes = [compile_launch(launch, target) for launch in launches if launch.config is config]
+    found = [hazards.find_hazards(read_code(code, config.num_warps, unit.work.arithmetic)) for code in codes]
+    return sum(map(hazards.count_hazards, found))
 
 
 def _late() -> Any:

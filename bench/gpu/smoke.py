@@ -90,6 +90,7 @@ class Smoke:
 
     def _write(self, row: Row) -> None:
         """A line into the file, and a shorter one for who looks on."""
+        row = {"seconds": None, "shares": {}} | row  # where a task did not come to say them
         with self._lock:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -101,7 +102,7 @@ class Smoke:
 def summary(row: Mapping[str, Any]) -> str:
     """A line in words."""
     verdict = {True: "ok", False: "WRONG", None: "-"}[row["ok"]]
-    shares = row.get("shares", {}).values()
+    shares = row["shares"].values()
     worst = "" if not shares or None in shares else f", {max(shares):.2f} of the error allowed"
     why = f": {row['why']}" if row["why"] else ""
     return f"{verdict:5s} {row['family']}, {row['arithmetic']}, {row['shape']}, {row['variant']}{worst}{why}"

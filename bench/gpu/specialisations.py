@@ -39,8 +39,8 @@ from ..providers import PROVIDERS, Provider
 from ..suites import SUITES
 from ..trials import Trial, precision_of, units_of
 from .examples import example_tasks
-from .hazard_question import SHIPPED, hazard_tasks
-from .where import TESTS, Place
+from .hazard_question import ON_A_GPU, SHIPPED, hazard_tasks
+from .where import TESTS
 
 META = torch.device("meta")
 RECORDED = "SDN_TRITON_RECORDED"
@@ -78,15 +78,14 @@ def collected(target: Target) -> Iterator[dict[Specialisation, None]]:
 
 def of_smoke(arch: str) -> None:
     """Launch what ``smoke.py`` launches, but for the variants that a wrong result calls for, and what is unguarded."""
-    place = Place(arch)
     for task in example_tasks():
         with convolutions_in(task.precision), torch.no_grad():
             task.example.call(task.arguments(META), "triton")
     for hazard in hazard_tasks():
         if hazard.form == SHIPPED:
-            trial = Trial(hazard.unit(place), META)
-            for stages in (1, hazard.stages):
-                trial.call(hazard.config(place, stages))()
+            unit = hazard.unit(ON_A_GPU)
+            for config in hazard.configs(unit, TARGETS[arch]):
+                Trial(unit, META).call(config)()
 
 
 def of_bench(arch: str, suite: str = "gpu") -> None:

@@ -65,7 +65,7 @@ class Apart:
         """The line of a task that has so many seconds; where no line comes, the line says what became of it."""
         if self._process is None:
             self.start()
-        failed = task.facts() | {"ok": False}
+        failed = {"ok": False} | task.facts()
         try:
             self._connection.send(task)
             if not self._connection.poll(None if seconds == float("inf") else seconds):
