@@ -31,8 +31,6 @@ class Stub:
     def run(self, place: Any) -> dict[str, Any]:
         if self.deed == "aborts":
             os.abort()
-        if self.deed == "leaves":
-            os._exit(3)
         if self.deed == "sleeps":
             time.sleep(60)
         row = self.facts() | {"process": os.getpid(), "shares": {}, "why": None}
