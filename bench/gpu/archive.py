@@ -23,6 +23,7 @@ LIST = "__grp__"
 """How the names of Triton's lists of files begin."""
 NEEDED = (".cubin", ".ptx", ".json")
 """What is read of a kernel: to launch it, and to look at its machine code. The rest is what it was compiled from."""
+COMPRESSIONS = ("gz", "xz")
 LARGEST = 40 * 2**20
 """Bytes that can be carried."""
 
@@ -70,15 +71,28 @@ def own_keys() -> str:
     return hashlib.sha256(cache.triton_key().encode()).hexdigest()[:16]
 
 
+def compression_of(archive: Path) -> str:
+    """How an archive of this name is compressed: an .xz takes half of a .gz, and longer.
+
+    Raises:
+        ArchiveError: the name does not say.
+    """
+    compression = archive.suffix.removeprefix(".")
+    if compression not in COMPRESSIONS:
+        raise ArchiveError(f"the name of an archive ends in .{' or .'.join(COMPRESSIONS)}, got {archive.name}")
+    return compression
+
+
 def pack(archive: Path, cache: Path, parts: Mapping[str, Sequence[str]], facts: Mapping[str, Any]) -> int:
     """Write the kernels of all parts, each named by its folder in ``cache``; how many bytes it took.
 
     Raises:
-        ArchiveError: it is larger than can be carried; nothing is left of it.
+        ArchiveError: it is larger than can be carried, and nothing is left of it; or it must not have this name.
     """
+    compression = compression_of(archive)
     contents = {**facts, "parts": {part: sorted(folders) for part, folders in parts.items()}}
     try:
-        with tarfile.open(archive, "w:gz") as file:
+        with tarfile.open(archive, f"w:{compression}") as file:  # type: ignore[call-overload]
             _add(file, CONTENTS, json.dumps(contents, indent=1).encode())
             for name in sorted({name for folders in parts.values() for name in folders}):
                 for path in sorted((cache / name).iterdir()):
@@ -113,7 +127,7 @@ def unpack(archive: Path, cache: Path) -> dict[str, Any]:
         ArchiveError: the file is no such archive.
     """
     try:
-        with tarfile.open(archive, "r:gz") as file:
+        with tarfile.open(archive) as file:
             contents: dict[str, Any] = json.loads(file.extractfile(CONTENTS).read())  # type: ignore[union-attr]
             file.extractall(cache, [m for m in file.getmembers() if m.name != CONTENTS], filter="data")
     except (OSError, tarfile.TarError, KeyError, ValueError, EOFError) as error:

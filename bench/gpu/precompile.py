@@ -176,7 +176,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of a kernel (default: {CANDIDATES})",
     )
     add("--json", type=arguments.writable_file, metavar="FILE", help="the counts of each part")
-    add("--archive", type=arguments.writable_file, metavar="FILE", help="write the kernels of these parts to a .tar.gz")
+    add(
+        "--archive",
+        type=arguments.writable_file,
+        metavar="FILE",
+        help="write the kernels of these parts to a .tar.gz or .tar.xz",
+    )
     add("--keys-of", type=Path, metavar="FOLDER", help="name kernels as the triton package in this folder does")
     add("--unpack", type=arguments.existing_file, metavar="FILE", help="put an archive into the cache, and do no more")
     return parser

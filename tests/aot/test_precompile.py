@@ -85,12 +85,17 @@ def test_a_launch_finds_what_was_compiled_ahead(cache, tmp_path):
     assert compile_all(tasks, PLACE, processes=1)[0]["was_there"]
 
     parts = {"smoke": [rows[0]["folder"]], "bench": []}
-    size = pack(tmp_path / "kernels.tar.gz", cache, parts, {"triton": triton.__version__})
-    assert size == (tmp_path / "kernels.tar.gz").stat().st_size
-    knobs.cache.dir = str(tmp_path / "elsewhere")
+    files = [tmp_path / f"kernels.tar.{compression}" for compression in ("gz", "xz")]
+    sizes = [pack(file, cache, parts, {"triton": triton.__version__}) for file in files]
+    assert sizes == [file.stat().st_size for file in files]
+    assert sizes[1] < sizes[0]
     cache.rename(tmp_path / "gone")
-    assert unpack(tmp_path / "kernels.tar.gz", tmp_path / "elsewhere")["parts"] == parts
-    assert launch(TASK) == [True]
+    for file in files:
+        knobs.cache.dir = str(tmp_path / file.suffix)
+        assert unpack(file, tmp_path / file.suffix)["parts"] == parts
+        assert launch(TASK) == [True]
+    with pytest.raises(ArchiveError, match=r"ends in \.gz or \.xz, got kernels\.zip"):
+        pack(tmp_path / "kernels.zip", cache, parts, {})
     knobs.cache.dir = str(tmp_path / "empty")
     assert launch(TASK) == [False]
 
