@@ -31,14 +31,14 @@ from .. import arguments
 from ..session import first_line
 from ..suites import SUITES
 from . import specialisations
-from .archive import ArchiveError, in_mebibytes, own_keys, pack, take_keys_of, unpack
+from .archive import ArchiveError, compression_of, in_mebibytes, own_keys, pack, take_keys_of, unpack
 from .specialisations import Specialisation
 from .where import EMULATED, Place
 from .workers import Apart, Row
 
 PARTS = ("smoke", "bench", "tune", "tests")
 USUAL = ("smoke", "bench", "tune")
-TUNED = ("c=256,h=128,w=128", "op=block,c=256,h=128,w=128")
+TUNED = "c=256,h=128,w=128"
 CANDIDATES = 32
 OWN_LAUNCHERS = (3, 7)
 """The first triton that compiles nothing but kernels; before, a C compiler makes what launches each kind of kernel."""
@@ -128,8 +128,7 @@ def collect(part: str, args: argparse.Namespace, seconds: float) -> list[Special
         elif part == "bench":
             specialisations.of_bench(args.arch, args.suite)
         else:
-            shapes = args.shape or [LayerShape.parse(text) for text in TUNED]
-            specialisations.of_tune(args.arch, shapes, args.candidates)
+            specialisations.of_tune(args.arch, args.shape or [LayerShape.parse(TUNED)], args.candidates)
     return list(found)
 
 
@@ -159,15 +158,13 @@ def _parser() -> argparse.ArgumentParser:
         "--part",
         action="append",
         choices=PARTS,
-        help=f"default: {', '.join(USUAL)}; the tests' takes minutes to find out",
+        help=f"default: {', '.join(USUAL)}; for the tests' pytest runs them, which launch nothing then",
     )
     add("--processes", type=arguments.count, default=os.cpu_count() or 1, metavar="N", help="default: the cores here")
     add("--seconds", type=arguments.seconds, default=float("inf"), help="nothing is begun, nor waited for, after these")
     add("--cache", type=Path, metavar="FOLDER", help="default: Triton's own, see TRITON_CACHE_DIR")
     add("--suite", choices=list(SUITES), default="gpu", help="of the benchmark (default: gpu)")
-    add(
-        "--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help=f"tuned (default: {' and '.join(TUNED)})"
-    )
+    add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help=f"tuned (default: {TUNED})")
     add(
         "--candidates",
         type=arguments.count,
@@ -178,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=arguments.writable_file, metavar="FILE", help="the counts of each part")
     add(
         "--archive",
-        type=arguments.writable_file,
+        type=_archive_file,
         metavar="FILE",
         help="write the kernels of these parts to a .tar.gz or .tar.xz",
     )
@@ -192,6 +189,15 @@ def _shape(text: str) -> LayerShape:
         return LayerShape.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _archive_file(text: str) -> Path:
+    path = arguments.writable_file(text)
+    try:
+        compression_of(path)
+    except ArchiveError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,6 +33,8 @@ from .workers import Apart, Here, Row, Task
 
 PATIENCE = 90.0
 """Seconds that a task may take on a GPU."""
+UNSAID: Row = {"seconds": None, "shares": {}}
+"""Of a task that did not come to its end."""
 Families = Mapping[str, Sequence[Task]]
 
 
@@ -90,7 +92,7 @@ class Smoke:
 
     def _write(self, row: Row) -> None:
         """A line into the file, and a shorter one for who looks on."""
-        row = {"seconds": None, "shares": {}} | row  # where a task did not come to say them
+        row = {**UNSAID, **row}
         with self._lock:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()

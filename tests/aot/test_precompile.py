@@ -94,8 +94,6 @@ def test_a_launch_finds_what_was_compiled_ahead(cache, tmp_path):
         knobs.cache.dir = str(tmp_path / file.suffix)
         assert unpack(file, tmp_path / file.suffix)["parts"] == parts
         assert launch(TASK) == [True]
-    with pytest.raises(ArchiveError, match=r"ends in \.gz or \.xz, got kernels\.zip"):
-        pack(tmp_path / "kernels.zip", cache, parts, {})
     knobs.cache.dir = str(tmp_path / "empty")
     assert launch(TASK) == [False]
 
@@ -144,6 +142,22 @@ def test_the_command(cache, tmp_path, monkeypatch, capsys):
     assert main([*command, "--archive", str(file)]) == 1
     assert "MiB, and 0.0 MiB can be carried" in capsys.readouterr().err
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--archive", "kernels.zip"], "the name of an archive ends in .gz or .xz, got kernels.zip"),
+        (["--arch", "gfx942"], "invalid choice: 'gfx942'"),
+        (["--part", "all"], "invalid choice: 'all'"),
+        (["--shape", "c=0"], "c must"),
+        (["--unpack", "nothing.tar.gz"], "there is no file 'nothing.tar.gz'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_no_archive_is_said(tmp_path, capsys):
