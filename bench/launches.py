@@ -181,19 +181,22 @@ def _rounded_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def shares_of_bounds(example: Example, arithmetic: str, arguments: Arguments, results: Results) -> dict[str, float]:
-    """The error of each result against float64 over what the precision contract allows: what is right is at most 1.
-
-    A result that is not finite somewhere has an infinite share.
-    """
+def errors_and_bounds(
+    example: Example, arithmetic: str, arguments: Arguments, results: Results
+) -> dict[str, tuple[float, float]]:
+    """The error of each result against float64, infinite if it is not finite, and what the contract allows."""
+    wide = arguments.wide()
     with torch.no_grad():
-        peers, exact = example.call(arguments, "eager"), example.call(arguments.wide(), "eager")
-    shares = {}
+        peers, exact = example.call(arguments, "eager"), example.call(wide, "eager")
+    # Guidance and contrast scaled together change nothing, so that these are the terms of the contrast's gradient.
+    terms = {"dcontrast": (wide.guidance * exact["dguidance"]).norm().item()} if "dcontrast" in exact else {}
+    found = {}
     for name, result in results.items():
-        error, bound = error_and_bound(result, peers[name], exact[name], is_tf32=arithmetic == "tf32")
-        share = error / bound if bound else float("inf") if error else 0.0
-        shares[name] = share if result.isfinite().all() else float("inf")
-    return shares
+        error, bound = error_and_bound(
+            result, peers[name], exact[name], is_tf32=arithmetic == "tf32", terms=terms.get(name, 0.0)
+        )
+        found[name] = error if result.isfinite().all() else float("inf"), bound
+    return found
 
 
 def _paired(name: str, call: Call, kernels: tuple[str, ...], **others: Any) -> Example:

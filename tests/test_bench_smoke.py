@@ -12,9 +12,10 @@ from smoke_tasks import Stub
 
 from sdn_triton.bench.contract import error_and_bound
 from sdn_triton.bench.gpu import smoke
+from sdn_triton.bench.gpu.examples import share_of
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
 from sdn_triton.bench.gpu.where import Place
-from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES, shares_of_bounds
+from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES, errors_and_bounds
 
 PLACE = Place("sm_90")
 
@@ -104,13 +105,16 @@ def test_the_bound_is_twice_the_eager_error_or_a_rounding():
     assert error_and_bound(half, half, exact, terms=100.0)[1] == 2 * torch.finfo(torch.float16).eps * 100.0
 
 
-def test_what_is_not_finite_has_no_share():
+def test_what_is_not_finite_is_wrong():
     example = next(example for example in EXAMPLES if example.name == "resize")
     arguments = example.arguments(torch.float16, torch.device("cpu"))
     results = example.call(arguments, "eager")
-    assert 0 < shares_of_bounds(example, "fp16", arguments, results)["gradient"] <= 1
+    ((error, bound),) = errors_and_bounds(example, "fp16", arguments, results).values()
+    assert 0 < error <= bound / 2
     results["gradient"][0, 0, 0, 0] = float("nan")
-    assert shares_of_bounds(example, "fp16", arguments, results) == {"gradient": float("inf")}
+    assert errors_and_bounds(example, "fp16", arguments, results) == {"gradient": (float("inf"), bound)}
+    assert share_of(float("inf"), bound) == float("inf")
+    assert (share_of(0.0, 0.0), share_of(1e-9, 0.0), share_of(1.0, 4.0)) == (0.0, float("inf"), 0.25)
 
 
 def test_every_example_has_its_arithmetics_and_two_shapes():

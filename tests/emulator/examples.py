@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdn_triton.bench.launches import EXAMPLES, Arguments, Example, Results, shares_of_bounds
+from sdn_triton.bench.launches import EXAMPLES, Arguments, Example, Results, errors_and_bounds
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import ARITHMETICS
 from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES
@@ -39,6 +39,6 @@ def run_example(
 
 def assert_right(example: Example, arithmetic: str, arguments: Arguments, results: Results) -> None:
     """No error against float64 is larger than the precision contract allows."""
-    shares = shares_of_bounds(example, arithmetic, arguments, results)
-    assert shares
-    assert all(share <= 1 for share in shares.values()), shares
+    found = errors_and_bounds(example, arithmetic, arguments, results)
+    assert found
+    assert all(error <= bound for error, bound in found.values()), found
