@@ -88,6 +88,12 @@ class HazardTask:
         config = default_config(self.kernel, unit.work, target)
         return replace(config, num_stages=1), replace(config, num_stages=self.stages)
 
+    def why_not_asked(self, target: Target) -> str | None:
+        """Why there is nothing to find out on a device."""
+        if target.architecture in hazards.ARCHITECTURES:
+            return None
+        return f"on {target} no product goes on that has operands in registers"
+
     def facts(self) -> dict[str, Any]:
         """What is known before it runs; whatever becomes of the form that does not ship, nothing is wrong."""
         return {"ok": None if self.form == UNGUARDED else False} | {
@@ -106,8 +112,8 @@ class HazardTask:
         """
         start = time.perf_counter()
         row = self.facts() | {"why": None}
-        if place.target.architecture not in hazards.ARCHITECTURES:
-            return row | {"ok": None, "why": f"on {place.target} no product goes on that has operands in registers"}
+        if (reason := self.why_not_asked(place.target)) is not None:
+            return row | {"ok": None, "why": reason}
         try:
             if self.form == UNGUARDED:
                 leave_unguarded()
