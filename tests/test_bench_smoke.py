@@ -13,6 +13,7 @@ from smoke_tasks import Stub
 from sdn_triton.bench.contract import error_and_bound
 from sdn_triton.bench.gpu import smoke
 from sdn_triton.bench.gpu.examples import share_of
+from sdn_triton.bench.gpu.hazard_question import hazard_tasks
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
 from sdn_triton.bench.gpu.where import Place
 from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES, errors_and_bounds
@@ -115,6 +116,13 @@ def test_what_is_not_finite_is_wrong():
     assert errors_and_bounds(example, "fp16", arguments, results) == {"gradient": (float("inf"), bound)}
     assert share_of(float("inf"), bound) == float("inf")
     assert (share_of(0.0, 0.0), share_of(1e-9, 0.0), share_of(1.0, 4.0)) == (0.0, float("inf"), 0.25)
+
+
+@pytest.mark.parametrize("task", hazard_tasks(), ids=lambda task: f"{task.form}-{task.kernel}-{task.stages}")
+def test_the_hazard_is_asked_of_hopper_only(task):
+    row = task.run(Place("sm_80"))
+    assert (row["ok"], row["why"]) == (None, "on sm_80 no product goes on that has operands in registers")
+    assert task.why_not_asked(Place("sm_90").target) is None
 
 
 def test_every_example_has_its_arithmetics_and_two_shapes():
