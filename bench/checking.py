@@ -21,14 +21,12 @@ from torch import Tensor, nn
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 from .clocks import Call, Prepared
+from .contract import FACTOR, TF32_EPS
 from .plain import DifferenceFunction
 from .providers import Provider, composite
 from .workloads import Workload
 
 Answers = dict[str, Tensor]
-TF32_EPS = 2.0**-10
-FACTOR = 2.0
-"""How many times the plain formula's error a path of sdn_triton may have."""
 CEILING = 0.25
 """No error above this is right, whatever the plain formula's."""
 OTHERS = 4.0

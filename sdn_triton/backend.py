@@ -75,7 +75,9 @@ def why_no_device(input: Tensor) -> str | None:
     """Why the kernels cannot run on the device of ``input``; None if they can."""
     if input.device.type == "cuda":
         return None
-    if input.device.type == "cpu" and (is_interpreted() or pretended_target() is not None):
+    if input.device.type == "cpu" and is_interpreted():
+        return None
+    if input.device.type in ("cpu", "meta") and pretended_target() is not None:
         return None
     if input.device.type == "cpu":
         return f"the tensors are on the CPU, where Triton kernels run only under {INTERPRETED}=1"

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from devices import EMULATED
 from torch import Tensor
 
+from sdn_triton.bench.contract import error_and_bound
+
 DIFFUSIVITIES = {
     "charbonnier": lambda a: (1 + a).rsqrt(),
     "exponential": lambda a: torch.exp(-a),
@@ -60,11 +62,9 @@ def value_and_gradients(f: Callable[..., Tensor], arguments: list, grad: Tensor)
 
 
 def assert_as_good_as(results, peers, exact, names, terms: dict[str, float] | None = None) -> None:
-    """Errors against float64 are at most twice those of the eager path.
+    """Errors against float64 are what the precision contract allows beside the eager path's, see ``bench/contract.py``.
 
-    Its errors may be small by chance: they count as at least one rounding of a half result, or as the few of float32
-    sums that differ in nothing but their order. Where the sum is far smaller than what is summed up, ``terms`` says how
-    large that is, as the root of the sum of its squares.
+    ``terms`` says how large what a result sums up is, by name, as the root of the sum of its squares.
     """
     for name, result, peer, reference in zip(names, results, peers, exact, strict=True):
         assert (result is None) == (peer is None), name
@@ -72,11 +72,8 @@ def assert_as_good_as(results, peers, exact, names, terms: dict[str, float] | No
             continue
         assert result.shape == reference.shape, name
         assert result.dtype == peer.dtype, name
-        error, allowed = ((x.detach().cpu().double() - reference).abs().max().item() for x in (result, peer))
-        roundings = 8 if result.dtype == torch.float32 else 1
-        size = max(reference.abs().max().item(), (terms or {}).get(name, 0.0))
-        rounding = roundings * torch.finfo(result.dtype).eps * size
-        assert error <= 2 * max(allowed, rounding) + 1e-30, f"{name}: {error} against {allowed} of the eager path"
+        error, bound = error_and_bound(result, peer, reference, terms=(terms or {}).get(name, 0.0))
+        assert error <= bound + 1e-30, f"{name}: {error}, allowed {bound}"
 
 
 def assert_same(results, references, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note
 from sdn_triton.ops.batching import image_by_image
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain, in_memory
+from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 from sdn_triton.tuning import fallback
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.shapes import note_call, tune_command
@@ -99,7 +99,7 @@ class PathOperator:
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Any:
         """Compute the output, without its derivatives."""
         if are_plain(arguments):
-            if arguments[0].is_meta:
+            if only_has_a_shape(arguments[0]):
                 return self.empty_output(arguments, static)
             return self.run_forward(arguments, static, backend)
         self.prepare_registered()

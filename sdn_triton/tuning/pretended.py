@@ -17,6 +17,8 @@ def pretended(target: Target) -> Iterator[None]:
 
     Triton must interpret, or have a driver that runs what it compiles for the device.
 
+    Meta tensors, too, whose launches can be recorded or compiled, and not run.
+
     Example:
         >>> with pretended(Target("cuda", 90, 132)):
         ...     print(pretended_target())
@@ -30,5 +32,5 @@ def pretended(target: Target) -> Iterator[None]:
 
 
 def pretended_target() -> Target | None:
-    """The device that CPU tensors are taken to be on; None outside of :func:`pretended`."""
+    """The device that CPU and meta tensors are taken to be on; None outside of :func:`pretended`."""
     return _target.get()
