@@ -50,7 +50,7 @@ check: $(INSTALLED)
 
 # The kernel tests as compiled, in the emulator (tests/emulator/README.md): architectures and modes take turns from case
 # to case, since all of each would take hours. Then all examples in all modes, and mutations that have to be noticed.
-# About an hour on two CPU cores (estimated from a part: 10 CPU seconds a case).
+# Some 45 minutes on two CPU cores: 484 tests took 72 CPU minutes, modes and mutations 12.
 EMULATED = $(wildcard tests/test_kernels*.py)
 emulate: $(INSTALLED)
 	SDN_TRITON_EMULATE="each each" $(RUN) -m pytest $(EMULATED) --durations=5 $(WORKERS)
