@@ -72,7 +72,7 @@ prove: $(INSTALLED)
 	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[prove]")
 	$(RUN) -m bench.proofs --json bench/results/proofs.json
 
-# The whole of it on a machine with a GPU, in nine minutes, without network: see bench/gpu.py.
+# The whole of it on a machine with a GPU, in nine minutes, without network: see bench/gpu/.
 gpu:
 	$(PYTHON) -m bench.gpu
 

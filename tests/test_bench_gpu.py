@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sdn_triton.bench import gpu, predicted, sanitized
+from sdn_triton.bench import predicted, sanitized
 from sdn_triton.bench.environment import GPU_CLOCKS, clocks
-from sdn_triton.bench.gpu import Part
+from sdn_triton.bench.gpu import run as gpu
+from sdn_triton.bench.gpu.run import Part
 
 
 def python(code):

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from .environment import device_slug, fingerprint, write_json
+from ..environment import device_slug, fingerprint, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOTAL = 530.0
 """Seconds for everything."""
 MARGIN = 12.0
@@ -291,7 +291,3 @@ def main() -> int:
     for name, outcome in outcomes.items():
         print(f"  {name}: {outcome}")
     return int(not all(outcome.went_well for outcome in outcomes.values()))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
