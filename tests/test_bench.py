@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from sdn_triton import SDNNeck
 from sdn_triton.bench import images, measure, report, tables
-from sdn_triton.bench.gpu import run as gpu
 from sdn_triton.bench.checking import Problem, Setting, violations
 from sdn_triton.bench.environment import fingerprint, write_json
+from sdn_triton.bench.gpu import run as gpu
 from sdn_triton.bench.networks import NETWORKS, Network
 from sdn_triton.bench.plain import PlainNeck, reference_difference
 from sdn_triton.bench.providers import FLOOR, KINDS, PROVIDERS, plain, unfold
