@@ -42,7 +42,8 @@ class Smoke:
 
     def right_variants(self, wrong: dict[str, Any]) -> list[str]:
         """The ways to compile it that are right."""
-        return [row["variant"] for row in self.rows if row["ok"] and _identity(row) == _identity(wrong)]
+        same = [row for row in self.rows if _identity(row) == _identity(wrong) and row["variant"] != wrong["variant"]]
+        return [row["variant"] for row in same if row["ok"]]
 
     def questions(self) -> list[dict[str, Any]]:
         """The lines about the compiler's fault."""
@@ -90,7 +91,7 @@ class Tests:
                 if last:
                     found.failed.setdefault(last, []).append(match[2])
             elif last and line.startswith("    E "):
-                found.said.setdefault(last, line.strip())
+                found.said.setdefault(last, " ".join(line.split()[1:]))
         return found
 
 

@@ -65,14 +65,15 @@ def _card() -> str | None:
 
 
 def _answer(program: str | None, *options: str) -> str | None:
-    """What a program prints; None where there is none, or no answer."""
+    """The first lines of what a program prints; None where there is none, or no answer."""
     if program is None:
         return None
     try:
         run = subprocess.run([program, *options], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return " / ".join(line.strip() for line in run.stdout.splitlines() if line.strip()) or None
+    lines = [line.strip() for line in run.stdout.splitlines() if line.strip()]
+    return " / ".join(lines[:4]) or None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, datetime, timezone
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.tuning.compile import TARGETS
+from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.pretended import pretended
 
 from .. import arguments
@@ -38,7 +39,7 @@ GIGAHERTZ = 1.83
 """The clock at which 132 of these multiprocessors have the datasheet's rates (``throughput.py``)."""
 ARITHMETICS = {"bfloat16": "bf16", "float16": "fp16"}
 PRODUCTS = {"layer": 9, "block": 11}
-"""Products of C x O a pixel of the plain convolution beside it: a 3x3, and for a block a 1x1 over twice the channels."""
+"""Products of C x O a pixel of the plain convolution beside it: 3x3, and for a block a 1x1 over twice the channels."""
 PASSES = {"inference": 1, "training": 3}
 """How often a pass forms them."""
 KEPT = ("registers", "spill_bytes", "shared_bytes", "blocks_per_sm", "hazards", "bound", "ratio_is", "error")
@@ -87,7 +88,6 @@ class Kernels:
 
 def predict(case: BenchCase, kernels: Kernels) -> dict[str, Any]:
     """One case; kernels that nothing is predicted for are named, and count for nothing."""
-    (stage,) = case.workload.stages
     launches = launches_of(case)
     names = list(dict.fromkeys(launch.tuned_as for launch in launches))
     floor = middle = low = high = waves = 0.0
@@ -95,19 +95,9 @@ def predict(case: BenchCase, kernels: Kernels) -> dict[str, Any]:
         if name not in KERNELS:
             continue
         own = [launch for launch in launches if launch.tuned_as == name]
-        subject = Case(
-            name,
-            ARCHITECTURE,
-            ARITHMETICS[case.dtype],
-            stage.channels,
-            stage.channels,
-            case.memory_format,
-            images=case.workload.batch,
-            rows=stage.height,
-            columns=stage.width,
-        )
-        if any(launch.config != subject.config() for launch in own):
-            raise ValueError(f"{case.id}: {name} is launched with {own[0].config}, examined is {subject.config()}")
+        subject = _as_launched(name, case, own[0].config)
+        if len({launch.config for launch in own}) > 1:
+            raise ValueError(f"{case.id}: {name} is launched with several configurations, of which one is examined")
         row, unit = kernels.row(subject), reference_ms(subject)
         least, most = row["ratio_range"] or (row["ratio"], row["ratio"])
         floor, middle = floor + unit * row["floor_ratio"], middle + unit * row["ratio"]
@@ -129,6 +119,16 @@ def predict(case: BenchCase, kernels: Kernels) -> dict[str, Any]:
     }
 
 
+def _as_launched(kernel: str, case: BenchCase, config: KernelConfig) -> Case:
+    """A kernel of a case, to be examined with the configuration that it is launched with."""
+    (stage,) = case.workload.stages
+    channels, size = stage.channels, (case.workload.batch, stage.height, stage.width)
+    subject = Case(kernel, ARCHITECTURE, ARITHMETICS[case.dtype], channels, channels, case.memory_format, (), *size)
+    assumed, launched = asdict(subject.config()), asdict(config)
+    changes = tuple((name, value) for name, value in launched.items() if value != assumed[name])
+    return replace(subject, overrides=changes)
+
+
 def reference_ms(subject: Case) -> float:
     """The time of the plain operator that a kernel's ratios are over, at the datasheet's rates."""
     device, work = MULTIPROCESSORS[ARCHITECTURE], work_of(subject.kernel, subject.shape, subject.config())
@@ -147,7 +147,7 @@ def convolution_ms(case: BenchCase) -> float:
 
 
 def whole_waves(grids: Sequence[int], blocks_per_sm: int) -> float:
-    """How much longer launches take if a wave of programs that leaves multiprocessors idle takes as long as a full one."""
+    """How much longer launches take if a wave that leaves multiprocessors idle takes as long as a full one."""
     slots = TARGETS[ARCHITECTURE].multiprocessors * blocks_per_sm
     return sum(math.ceil(grid / slots) for grid in grids) * slots / sum(grids)
 
