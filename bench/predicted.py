@@ -62,7 +62,7 @@ def newest(folder: Path = FOLDER) -> Path | None:
     return max(folder.glob("*.json"), default=None)
 
 
-def predictions(content: Mapping[str, Any], triton: str | None) -> dict[str, Prediction]:
+def by_case(content: Mapping[str, Any], triton: str | None) -> dict[str, Prediction]:
     """By case id, those for the machine code of this version of triton; without any such, none."""
     found = [version for version in content["versions"] if version["triton"] == triton]
     return {row["id"]: _prediction(row) for version in found for row in version["predictions"]}
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RecordError as error:
         parser.error(str(error))
     triton = bench["environment"]["triton"]
-    rows = list(compared(predictions(json.loads(args.predictions.read_text()), triton), bench))
+    rows = list(compared(by_case(json.loads(args.predictions.read_text()), triton), bench))
     if rows:
         Report(0).show(table_of(rows))
     else:

@@ -60,8 +60,9 @@ def test_every_test_is_in_the_file_and_a_broken_context_costs_only_its_process(w
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "torch.py").write_text(BROKEN_TORCH)
     options = ["-p", "bench.gpu.reporting", "--report", str(tmp_path / "tests.txt"), "--group", "kernels"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *(["-n", "1"] if workers else [])]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    options += ["-p", "xdist", "-n", "1"] if workers else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     subprocess.run([*command, "test_it.py"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     found = findings.Tests.of(tmp_path / "tests.txt")
     lost = [name for name in found.failed["test_it.py::test_some"] if name != "test_it.py::test_some[2]"]
@@ -192,9 +193,8 @@ def test_predicted_is_what_is_launched():
 
 
 def examined(ratio):
-    return {
-        "ratio": ratio, "ratio_range": [ratio - 0.5, ratio + 1.0], "floor_ratio": 1.0, "blocks_per_sm": 1, "error": None,
-    }  # fmt: skip
+    figures = {"ratio": ratio, "ratio_range": [ratio - 0.5, ratio + 1.0], "floor_ratio": 1.0}
+    return figures | {"blocks_per_sm": 1, "error": None}
 
 
 def test_times_of_kernels_add_up(monkeypatch):
@@ -284,11 +284,11 @@ def bench_of(*cases, triton="3.6.0"):
                                                (0.015, "below, 0.50")])  # fmt: skip
 def test_a_prediction_hits_or_misses(ours, verdict):
     content = {"versions": [{"triton": "3.6.0", "predictions": [prediction()]}]}
-    found = predicted.predictions(content, "3.6.0")
+    found = predicted.by_case(content, "3.6.0")
     (row,) = predicted.compared(found, bench_of(measured(ours), measured(1.0, id="b")))
     assert row.verdict == f"{verdict} of it"
     assert row.ratio == pytest.approx(ours / 0.02)
-    assert predicted.predictions(content, "3.7.1") == {}
+    assert predicted.by_case(content, "3.7.1") == {}
     wrong = measured(ours)
     wrong["results"]["triton"]["status"] = "refused"
     assert list(predicted.compared(found, bench_of(wrong))) == []
@@ -311,7 +311,13 @@ def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):
 
 
 def smoke_line(**changes):
-    row = {"family": "forward", "kernels": ["paired_forward"], "arithmetic": "bf16", "shape": "odd", "size": "1"}
+    row = {
+        "family": "forward",
+        "kernels": ["paired_forward"],
+        "arithmetic": "bf16",
+        "shape": "odd",
+        "size": [2, 32, 4, 16, 32],
+    }
     return json.dumps(row | {"variant": "as chosen", "ok": True, "why": None, "shares": {"y": 0.5}} | changes) + "\n"
 
 
@@ -327,14 +333,14 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
             "tuner": {"status": None, "seconds": 70.0, "why": "cut off at 70 s", "begun": 2},
         },
     })  # fmt: skip
+    question = {"repeats": 300, "wrong_repeats": 12, "hazards_in_machine_code": 61}
     (folders.first / files.SMOKE).write_text(
         smoke_line()
-        + smoke_line(shape="aligned", ok=False, shares={"y": 7.25, "g": 1.5})
-        + smoke_line(shape="aligned", variant="one stage")
+        + smoke_line(shape="aligned", ok=False, why="y: 7.25 times the error allowed")
+        + smoke_line(shape="aligned", variant="one stage", kernels=["others"])
         + smoke_line(shape="aligned", variant="4 warps", ok=False)
-        + smoke_line(family="hazard, unguarded", variant="3 stages", ok=None, repeats=300, wrong_repeats=12, shape="large",
-                     hazards_in_machine_code=61)
-    )  # fmt: skip
+        + smoke_line(family="hazard, unguarded", variant="3 stages", ok=None, shape="large", **question)
+    )
     (folders.out / files.TESTS).write_text(
         "== kernels: begun\nfailed 1.00 t.py::test_a[1]\n    E   AssertionError: off\nfailed 1.00 t.py::test_a[2]\n"
     )
@@ -347,23 +353,23 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
     folders.write_json(files.BENCH, bench_of(measured(0.03), refused))
     config = {"block_p": 64, "num_warps": 4}
     again = {"winner": {"microseconds": 20.0, "interval": [19.0, 21.0]}}
-    folders.write_json(files.TABLE, {"entries": [
-        {"kernel": "difference_forward", "shape": "c=256", "config": config, "timed": [1, 2], "rejected": [], "again": again}
-    ]})  # fmt: skip
+    entry = {"kernel": "difference_forward", "shape": "c=256", "config": config, "timed": [1, 2], "rejected": []}
+    folders.write_json(files.TABLE, {"entries": [entry | {"again": again}]})
     text = summary.summary(folders)
     for expected in (
         "H100, driver 580; torch 2.11, triton None",
         "Steps that ended well: smoke 41 s",
         "  tuner: cut off at 70 s, begun 2 times",
         "SMOKE: 1 right, 1 WRONG, 0 not reached",
-        "  WRONG forward, bf16, aligned: 7.2 times the bound; right: one stage\n",
-        "  hazard, unguarded: paired_forward, 3 stages: wrong in 12 of 300 repeats; such instructions in the machine code: 61",
+        "  WRONG forward, bf16, aligned; right: one stage; y: 7.25 times the error allowed\n",
+        "  hazard, unguarded: paired_forward, 3 stages: wrong in 12 of 300 repeats; such instructions in the machine",
         "TESTS, kernels: CUT OFF: 0 passed, 2 failed, 0 skipped until then",
         "  FAILED t.py::test_a (2 times): AssertionError: off",
         "SANITIZER: 3 errors",
         "  Invalid __global__ write of size 2 bytes at paired_forward+0x10",
         "predictions of 2026-01-02",
-        "layer FPN 64x8x8 inference kernel: triton 30.0, conv2d 20.0; 1.50 [1.50-1.50]; predicted 30.0, 1.50: inside, 1.00",
+        "layer FPN 64x8x8 inference kernel: triton 30.0, conv2d 20.0; 1.50 [1.50-1.50]",
+        "; predicted 30.0, 1.50: inside, 1.00 of it",
         "block FPN 64x8x8 inference kernel: no time: triton REFUSED: output: error 1e-1",
         "TUNED difference_forward c=256: 2 right, 0 rejected; winner 20.0 [19.0-21.0]",
         "  winner: block_p=64,num_warps=4",

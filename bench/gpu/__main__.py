@@ -59,15 +59,15 @@ def run(out: Path, first: Path, steps: Sequence[Step], seconds: float) -> int:
     """Run these steps into ``out``; whatever happens, what there is by then is in order there."""
     folders = Folders(out, work_folder(out), first)
     signal.signal(signal.SIGTERM, _end)
+    folders.unpack()
+    this = Run(folders, steps, seconds)
     try:
-        folders.unpack()
-        this = Run(folders, steps, seconds)
-        outcomes = this.run()
-        print(f"\nResults in {out}; `make report` puts those under bench/results into the documents\n")
-        print(this.summary(), end="", flush=True)
+        this.run()
     finally:
         shutil.rmtree(folders.work)
-    return int(not all(outcome.went_well for outcome in outcomes.values()))
+        print(f"\nResults in {out}; `make report` puts those under bench/results into the documents\n")
+        print(this.summary(), end="", flush=True)
+    return int(not all(outcome.went_well for outcome in this.outcomes.values()))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

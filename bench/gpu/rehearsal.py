@@ -18,7 +18,6 @@ ARCHITECTURE = "sm_90"
 SHAPE = "op=difference,c=32,h=5,w=6,dtype=fp16"
 PROVIDERS = ("conv2d", "eager", "unfold")
 INTERPRETED = {"TRITON_INTERPRET": "1"}
-COMPILED = {"TRITON_INTERPRET": "0"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SECONDS = 240.0
 
@@ -37,9 +36,8 @@ STEPS: list[Step] = [
         lambda folders, limit: python(
             "bench.gpu.precompile",
             *("--arch", ARCHITECTURE, "--part", "smoke", "--processes", 2, "--seconds", budget(limit)),
-            *("--cache", plan.CACHE),
         ),
-        environment=COMPILED,
+        environment=plan.COMPILED,
     ),
     replace(
         plan.FINGERPRINTS,
@@ -50,7 +48,7 @@ STEPS: list[Step] = [
     replace(
         plan.SMOKES,
         command=_smoke(lambda folders, limit: [str(folders.out / SMOKE)]),
-        environment=COMPILED | {"TRITON_CACHE_DIR": str(plan.CACHE)},
+        environment=plan.COMPILED,
     ),
     replace(
         plan.TIMINGS,
@@ -86,7 +84,7 @@ STEPS: list[Step] = [
         seconds=15,
         command=_smoke(lambda folders, limit: [str(folders.work / "sanitized.jsonl")]),
         log=SANITIZER,
-        environment=COMPILED | {"TRITON_CACHE_DIR": str(plan.CACHE)},
+        environment=plan.COMPILED,
         why_not=lambda folders: None,
     ),
     plan.PAGE,

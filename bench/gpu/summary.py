@@ -80,10 +80,7 @@ def _smoke(smoke: Smoke) -> Iterable[str]:
     yield f"SMOKE: {right} right, {len(smoke.wrong())} WRONG, {nothing} not reached or not claimed"
     for row in smoke.wrong()[:SHOWN]:
         variants = ", ".join(smoke.right_variants(row)) or "none that was tried"
-        shares = list((row.get("shares") or {}).values())
-        worst = "not finite" if None in shares else f"{max(shares):.2g} times the bound" if shares else ""
-        why = "; ".join(filter(None, [worst, row["why"]]))
-        yield f"  WRONG {row['family']}, {row['arithmetic']}, {row['shape']}: {why}; right: {variants}"
+        yield f"  WRONG {row['family']}, {row['arithmetic']}, {row['shape']}; right: {variants}; {row['why']}"
     yield from _more(smoke.wrong())
     for row in smoke.questions():
         if "repeats" in row:
@@ -122,7 +119,7 @@ def _speed(bench: Mapping[str, Any] | None, environment: Mapping[str, Any]) -> I
         return
     file = predicted.newest()
     content = read_json(file) or {"versions": []}
-    rows = predicted.compared(predicted.predictions(content, bench["environment"]["triton"]), bench)
+    rows = predicted.compared(predicted.by_case(content, bench["environment"]["triton"]), bench)
     found = {row.predicted.id: row for row in rows}
     source = f"predictions of {file.stem}" if file else "no predictions"
     yield f"SPEED: microseconds (medians), times of conv2d with its 95 % interval; {source}"
