@@ -74,7 +74,7 @@ def test_steps_run_in_order_and_each_costs_only_itself(folders, capsys):
     assert "KeyError: 'smoke has no such line'" in outcomes["faulty"].why
     assert str(outcomes["long"]).startswith("cut off at 1 s after 1.")
     content = environment(folders)
-    assert content["environment"] == {"python": "3"}
+    assert content["environment"] == {"python": "3", "compiled_before": None}
     assert content["steps"]["long"]["why"] == "cut off at 1 s"
     assert content["steps"]["absent"] == {"status": None, "seconds": 0.0, "why": "it is not installed", "begun": 0}
     assert (folders.work / "fine.txt").read_text() == "limit 20.0\n"
@@ -85,6 +85,13 @@ def test_steps_run_in_order_and_each_costs_only_itself(folders, capsys):
     assert "Steps that ended well: fine" in text
     assert "  absent: not run: it is not installed" in text
     assert "  broken: exit status 3" in text
+
+
+def test_what_torch_says_of_the_machine_and_what_was_compiled_is_taken_over(folders):
+    (folders.work / "fingerprint.json").write_text('{"torch": "2"}')
+    (folders.work / "precompile.json").write_text('{"parts": {}}')
+    Run(folders, [], 60.0, facts={"python": "3", "torch": "none"}).run()
+    assert environment(folders)["environment"] == {"python": "3", "torch": "2", "compiled_before": {"parts": {}}}
 
 
 def test_time_is_kept_for_later_steps_and_slack_goes_to_who_takes_it(folders, monkeypatch):

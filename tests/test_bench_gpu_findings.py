@@ -10,7 +10,7 @@ import pytest
 
 from sdn_triton.bench import predicted
 from sdn_triton.bench.examination import Case
-from sdn_triton.bench.gpu import files, findings, predictions, reporting, summary, timings, tuning
+from sdn_triton.bench.gpu import files, findings, plan, predictions, reporting, summary, timings, tuning
 from sdn_triton.bench.gpu.files import Folders
 from sdn_triton.bench.record import read_record
 from sdn_triton.bench.suites import SUITES
@@ -81,7 +81,7 @@ def test_tests_that_were_cut_off_are_counted(tmp_path):
     path.write_text("== kernels: begun\npassed 0.10 a::b[1]\nfailed 0.10 a::c[x]\n    E   no\npassed 0.1")
     found = findings.Tests.of(path)
     assert (found.counts["kernels"]["passed"], found.failed, found.said) == (1, {"a::c": ["a::c[x]"]}, {"a::c": "no"})
-    assert found.ended == {"kernels": []}
+    assert (found.begun["kernels"], found.ended) == (1, {"kernels": []})
     assert findings.Tests.of(None).counts == {}
 
 
@@ -140,7 +140,7 @@ def test_a_benchmark_that_does_not_begin_is_not_begun_again(tmp_path):
 
 
 def test_the_tuner_has_the_paired_kernels_and_leaves_out_what_is_hopeless():
-    assert [unit.kernel for unit in tuning.units(tuning.SHAPE)] == list(tuning.KERNELS)
+    assert [unit.kernel for unit in tuning.units(tuning.SHAPE)] == list(plan.TUNED)
     assert all(unit.work.can_pair for unit in tuning.units(tuning.SHAPE))
     assert "difference_forward" not in [unit.kernel for unit in tuning.units(tuning.SHAPE, ["difference_forward"])]
 
@@ -162,7 +162,7 @@ def test_the_winner_is_timed_once_more(tmp_path):
     path = tmp_path / "table.json"
     shape = "op=difference,c=32,h=4,w=5,dtype=fp16"
     arguments = ["--table", str(path), "--seconds", "1", "--device", "cpu", "--shape", shape]
-    others = [word for kernel in tuning.KERNELS[1:] for word in ("--without", kernel)]
+    others = [word for kernel in plan.TUNED[1:] for word in ("--without", kernel)]
     assert tuning.main([*arguments, *others]) == 0
     (entry,) = json.loads(path.read_text())["entries"]
     assert entry["kernel"] == "difference_forward"
@@ -327,7 +327,10 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
         json.dumps({"versions": [{"triton": "3.6.0", "predictions": [prediction()]}]})
     )
     folders.write_json(files.ENVIRONMENT, {
-        "environment": {"card": {"name": "H100", "driver_version": "580"}, "packages": {"torch": "2.11"}},
+        "environment": {
+            "card": {"name": "H100", "driver_version": "580"}, "packages": {"torch": "2.11"},
+            "compiled_before": {"parts": {"smoke": {"kernels": 3, "were there": 2, "compiled": 1, "failed": 0}}},
+        },
         "steps": {
             "smoke": {"status": 0, "seconds": 41.2, "why": None, "begun": 1},
             "tuner": {"status": None, "seconds": 70.0, "why": "cut off at 70 s", "begun": 2},
@@ -358,6 +361,7 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
     text = summary.summary(folders)
     for expected in (
         "H100, driver 580; torch 2.11, triton None",
+        "Compiled before: smoke: 3 kernels, 2 were there, 1 compiled\n",
         "Steps that ended well: smoke 41 s",
         "  tuner: cut off at 70 s, begun 2 times",
         "SMOKE: 1 right, 1 WRONG, 0 not reached",

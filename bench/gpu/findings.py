@@ -71,8 +71,10 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
 class Tests:
     """The groups of ``tests.txt``, and what failed in them, by the function that failed."""
 
+    begun: Counter[str] = field(default_factory=Counter)
+    """How many processes began each group."""
     ended: dict[str, list[str]] = field(default_factory=dict)
-    """How each group ended; of several processes a line each."""
+    """How each of them ended."""
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     failed: dict[str, list[str]] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Tests:
         for line in [] if path is None else path.read_text(encoding="utf-8").splitlines():
             if match := re.match(r"== (\S+): (begun|ended: (.*))$", line):
                 group = match[1]
+                found.begun[group] += match[2] == "begun"
                 found.ended.setdefault(group, []).extend([match[3]] if match[3] else [])
                 found.counts.setdefault(group, Counter())
             elif match := re.match(r"(passed|failed|skipped) [\d.]+ (.*)$", line):

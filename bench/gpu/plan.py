@@ -15,12 +15,12 @@ from pathlib import Path
 from . import graph_tests
 from .files import BENCH, ROOT, SANITIZER, SMOKE, TABLE, TESTS, Folders
 from .findings import Smoke
-from .machine import tool
-from .run import FINGERPRINT
+from .machine import compute_capability, tool
+from .run import COMPILED_BEFORE, FINGERPRINT
 from .steps import Step
 
-MARGIN = 4.0
-"""Seconds that a program with a budget of its own may take beyond it."""
+MARGIN = 8.0
+"""Seconds that a program with a budget of its own takes beyond it: to import torch, and to end."""
 PROVIDERS = ("conv2d", "triton", "eager", "unfold")
 CORES = len(os.sched_getaffinity(0))
 COMPILED = {"TRITON_INTERPRET": "0", "SDN_TRITON_TABLES": ""}
@@ -40,6 +40,9 @@ def budget(limit: float) -> str:
 
 
 UNPACK = 10
+"""Seconds."""
+TUNED = ("difference_forward", "difference_data_gradient", "difference_weight_gradient")
+"""The kernels whose channels are packed in pairs where the shape allows it."""
 
 
 def unpack(archive: Path) -> Step:
@@ -56,20 +59,11 @@ def precompile(seconds: float, *parts: str) -> Step:
         seconds,
         lambda folders, limit: python(
             "bench.gpu.precompile",
-            "--arch",
-            architecture(),
-            *named,
-            *("--processes", max(CORES - 1, 1), "--seconds", budget(limit)),
+            *("--arch", f"sm_{compute_capability()}", *named),
+            *("--processes", max(CORES - 1, 1), "--seconds", budget(limit), "--json", folders.work / COMPILED_BEFORE),
         ),
         environment=COMPILED,
     )
-
-
-def architecture() -> str:
-    """As the driver says, like sm_90: torch is not asked, whose import is what compiling hides."""
-    from .machine import compute_capability
-
-    return f"sm_{compute_capability()}"
 
 
 FINGERPRINTS = Step(
@@ -151,7 +145,7 @@ TUNER = Step(
 def untunable(smoke: Smoke) -> list[str]:
     """Kernels that smoke found wrong in every variant, by the names that the tuner has for them."""
     names = {f"difference_{name.removeprefix('paired_')}" for name in smoke.hopeless_kernels()}
-    return sorted(names & {"difference_forward", "difference_data_gradient", "difference_weight_gradient"})
+    return sorted(names.intersection(TUNED))
 
 
 def sanitize(folders: Folders, limit: float) -> list[str]:

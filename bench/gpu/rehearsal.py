@@ -11,7 +11,7 @@ from dataclasses import replace
 from . import plan
 from .files import BENCH, SANITIZER, SMOKE, TABLE
 from .plan import budget, python, tests
-from .run import FINGERPRINT
+from .run import COMPILED_BEFORE, FINGERPRINT
 from .steps import Command, Step
 
 ARCHITECTURE = "sm_90"
@@ -19,7 +19,7 @@ SHAPE = "op=difference,c=32,h=5,w=6,dtype=fp16"
 PROVIDERS = ("conv2d", "eager", "unfold")
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-SECONDS = 240.0
+SECONDS = 290.0
 
 
 def _smoke(file: Command) -> Command:
@@ -36,6 +36,7 @@ STEPS: list[Step] = [
         lambda folders, limit: python(
             "bench.gpu.precompile",
             *("--arch", ARCHITECTURE, "--part", "smoke", "--processes", 2, "--seconds", budget(limit)),
+            *("--json", folders.work / COMPILED_BEFORE),
         ),
         environment=plan.COMPILED,
     ),
@@ -52,7 +53,7 @@ STEPS: list[Step] = [
     ),
     replace(
         plan.TIMINGS,
-        seconds=30,
+        seconds=40,
         command=lambda folders, limit: python(
             "bench.gpu.timings",
             *("--suite", "quick", "--seconds", budget(limit), "--json", BENCH),

@@ -16,8 +16,8 @@ from .machine import facts
 from .steps import LEAST, Outcome, Step, run_step
 from .summary import summary
 
-FINGERPRINT = "fingerprint.json"
-"""In the archive: what torch says of the machine. The run puts it into ``environment.json``."""
+FINGERPRINT, COMPILED_BEFORE = "fingerprint.json", "precompile.json"
+"""In the folder ``work``: what torch says of the machine, and how many kernels were compiled, or were there already."""
 TICK = 5.0
 """Seconds between two times that results, archive and outcomes are put into the folder while a step runs."""
 
@@ -98,11 +98,15 @@ class Run:
             return f"The summary itself failed:\n{traceback.format_exc()}"
 
     def _environment(self) -> dict[str, Any]:
-        fingerprint = self.folders.work / FINGERPRINT
+        fingerprint, compiled = (self._written(name) for name in (FINGERPRINT, COMPILED_BEFORE))
         steps = dict(self.earlier) | {name: outcome.describe() for name, outcome in self.outcomes.items()}
         if self._current is not None:
             steps[self._current.name] = {"status": None, "seconds": None, "why": "cut off with the run", "begun": 1}
         return {
-            "environment": {**self.facts, **(read_json(fingerprint) if fingerprint.is_file() else {})},
+            "environment": {**self.facts, **(fingerprint or {}), "compiled_before": compiled},
             "steps": steps,
         }
+
+    def _written(self, name: str) -> Any:
+        path = self.folders.work / name
+        return read_json(path if path.is_file() else None)

@@ -27,6 +27,7 @@ def summary(folders: Folders) -> str:
     environment = read_json(folders.found(ENVIRONMENT)) or {"environment": {}, "steps": {}}
     lines = [
         *_machine(environment["environment"]),
+        *_compiled((environment["environment"].get("compiled_before") or {}).get("parts", {})),
         *_steps(environment["steps"]),
         *_smoke(Smoke.of(folders)),
         *_tests(Tests.of(folders.found(TESTS))),
@@ -60,6 +61,12 @@ def _machine(environment: Mapping[str, Any]) -> Iterable[str]:
     yield f"{device}, driver {card.get('driver_version')}; {versions}; revision {git.get('revision')}; " + str(
         environment.get("time")
     )
+
+
+def _compiled(parts: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
+    counts = [f"{part}: " + ", ".join(f"{n} {what}" for what, n in found.items() if n) for part, found in parts.items()]
+    if counts:
+        yield f"Compiled before: {'; '.join(counts)}"
 
 
 def _steps(steps: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
@@ -97,10 +104,12 @@ def _more(found: Sequence[object]) -> Iterable[str]:
 
 def _tests(tests: Tests) -> Iterable[str]:
     for group, counts in tests.counts.items():
-        ended = tests.ended[group]
+        begun, ended = tests.begun[group], tests.ended[group]
         counted = ", ".join(f"{counts[word]} {word}" for word in ("passed", "failed", "skipped"))
-        how = ended[0] if len(ended) == 1 else counted if ended else f"CUT OFF: {counted} until then"
-        yield f"TESTS, {group}: {how}"
+        if len(ended) < begun:
+            yield f"TESTS, {group}: CUT OFF: {counted} until then"
+        else:
+            yield f"TESTS, {group}: {ended[0] if begun == 1 else f'{counted}, in {begun} processes'}"
     for name, ids in list(tests.failed.items())[:SHOWN]:
         yield f"  FAILED {name} ({len(ids)} times): {tests.said.get(name, '')}"
     yield from _more(list(tests.failed))

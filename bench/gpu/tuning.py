@@ -21,9 +21,8 @@ from .. import arguments
 from ..measure import interleave
 from ..trials import Trial, Unit, precision_of, units_of
 from ..tuner import FINAL_ROUNDS, Tuner, label
+from .plan import TUNED
 
-KERNELS = ("difference_forward", "difference_data_gradient", "difference_weight_gradient")
-"""Those whose channels are packed in pairs where the shape allows it."""
 SHAPE = LayerShape(op="difference", n=1, c=256, h=128, w=128, dtype="bf16", layout="channels_last")
 """The layer of a pyramid with 256 channels."""
 AGAIN = 0.15
@@ -32,7 +31,7 @@ AGAIN = 0.15
 
 def units(shape: LayerShape, without: Sequence[str] = ()) -> list[Unit]:
     """What is tuned: the paired kernels of a layer, but for those that are named."""
-    return [unit for unit in units_of([shape]) if unit.kernel in KERNELS and unit.kernel not in without]
+    return [unit for unit in units_of([shape]) if unit.kernel in TUNED and unit.kernel not in without]
 
 
 def finalists(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=arguments.seconds, required=True)
     parser.add_argument("--device", type=arguments.device, default="cuda", help="default: cuda")
     parser.add_argument("--shape", type=LayerShape.parse, default=SHAPE, help=f"default: {SHAPE}")
-    parser.add_argument("--without", action="append", default=[], choices=KERNELS, help="leave this kernel out")
+    parser.add_argument("--without", action="append", default=[], choices=TUNED, help="leave this kernel out")
     args = parser.parse_args(argv)
     todo = units(args.shape, args.without)
     tuner = Tuner(args.table, args.device, target_of(args.device), args.seconds, doing=print)
