@@ -190,7 +190,8 @@ def predictions(results: Path, link: str) -> str:
     return f"{table(sheet)}\n\n" + prose(
         f"Predicted on {path.stem} from machine code, for an H100 ([figures]({link}/predictions/{path.name})): "
         "microseconds, and times of what the plain convolution would take if its tensor cores never waited, with the "
-        f"range of the assumptions.{none}"
+        "range of the assumptions. Not in it: what a launch costs, programs that do not fill the device, and of a "
+        f"block's training the kernels of its moments.{none}"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdn_triton.bench import predicted
+from sdn_triton.bench import predicted, texts
 from sdn_triton.bench.examination import Case
 from sdn_triton.bench.gpu import files, findings, plan, predictions, reporting, summary, timings, tuning
 from sdn_triton.bench.gpu.files import Folders
@@ -305,6 +305,28 @@ def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):
     paths["bench"].write_text(json.dumps(bench_of(measured(0.03), triton="3.7.1")))
     assert predicted.main(options) == 1
     assert "no case" in capsys.readouterr().out
+
+
+def test_the_documents_have_both_side_by_side(tmp_path):
+    assert "Nothing was predicted yet" in texts.predictions(tmp_path, "results")
+    ids = [f"FPN/layer/stage {n}/batch 1/bfloat16/channels_last/inference/kernel/cold" for n in (1, 2)]
+    (tmp_path / "predictions").mkdir()
+    versions = [
+        {"triton": "3.6.0", "predictions": [prediction(id=name) for name in ids]},
+        {"triton": "3.7.1", "predictions": [prediction(id=ids[0])]},
+    ]
+    (tmp_path / "predictions/2000-01-01.json").write_text(json.dumps({"versions": versions}))
+    text = texts.predictions(tmp_path, "results")
+    assert "No GPU has run any of it yet" in text
+    assert "| FPN, layer of stage 2 | inference | 30.0 us, 1.50x (1.25x to 1.75x) | not predicted |" in text
+    run = tmp_path / "h100/2000-01-02/bench.json"
+    run.parent.mkdir(parents=True)
+    run.write_text(json.dumps(bench_of(measured(0.06, id=ids[0]))))
+    text = texts.predictions(tmp_path, "results")
+    assert "No GPU" not in text
+    assert "| case | pass | triton 3.6.0 | triton 3.7.1 | h100/2000-01-02 |" in text
+    assert "| 60.0 us, 3.00x: above, 2.00 of it |" in text
+    assert "| not measured |" in text
 
 
 # The summary

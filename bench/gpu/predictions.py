@@ -56,7 +56,8 @@ def launches_of(case: BenchCase) -> list[Launch]:
     training = case.pass_ == "training"
     dtype, memory_format = DTYPES[case.dtype], FORMATS[case.memory_format]
     with pretended(TARGETS[ARCHITECTURE]), recorded_launches() as launches, torch.set_grad_enabled(training):
-        module = case.workload.module(PROVIDERS[OURS]).to(dtype).to(memory_format=memory_format).train(training)
+        module = case.workload.module(PROVIDERS[OURS]).to(dtype).train(training)
+        module = module.to(memory_format=memory_format)  # type: ignore[call-overload]
         inputs = [
             torch.empty(1, s.channels, s.height, s.width, dtype=dtype)
             .to(memory_format=memory_format)
