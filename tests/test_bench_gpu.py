@@ -272,7 +272,7 @@ def programs(plan_steps, folders):
 
 @pytest.fixture
 def on_a_card(monkeypatch):
-    monkeypatch.setattr(machine, "compute_capability", lambda: "90")
+    monkeypatch.setattr(plan, "compute_capability", lambda: "90")
     monkeypatch.setattr(plan, "tool", lambda name: f"/bin/{name}")
 
 
@@ -304,7 +304,6 @@ def test_what_is_rehearsed_is_the_plan(folders, on_a_card):
     ]
     modules = [[words[words.index("-m") + 1] for _, words in programs(s, folders)] for s in (real, tried)]
     assert modules[0] == modules[1]
-    assert sum(step.seconds for step in tried) <= 400
 
 
 def test_commands_are_such_as_the_programs_know(folders, on_a_card, monkeypatch):
@@ -324,7 +323,6 @@ def test_commands_are_such_as_the_programs_know(folders, on_a_card, monkeypatch)
     assert [words[words.index("--suite") + 1] for words in ran] == ["gpu", "quick"]
     with pytest.raises(SystemExit):
         tuning.main(["--table", "x.json", "--seconds", "5", "--without", "no_such_kernel"])
-    assert rehearsal.tests("x", 1, [], 2).command(folders, 1)[2] == "pytest"
 
 
 def test_what_smoke_found_changes_the_rest(folders, on_a_card):
@@ -353,9 +351,13 @@ def test_the_sanitizer_is_missed_where_it_is_not(folders, monkeypatch):
 
 
 def test_graph_tests_are_found_and_run_one_by_one(tmp_path, monkeypatch):
-    found = graph_tests.collected()
-    assert any("test_a_cuda_graph_captures" in name for name in found)
-    assert all(graph_tests.NAMED in name for name in found)
+    assert graph_tests.DEFINED.search((ROOT / "tests" / "test_compile.py").read_text())
+    (tmp_path / "tests").mkdir()
+    parametrized = "import pytest\n@pytest.mark.parametrize('x', [1, 2])\n"
+    (tmp_path / "tests/test_a.py").write_text(f"{parametrized}def test_a_cuda_graph(x): pass\ndef test_b(): pass\n")
+    (tmp_path / "tests/test_b.py").write_text("raise ImportError('its tests only mention a cuda_graph')\n")
+    found = graph_tests.collected(tmp_path)
+    assert found == ["tests/test_a.py::test_a_cuda_graph[1]", "tests/test_a.py::test_a_cuda_graph[2]"]
     ran = []
     monkeypatch.setattr(graph_tests, "collected", lambda: found)
     monkeypatch.setattr(graph_tests, "run", lambda test, report: ran.append(test) or int(test == found[0]))

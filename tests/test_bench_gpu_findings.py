@@ -379,7 +379,8 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
     config = {"block_p": 64, "num_warps": 4}
     again = {"winner": {"microseconds": 20.0, "interval": [19.0, 21.0]}}
     entry = {"kernel": "difference_forward", "shape": "c=256", "config": config, "timed": [1, 2], "rejected": []}
-    folders.write_json(files.TABLE, {"entries": [entry | {"again": again}]})
+    same = entry | {"shape": "c=64", "heuristic": {"config": config}}
+    folders.write_json(files.TABLE, {"entries": [entry | {"again": again}, same | {"again": again}]})
     text = summary.summary(folders)
     for expected in (
         "H100, driver 580; torch 2.11, triton None",
@@ -399,6 +400,7 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
         "block FPN 64x8x8 inference kernel: no time: triton REFUSED: output: error 1e-1",
         "TUNED difference_forward c=256: 2 right, 0 rejected; winner 20.0 [19.0-21.0]",
         "  winner: block_p=64,num_warps=4",
+        "  winner (the heuristic's): block_p=64,num_warps=4",
     ):  # fmt: skip
         assert expected in text
 

@@ -117,20 +117,20 @@ KERNEL_TESTS = replace(tests("kernels", 100, files(KERNELS), WORKERS, "-m", "not
 HUGE_TESTS = tests("huge", 15, files(KERNELS), 2, "-m", "huge")
 OTHER_TESTS = tests(
     "others",
-    25,
+    20,
     files("test_block_parts.py", "test_second_derivatives.py", "test_determinism.py"),
     WORKERS,
     *("-m", "not huge and not long"),
 )
 GRAPH_TESTS = Step(
     graph_tests.GROUP,
-    25,
+    35,
     lambda folders, limit: python("bench.gpu.graph_tests", "--report", (folders.out / TESTS).resolve()),
     environment=COMPILED,
 )
 TUNER = Step(
     "tuner",
-    70,
+    65,
     lambda folders, limit: python(
         "bench.gpu.tuning",
         *("--table", folders.work / TABLE, "--seconds", budget(limit)),

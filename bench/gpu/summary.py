@@ -172,8 +172,9 @@ def _tuning(table: Mapping[str, Any] | None) -> Iterable[str]:
         )
         yield f"TUNED {entry['kernel']} {entry['shape']}: {counts}; {times or 'not timed once more'}"
         if "winner" in again:
-            changes = {name: value for name, value in entry["config"].items() if name != "source"}
-            yield f"  winner: {','.join(f'{name}={value}' for name, value in changes.items())}"
+            same = " (the heuristic's)" if entry["config"] == (entry.get("heuristic") or {}).get("config") else ""
+            fields = ",".join(f"{name}={value}" for name, value in entry["config"].items() if name != "source")
+            yield f"  winner{same}: {fields}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
