@@ -26,7 +26,7 @@ with open(sys.argv[1], "a") as file:
 WHOLE = """
 import json, os, sys, time
 for number in range(30):
-    content = {"number": number, "filled": "x" * 20000, **json.loads(sys.argv[2])}
+    content = {"number": number, "filled": "x" * 20_000, **json.loads(sys.argv[2])}
     with open(sys.argv[1] + ".part", "w") as file:
         file.write(json.dumps(content))
     os.replace(sys.argv[1] + ".part", sys.argv[1])
