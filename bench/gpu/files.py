@@ -13,6 +13,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ LARGEST = 15 * 2**20
 """Bytes of one of them at most: what comes back from a borrowed machine may have 16 MiB."""
 LEFT_OUT = "left-out.txt"
 """In the archive: the files that made it too large."""
+PART = ".part"
+"""How the names of files end that are being written."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,10 @@ class Folders:
     def pack(self, largest: int = LARGEST) -> None:
         """Put all of ``work`` into the archive; where it gets too large the largest files are left out, and named."""
         paths = sorted(path for path in self.work.rglob("*") if path.is_file() and path.suffix != PART)
-        contents = {path.relative_to(self.work).as_posix(): path.read_bytes() for path in paths}
+        contents = {}
+        for path in paths:
+            with suppress(FileNotFoundError):  # whose it is has just removed it
+                contents[path.relative_to(self.work).as_posix()] = path.read_bytes()
         left_out: list[str] = []
         while len(archive := _archive(contents)) > largest:
             left_out.append(max(contents.keys() - {LEFT_OUT}, key=lambda name: len(contents[name])))
@@ -82,10 +88,6 @@ class Folders:
                 if content is not None and path.is_relative_to(self.work.resolve()):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(content.read())
-
-
-PART = ".part"
-"""How the names of files end that are being written."""
 
 
 def work_folder(out: Path) -> Path:

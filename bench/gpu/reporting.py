@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 INDENT = "    "
-LINES = 30
-"""The last lines of what a failure says."""
+LINES, WIDEST = 30, 300
+"""Of what a failure says the last lines, and the first characters of each."""
 BROKEN = 70
 """The exit status of a worker whose CUDA context is broken."""
 
@@ -54,16 +54,14 @@ class Reporter:
         self.counts[report.outcome] += 1
         text = f"{report.outcome} {report.duration:.2f} {report.nodeid}\n"
         if report.failed:
-            said = report.longreprtext.splitlines()[-LINES:]
-            text += "".join(f"{INDENT}{line}\n" for line in said)
+            text += said(report)
         self._write(text)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A file that cannot be imported has no tests to be told of."""
         if report.failed:
             self.counts["failed"] += 1
-            said = "".join(f"{INDENT}{line}\n" for line in report.longreprtext.splitlines()[-LINES:])
-            self._write(f"failed 0.00 {report.nodeid}\n{said}")
+            self._write(f"failed 0.00 {report.nodeid}\n{said(report)}")
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """The last line of the group."""
@@ -74,6 +72,11 @@ class Reporter:
     def _write(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+def said(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """What a failure says, indented."""
+    return "".join(f"{INDENT}{line[:WIDEST]}\n" for line in report.longreprtext.splitlines()[-LINES:])
 
 
 class ContextGuard:

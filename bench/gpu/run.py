@@ -52,9 +52,10 @@ class Run:
         self._save()
         try:
             while todo:
-                step = next((step for step in todo if step.is_urgent(self.folders)), todo[0])
+                step = self._next(todo)
                 todo.remove(step)
                 self._current = step
+                self._save()
                 self.outcomes[step.name] = self._one(step, sum(later.seconds for later in todo))
                 self._current = None
                 self._save()
@@ -62,9 +63,23 @@ class Run:
             self._save()
         return self.outcomes
 
+    def _next(self, todo: Sequence[Step]) -> Step:
+        try:
+            return next((step for step in todo if step.is_urgent(self.folders)), todo[0])
+        except Exception:  # what cannot be read is told in the summary, too, and costs the rest nothing
+            traceback.print_exc()
+            return todo[0]
+
     def _one(self, step: Step, reserved: float) -> Outcome:
         slack = max(self.left - reserved - step.seconds, 0.0)
         limit = min(step.seconds + (slack if step.takes_slack else 0.0), self.left)
+        try:
+            return self._begun(step, limit)
+        except Exception as error:  # a fault of the run's own costs one step, and is told
+            traceback.print_exc()
+            return Outcome(None, 0.0, f"the run failed: {type(error).__name__}: {error}")
+
+    def _begun(self, step: Step, limit: float) -> Outcome:
         why_not = step.why_not(self.folders)
         if why_not is None and limit < min(LEAST, step.seconds):
             why_not = f"{max(limit, 0):.0f} s were left"
@@ -72,11 +87,7 @@ class Run:
             print(f"\n== {step.name}: not run: {why_not}", flush=True)
             return Outcome(None, 0.0, why_not, begun=0)
         print(f"\n== {step.name}, at most {limit:.0f} s\n", flush=True)
-        try:
-            return run_step(step, self.folders, limit, self._look)
-        except Exception as error:  # a fault of the run's own costs one step, and is told
-            traceback.print_exc()
-            return Outcome(None, 0.0, f"the run failed: {type(error).__name__}: {error}")
+        return run_step(step, self.folders, limit, self._look)
 
     def _look(self) -> None:
         if time.monotonic() - self._ticked > TICK:

@@ -22,7 +22,6 @@ LOOK = 0.05
 """Seconds between two looks at a command that runs."""
 LEAST = 8.0
 """A step is not begun, nor begun again, with less."""
-
 FINAL = (0, 2)
 """Exit statuses after which a step is not begun again: it is done, or its options are wrong."""
 
@@ -81,13 +80,6 @@ class Outcome:
     def describe(self) -> dict[str, Any]:
         """The facts for the JSON file."""
         return {"status": self.status, "seconds": round(self.seconds, 1), "why": self.why, "begun": self.begun}
-
-    def __str__(self) -> str:
-        if not self.begun:
-            return f"not run: {self.why}"
-        again = f", begun {self.begun} times" if self.begun > 1 else ""
-        ended = f"exit status {self.status}" if self.why is None else self.why
-        return f"{ended} after {self.seconds:.1f} s{again}"
 
 
 def run_step(step: Step, folders: Folders, limit: float, look: Callable[[], None] = lambda: None) -> Outcome:

@@ -46,11 +46,13 @@ def run(command: Sequence[str], path: Path, cases: Sequence[BenchCase], provider
         before = finished(path)
         budget = max(stop - time.monotonic() - MARGIN, 1.0)
         status = subprocess.call([*command, "--budget", f"{budget:.0f}"])
-        is_over = status in (0, 2) or not path.exists() or read_record(path)["complete"]
-        if is_over or stop - time.monotonic() < 2 * MARGIN:
+        there = finished(path)
+        missing = [case for case in cases if case.id not in there]
+        if status in (0, 2) or not path.exists() or not missing or stop - time.monotonic() < 2 * MARGIN:
             return status
-        if finished(path) == before:
-            leave_out(path, cases, providers, f"the process ended with exit status {status} while it was measured")
+        if there == before:
+            why = f"the process ended with exit status {status} while it was measured"
+            leave_out(path, [case for case in missing if case.problem == missing[0].problem], providers, why)
 
 
 def finished(path: Path) -> list[str]:
@@ -59,13 +61,11 @@ def finished(path: Path) -> list[str]:
 
 
 def leave_out(path: Path, cases: Sequence[BenchCase], providers: Sequence[str], why: str) -> None:
-    """Put the first problem that the file has nothing of down as failed, so that the rest is gone on with."""
-    content, there = read_record(path), finished(path)
-    broken = next(case for case in cases if case.id not in there)
+    """Put cases down as failed, so that the rest is gone on with."""
+    content = read_record(path)
     for case in cases:
-        if case.problem == broken.problem and case.id not in there:
-            names = [provider.name for provider in case.providers(list(dict.fromkeys([FLOOR, *providers])))]
-            content["cases"].append(case.describe() | {"results": dict.fromkeys(names, row("failed", why))})
+        names = [provider.name for provider in case.providers(list(dict.fromkeys([FLOOR, *providers])))]
+        content["cases"].append(case.describe() | {"results": dict.fromkeys(names, row("failed", why))})
     write_json(path, content)
 
 
