@@ -19,7 +19,7 @@ ARCHITECTURE = "sm_90"
 PROVIDERS = ("conv2d", "eager", "unfold")
 SHAPE = "op=difference,c=32,h=5,w=6,dtype=fp16"
 INTERPRETED = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-LIMIT = 120.0
+LIMIT = 300.0
 """Seconds that a step has at most."""
 
 
