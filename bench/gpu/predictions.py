@@ -59,7 +59,7 @@ def launches_of(case: BenchCase) -> list[Launch]:
         module = case.workload.module(PROVIDERS[OURS]).to(dtype).train(training)
         module = module.to(memory_format=memory_format)  # type: ignore[call-overload]
         inputs = [
-            torch.empty(1, s.channels, s.height, s.width, dtype=dtype)
+            torch.empty(case.workload.batch, s.channels, s.height, s.width, dtype=dtype)
             .to(memory_format=memory_format)
             .requires_grad_(training)
             for s in 2 * case.workload.stages
@@ -77,7 +77,7 @@ class Kernels:
         self.rows: dict[Case, dict[str, Any]] = {}
 
     def row(self, subject: Case) -> dict[str, Any]:
-        """What examination says of a kernel, with the milliseconds that its ratios stand for."""
+        """What examination says of a kernel."""
         if subject not in self.rows:
             print(f"{subject.kernel} {subject.channels} {subject.rows}x{subject.columns}", flush=True)
             found = examine(subject)

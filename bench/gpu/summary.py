@@ -32,7 +32,7 @@ def summary(folders: Folders) -> str:
         *_smoke(Smoke.of(folders)),
         *_tests(Tests.of(folders.found(TESTS))),
         *_sanitizer(folders.found(SANITIZER)),
-        *_speed(read_json(folders.found(BENCH)), environment["environment"]),
+        *_speed(read_json(folders.found(BENCH))),
         *_tuning(read_json(folders.found(TABLE))),
     ]
     return shortened(lines)
@@ -57,10 +57,8 @@ def _machine(environment: Mapping[str, Any]) -> Iterable[str]:
     device = (environment.get("device") or {}).get("name") or card.get("name") or "no card found"
     packages = environment.get("packages") or {}
     versions = ", ".join(f"{name} {packages.get(name)}" for name in ("torch", "triton"))
-    git = environment.get("git") or {}
-    yield f"{device}, driver {card.get('driver_version')}; {versions}; revision {git.get('revision')}; " + str(
-        environment.get("time")
-    )
+    revision, time = (environment.get("git") or {}).get("revision"), environment.get("time")
+    yield f"{device}, driver {card.get('driver_version')}; {versions}; revision {revision}; {time}"
 
 
 def _compiled(parts: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
@@ -123,7 +121,7 @@ def _sanitizer(path: Path | None) -> Iterable[str]:
     yield from (f"  {kind}" for kind in kinds[:3])
 
 
-def _speed(bench: Mapping[str, Any] | None, environment: Mapping[str, Any]) -> Iterable[str]:
+def _speed(bench: Mapping[str, Any] | None) -> Iterable[str]:
     if bench is None:
         return
     file = predicted.newest()
