@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -344,6 +345,17 @@ def test_commands_are_such_as_the_programs_know(folders, on_a_card, monkeypatch)
     assert [words[words.index("--suite") + 1] for words in ran] == ["gpu", "quick"]
     with pytest.raises(SystemExit):
         tuning.main(["--table", "x.json", "--seconds", "5", "--without", "no_such_kernel"])
+
+
+def test_marks_that_the_plan_names_are_known(folders, on_a_card, pytestconfig):
+    """An expression with an unknown mark ends pytest before its first test."""
+    known = {re.match(r"\w+", line)[0] for line in pytestconfig.getini("markers")}
+    named = set()
+    for _, words in programs([*plan.plan(None), *rehearsal.STEPS], folders):
+        if words[2] == "pytest":
+            named |= set(re.findall(r"\w+", words[words.index("-m", 3) + 1])) - {"not", "and"}
+    assert named == {"huge", "long"}
+    assert named <= known
 
 
 def test_what_smoke_found_changes_the_rest(folders, on_a_card):
