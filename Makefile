@@ -10,7 +10,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test test-long test-processors check emulate bench report prove gpu gpu-rehearsal clean
+.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu gpu-rehearsal clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -27,10 +27,12 @@ test: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
 	TRITON_INTERPRET=0 $(PYTEST) $(COMPILED) -m "not long" $(WORKERS)
 
-# The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes.
+# The rest of the tests: every architecture and data type, and what takes a C++ compiler or many processes; of all that,
+# a share: SHARE=2/8 is the second of eight.
+SHARE = 1/1
 test-long: $(INSTALLED) $(FRAMEWORKS)
-	$(PYTEST) $(INTERPRETED) -m long $(WORKERS)
-	TRITON_INTERPRET=0 $(PYTEST) tests/aot -m long $(WORKERS)
+	$(PYTEST) $(INTERPRETED) -m long --share $(SHARE) $(WORKERS)
+	TRITON_INTERPRET=0 $(PYTEST) tests/aot -m long --share $(SHARE) $(WORKERS)
 
 # What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
 # two threads: sums come out in another order.
@@ -53,6 +55,10 @@ EMULATED = $(wildcard tests/test_kernels*.py)
 emulate: $(INSTALLED)
 	SDN_TRITON_EMULATE="each each" $(RUN) -m pytest $(EMULATED) --durations=5 $(WORKERS)
 	TRITON_INTERPRET=0 $(RUN) -m pytest tests/emulator -m long --durations=5 $(WORKERS)
+
+# How exact the kernels are as compiled (docs/precision.md), over ten seeds.
+precision: $(INSTALLED)
+	TRITON_INTERPRET=0 $(RUN) tests/emulator/measure_precision.py
 
 # Some four minutes on two CPU cores. Saved runs are compared by: pytest-benchmark compare
 BENCHMARKS = build/benchmarks

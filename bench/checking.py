@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdn_triton.tuning.precision import convolutions_may_use_tf32
+
 from .clocks import Call, Prepared
+from .contract import FACTOR, TF32_EPS
 from .plain import DifferenceFunction
 from .providers import Provider, composite
 from .workloads import Workload
 
 Answers = dict[str, Tensor]
-TF32_EPS = 2.0**-10
-FACTOR = 2.0
-"""How many times the plain formula's error a path of sdn_triton may have."""
 CEILING = 0.25
 """No error above this is right, whatever the plain formula's."""
 OTHERS = 4.0
@@ -45,7 +45,7 @@ class Setting:
     @property
     def eps(self) -> float:
         """The relative rounding error of one product on this device."""
-        is_tf32 = self.device.type == "cuda" and self.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        is_tf32 = self.device.type == "cuda" and self.dtype == torch.float32 and convolutions_may_use_tf32()
         return TF32_EPS if is_tf32 else torch.finfo(self.dtype).eps
 
 

@@ -13,7 +13,8 @@ With a *cold* cache a buffer larger than the last cache is written before every 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,13 @@ CACHE_BYTES = 256 * 2**20
 """On a GPU this much is written before every call, so that no provider finds its inputs in the L2 cache."""
 QUEUED = 20
 """Calls that a GPU takes in without making the host wait."""
+
+
+class CaptureFailedError(RuntimeError):
+    """A call could not be captured in a CUDA graph, after which no other can be in this process.
+
+    PyTorch's allocator still believes in the capture then, and the next one ends in an assertion.
+    """
 
 
 @dataclass(frozen=True)
@@ -131,31 +139,42 @@ class GraphClock:
 
     def __post_init__(self) -> None:
         self.cache = _gpu_cache(self.device) if self.cold else None
+        self.stream = torch.cuda.Stream(self.device)
+
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Inside, everything runs on the stream that calls are captured on."""
+        outside = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(outside)
+        with torch.cuda.stream(self.stream):
+            yield
+        outside.wait_stream(self.stream)
 
     def warm_up(self, name: str, call: Call) -> None:
-        """Capture the call; a call that cannot be captured raises what torch raises.
+        """Capture the call, which stands in for it from then on.
 
         Raises:
             TypeError: something has to be done before each call, which a graph would hold, too.
+            CaptureFailedError: the call does what a graph cannot hold; the process cannot capture any more.
         """
         if isinstance(call, Prepared):
             raise TypeError("call must be one that a graph can hold alone, got one that is prepared each time")
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
+        with self.on_stream():
             for _ in range(3):
                 call()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        once = self._capture(call, 1, stream)
-        repeats = 1 if self.cold else _gpu_repeats(_between_events(once.replay, 1, None))
-        self.graphs[name] = (once if repeats == 1 else self._capture(call, repeats, stream), repeats)
-        self.sample(name, call)
+            once = self._capture(call, 1)
+            repeats = 1 if self.cold else _gpu_repeats(_between_events(once.replay, 1, None))
+            self.graphs[name] = (once if repeats == 1 else self._capture(call, repeats), repeats)
+            self.sample(name, call)
 
-    def _capture(self, call: Call, repeats: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    def _capture(self, call: Call, repeats: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            for _ in range(repeats):
-                call()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                for _ in range(repeats):
+                    call()
+        except Exception as error:
+            raise CaptureFailedError(f"not captured: {type(error).__name__}: {error}") from error
         graph.replay()
         torch.cuda.synchronize(self.device)
         return graph
@@ -208,6 +227,25 @@ def clock_for(device: torch.device, mode: str = "operator", cache: str = "warm")
     if mode == "host":
         return HostClock(device)
     return (GraphClock if mode == "kernel" else GpuClock)(device, cold=cache == "cold")
+
+
+def on_stream_of(clock: Clock) -> AbstractContextManager[None]:
+    """What has to be entered before a forward whose backward is to be timed: autograd takes the same stream for both.
+
+    A backward that is captured on another stream than its forward ran on cannot be captured.
+    """
+    return clock.on_stream() if isinstance(clock, GraphClock) else nullcontext()
+
+
+def is_usable(device: torch.device) -> bool:
+    """Whether a GPU still answers this process; after an illegal access it does not, to anything."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
 
 
 def why_no_mode(device: torch.device, mode: str) -> str | None:

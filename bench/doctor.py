@@ -16,8 +16,9 @@ from sdn_triton.backend import INTERPRETED
 from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.compile import TARGETS
 
-from .environment import cpp_compiler, cpu_name, git_revision, gpu_driver, package_version
+from .environment import cpp_compiler, cpu_name, gpu_driver, package_version
 from .report import Report, Table
+from .revision import git_revision
 
 EXTRAS = {
     "test": ("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis"),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,10 @@ import torch
 from sdn_triton.launch.run import target_of
 from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.files import write_json as write_json
+from sdn_triton.tuning.precision import convolutions_may_use_tf32, let_convolutions_use
+
+from .revision import git_revision as git_revision
+from .revision import output_of
 
 
 def package_version(name: str) -> str | None:
@@ -43,7 +45,7 @@ def gpu_driver() -> str | None:
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    answer = _output([program, "--query-gpu=driver_version", "--format=csv,noheader"])
+    answer = output_of([program, "--query-gpu=driver_version", "--format=csv,noheader"])
     return answer.splitlines()[0].strip() if answer else None
 
 
@@ -63,7 +65,7 @@ def clocks(device: torch.device) -> dict[str, Any]:
         # By the card's own number: nvidia-smi counts cards otherwise than CUDA_VISIBLE_DEVICES leaves them.
         card = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
         query = ["--query-gpu=" + ",".join(GPU_CLOCKS.values()), "--format=csv,noheader,nounits", card]
-        answer = _output([program, *query]) if program else None
+        answer = output_of([program, *query]) if program else None
         values = answer.strip().split(", ") if answer else [""] * len(GPU_CLOCKS)
         return {name: float(v) if _is_number(v) else None for name, v in zip(GPU_CLOCKS, values, strict=False)}
     try:
@@ -88,46 +90,19 @@ def cpp_compiler() -> str | None:
     return next((path for name in candidates if name and (path := shutil.which(name))), None)
 
 
-def git_revision() -> dict[str, Any]:
-    """The revision of the repository this file lies in and whether it was changed; None outside of a repository.
-
-    Results that lie in ``bench/results`` are no change: a benchmark writes them while it runs. ``changes`` tells two
-    changed trees of one revision apart.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return {"revision": None, "dirty": None, "changes": None}
-    sources = ["--", str(root), f":(exclude){root}/bench/results"]
-    revision = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
-    status = _output(["git", "-C", str(root), "status", "--porcelain", *sources])
-    changes = _output(["git", "-C", str(root), "diff", "HEAD", *sources]) if status else None
-    return {
-        "revision": revision.strip() if revision else None,
-        "dirty": None if status is None else bool(status),
-        "changes": hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else None,
-    }
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def settle(device: torch.device, threads: int | None, tf32: bool | None) -> None:
     """Set what holds for the whole process: the device, its threads, and the same precision for all providers."""
     _keep_freed_memory()
     on_gpu = device.type == "cuda"
-    torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is.
+    torch.backends.cudnn.benchmark = on_gpu  # The floor is the fastest convolution there is; off while checking.
     if on_gpu and device.index is not None:
         torch.cuda.set_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     if tf32 is not None:
-        torch.backends.cudnn.allow_tf32 = tf32
+        let_convolutions_use("tf32" if tf32 else "ieee")
     # The same precision for both sides: products inside torch's matmul follow the convolutions' setting.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = convolutions_may_use_tf32()
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -184,7 +159,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "numpy": package_version("numpy"),
         "git": git_revision(),
         "tf32": {
-            "convolution": torch.backends.cudnn.allow_tf32,
+            "convolution": convolutions_may_use_tf32(),
             "matmul": torch.backends.cuda.matmul.allow_tf32,
         },
         "cudnn_benchmark": torch.backends.cudnn.benchmark,

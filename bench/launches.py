@@ -19,10 +19,13 @@ from sdn_triton.ops.resize import resized_gradient
 from sdn_triton.options import BlockOptions, DifferenceNeeds, DifferenceOptions, FusionNeeds
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS
 
+from .contract import error_and_bound
+
 Results = dict[str, Tensor]
 
 EPS = 1e-3
 """Of the block's normalisation."""
+ALIGNED_CHANNELS, ALIGNED_ROWS, ALIGNED_COLUMNS = 32, 4, 16
 HALF = ("fp16", "bf16")
 WITHOUT_PRODUCTS = ("ieee", *HALF)
 """A kernel that forms no matrix products is one and the same whether TF32 is allowed or not."""
@@ -123,6 +126,22 @@ class Example:
     arithmetics: tuple[str, ...] = ARITHMETICS
     needs_pairs: bool = False
 
+    def aligned(self) -> Example:
+        """The same with channels, outputs and columns that are multiples of what kernels load and store at once."""
+        channels = _rounded_up(self.channels, ALIGNED_CHANNELS)
+        is_depthwise = self.options.groups == self.channels
+        guides = self.guidance_channels
+        return replace(
+            self,
+            channels=channels,
+            outputs=self.outputs // self.channels * channels
+            if is_depthwise
+            else _rounded_up(self.outputs, ALIGNED_CHANNELS),
+            size=(_rounded_up(self.size[0], ALIGNED_ROWS), _rounded_up(self.size[1], ALIGNED_COLUMNS)),
+            guidance_channels=None if guides is None else _rounded_up(guides, ALIGNED_CHANNELS),
+            options=replace(self.options, groups=channels) if is_depthwise else self.options,
+        )
+
     def arguments(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Arguments:
         """Random tensors, the same on all devices."""
         generator = torch.Generator().manual_seed(seed)
@@ -156,6 +175,28 @@ class Example:
             grad=normal(self.images, O, *o.output_size(*self.size)),
             options=o,
         )
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def errors_and_bounds(
+    example: Example, arithmetic: str, arguments: Arguments, results: Results
+) -> dict[str, tuple[float, float]]:
+    """The error of each result against float64, infinite if it is not finite, and what the contract allows."""
+    wide = arguments.wide()
+    with torch.no_grad():
+        peers, exact = example.call(arguments, "eager"), example.call(wide, "eager")
+    # Guidance and contrast scaled together change nothing, so that these are the terms of the contrast's gradient.
+    terms = {"dcontrast": (wide.guidance * exact["dguidance"]).norm().item()} if "dcontrast" in exact else {}
+    found = {}
+    for name, result in results.items():
+        error, bound = error_and_bound(
+            result, peers[name], exact[name], is_tf32=arithmetic == "tf32", terms=terms.get(name, 0.0)
+        )
+        found[name] = error if result.isfinite().all() else float("inf"), bound
+    return found
 
 
 def _paired(name: str, call: Call, kernels: tuple[str, ...], **others: Any) -> Example:

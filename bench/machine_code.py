@@ -29,10 +29,11 @@ from typing import Any
 
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 
-from .environment import git_revision, package_version, write_json
+from .environment import package_version, write_json
 from .kernel_work import COLUMNS, IMAGES, KERNELS, ROWS
 from .machine_code_tables import against_table, clock_table, count_table, resource_table
 from .report import BAD, Report
+from .revision import git_revision
 from .throughput import MULTIPROCESSORS
 
 DEFAULT_KERNELS = ("difference_forward", "difference_data_gradient", "difference_weight_gradient", "block_forward")
@@ -54,6 +55,7 @@ INSTRUMENT = (
     "prediction",
     "registers",
     "report",
+    "revision",
     "sass",
     "schedule",
     "simulation",
@@ -61,7 +63,7 @@ INSTRUMENT = (
     "trip",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
-INSTRUMENT_OF_THE_PACKAGE = ("assembler", "compile", "files")
+INSTRUMENT_OF_THE_PACKAGE = ("assembler", "compile", "files", "precision")
 HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 ROOT = Path(__file__).resolve().parents[1]
 

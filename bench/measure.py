@@ -72,32 +72,42 @@ def interleave(
     """Time the calls in turns, another one first in each round; ``rounds`` (least, most) for about ``seconds``.
 
     If there is no time at all, there is one round. Without a ``clock`` it is the operator's, on a GPU with a cold
-    cache. A call that raises while it warms up is told to ``on_failure`` and left out; without that function it raises.
+    cache. A call that raises is told to ``on_failure`` and left out; without that function it raises.
     """
     stop = time.perf_counter() + seconds
     clock = clock or clock_for(device, cache="cold" if device.type == "cuda" else "warm")
-    names = []
+    samples: dict[str, list[float]] = {}
+
+    def leave_out(name: str, error: Exception) -> None:
+        samples.pop(name, None)
+        if on_failure is None:
+            raise error
+        on_failure(name, error)
+
     for name, call in calls.items():
         try:
             clock.warm_up(name, call)
-            names.append(name)
+            samples[name] = []
         except Exception as error:
-            if on_failure is None:
-                raise
-            on_failure(name, error)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+            leave_out(name, error)
     least, most = rounds if seconds > 0 else (1, 1)
-    for number in range(most if names else 0):
-        if number >= least and time.perf_counter() > stop:
+    for number in range(most):
+        if not samples or (number >= least and time.perf_counter() > stop):
             break
+        names = list(samples)
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            samples[name].append(clock.sample(name, calls[name]))
+            try:
+                samples[name].append(clock.sample(name, calls[name]))
+            except Exception as error:
+                leave_out(name, error)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
 def peak_memory(call: Call, device: torch.device) -> int:
     """Bytes allocated at the worst moment of the call, beyond what was there before it."""
+    if device.type == "cuda":
+        call()  # The first one may take memory to try cuDNN's algorithms.
     if isinstance(call, Prepared):
         call.prepare()
         call = call.call

@@ -27,9 +27,10 @@ from torch import Tensor
 
 from sdn_triton.tuning.configs import KernelConfig
 
-from .environment import git_revision, package_version, write_json
+from .environment import package_version, write_json
 from .proof_references import REFERENCES, Reference
 from .report import Report
+from .revision import git_revision
 
 if TYPE_CHECKING:  # these import triton
     from sdn_triton.launch.run import Launch

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from sdn_triton.backend import BackendUnavailableError
 from sdn_triton.eager.composite import difference_conv2d
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning import lookup
-from sdn_triton.tuning.defaults import default_config
 
 from .environment import cpp_compiler
 from .plain import (
@@ -194,27 +192,6 @@ def library(name: str, title: str, backend: str, **others: Any) -> Provider:
     return replace(made, **others)
 
 
-@contextmanager
-def heuristic_configs() -> Iterator[None]:
-    """Inside, kernels run with the configurations of the heuristic, as if there were no tables.
-
-    A launch looks its configuration up by this name in its own module; autograd's threads see the change, too.
-    """
-    callers = [
-        m for n, m in list(sys.modules.items()) if n.startswith("sdn_triton.launch.") and hasattr(m, "config_for")
-    ]
-    for module in callers:
-        module.config_for = _heuristic_config  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for module in callers:
-            module.config_for = lookup.config_for  # type: ignore[attr-defined]
-
-
-_heuristic_config = lru_cache(maxsize=4096)(default_config)
-
-
 def _why_no_tables(device: torch.device, dtype: torch.dtype) -> str | None:
     if obstacle := _why_no_path("triton", device, dtype):
         return obstacle
@@ -254,7 +231,7 @@ register(
         "the same kernels with the heuristic's configurations, without tables",
         "triton",
         unavailable=_why_no_tables,
-        around=heuristic_configs,
+        around=lookup.without_tables,
     )
 )
 register(

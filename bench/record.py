@@ -60,10 +60,14 @@ class Record:
             )
         self.content |= {"roofs": found["roofs"], "providers": found["providers"], "cases": found["cases"]}
 
+    def results(self, case_id: str) -> dict[str, Any]:
+        """What became of each provider in a case; empty if the file has none of it."""
+        case = next((case for case in self.content["cases"] if case["id"] == case_id), None)
+        return {} if case is None else case["results"]
+
     def is_finished(self, case_id: str, providers: Sequence[str]) -> bool:
         """Whether the file has a result of each of these providers, and none was skipped for lack of time."""
-        case = next((case for case in self.content["cases"] if case["id"] == case_id), None)
-        results = {} if case is None else case["results"]
+        results = self.results(case_id)
         return all(name in results and results[name]["status"] != "skipped" for name in providers)
 
     def add(self, case: Mapping[str, Any]) -> None:

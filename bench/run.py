@@ -1,16 +1,19 @@
 """``sdn-triton bench run``: every provider checked and timed on a suite of shapes; all figures into one JSON file.
 
 The exit status is 0; 1 if a provider other than a compiler's gave wrong results or broke; 2 for a wrong option or a
-file that cannot be gone on with; 130 if it was stopped, after which ``--resume`` goes on.
+file that cannot be gone on with; 130 if it was stopped, after which ``--resume`` goes on. A provider that leaves the
+GPU unusable, as a failed capture of a CUDA graph does, is recorded as failed, and a new process takes this one's place
+and goes on without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,7 +27,7 @@ from .providers import FLOOR, KINDS, PROVIDERS
 from .record import Record, RecordError
 from .report import BAD, FAINT, Report
 from .roofs import measure_roofs
-from .runner import ROUNDS, Row, Runner
+from .runner import ROUNDS, Row, Runner, UnusableDeviceError
 from .suites import SUITES
 from .workloads import PASSES
 
@@ -138,6 +141,17 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"stopped; {args.json} has every finished case, --resume goes on", file=sys.stderr)
         return 130
+    except UnusableDeviceError as error:
+        print(f"{error}; a new process goes on", file=sys.stderr)
+        _go_on(args.command, runner.left)
+
+
+def _go_on(command: Sequence[str], seconds: float) -> NoReturn:
+    """Replace this process by one that runs the same command for what is left of its budget, with ``--resume``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    options = ["--resume", "--budget", f"{max(seconds, 1.0):.0f}"]
+    os.execv(sys.executable, [sys.executable, "-m", "sdn_triton", *command, *options])
 
 
 def _settings(args: argparse.Namespace, rounds: tuple[int, int]) -> dict[str, Any]:

@@ -29,9 +29,11 @@ from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.shapes import LayerShape
 
 from . import hazards
-from .checking import CEILING, FACTOR, TF32_EPS
+from .checking import CEILING
+from .contract import FACTOR, TF32_EPS
 from .control_flow import UnreadableCodeError
 from .examination import read_code
+from .poison import poisoned
 
 Results = dict[str, Tensor]
 EPS = 1e-5
@@ -211,7 +213,7 @@ class Trial:
         Every output starts as NaN; each is compared with float64, and a second run must give the same bits.
         """
         try:
-            with _poisoned():
+            with poisoned():
                 first, second = self.call(config)(), self.call(config)()
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
@@ -246,18 +248,3 @@ class Trial:
             return 0.0
         # Guidance and contrast scaled together change nothing: k dL/dk is minus the sum of these.
         return (self.tensors.other.double() * exact["gradient of guidance"]).norm().item()
-
-
-@contextmanager
-def _poisoned() -> Iterator[None]:
-    """Fill all memory that is allocated with NaN, by PyTorch's own means."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic  # a module whose attributes are not typed
-    filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = filled

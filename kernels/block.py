@@ -6,6 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
+from sdn_triton.kernels.products import sums_in_tensor_memory
 
 
 @triton.jit
@@ -39,6 +40,10 @@ def normalise_tile(
     Scale and shift are formed anew by every program: they are vectors, and so nothing that was computed before has to
     be kept in step with the parameters.
     """
+    if sums_in_tensor_memory():
+        # What follows gets the memory that held these sums, and other warps may write there than read them. Triton puts
+        # no barrier between the last read and the first write.
+        tl.debug_barrier()
     mask = responses < R
     scale = tl.rsqrt(tl.load(variance_ptr + responses, mask=mask, other=1.0).to(tl.float32) + eps)
     scale *= load_or(norm_weight_ptr, responses, mask, 1.0, HAS_NORM_WEIGHT)

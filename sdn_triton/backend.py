@@ -75,16 +75,24 @@ def why_no_device(input: Tensor) -> str | None:
     """Why the kernels cannot run on the device of ``input``; None if they can."""
     if input.device.type == "cuda":
         return None
-    if input.device.type == "cpu" and (is_interpreted() or pretended_target() is not None):
+    if input.device.type == "cpu" and is_interpreted():
+        return None
+    if input.device.type in ("cpu", "meta") and pretended_target() is not None:
         return None
     if input.device.type == "cpu":
         return f"the tensors are on the CPU, where Triton kernels run only under {INTERPRETED}=1"
     return f"the tensors are on {input.device}, and the Triton kernels run on CUDA devices"
 
 
+def is_on_gpu(input: Tensor) -> bool:
+    """Whether ``input`` is on a GPU, or taken to be on one that is not there."""
+    kind = input.device.type
+    return kind == "cuda" or (kind == "cpu" and pretended_target() is not None)
+
+
 def prefers_triton(backend: str, input: Tensor) -> bool:
     """Whether the Triton path is what ``backend`` asks for, be it possible or not."""
-    return backend == "triton" or (backend == "auto" and input.is_cuda)
+    return backend == "triton" or (backend == "auto" and is_on_gpu(input))
 
 
 def choose(backend: str, input: Tensor, why_not: str | None) -> tuple[str, str]:
@@ -95,14 +103,14 @@ def choose(backend: str, input: Tensor, why_not: str | None) -> tuple[str, str]:
     """
     if backend == "eager":
         return "eager", "backend='eager'"
-    if backend == "auto" and input.device.type == "cpu":
+    if backend == "auto" and input.device.type == "cpu" and pretended_target() is None:
         return "eager", "the tensors are on cpu"  # a constant: to write out a device takes the host a microsecond
     obstacle = why_no_device(input) or why_not
     if backend == "triton":
         if obstacle is not None:
             raise BackendUnavailableError(f"backend='triton' cannot run: {obstacle}")
         return "triton", "backend='triton'"
-    if input.device.type != "cuda":
+    if not is_on_gpu(input):
         return "eager", f"the tensors are on {input.device}"
     if obstacle is not None:
         _warn_once(obstacle)

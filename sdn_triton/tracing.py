@@ -11,6 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from sdn_triton.tuning.pretended import pretended_target
+
 ORDINARY = (Tensor, torch.nn.Parameter)
 """Tensors that are what they seem; subclasses bring rules of their own."""
 
@@ -54,6 +56,11 @@ def in_memory(arguments: Sequence[Any]) -> list[Any]:
 
 def _is_lazy(tensor: Tensor) -> bool:
     return tensor.is_neg() or tensor._is_zerotensor()
+
+
+def only_has_a_shape(tensor: Tensor) -> bool:
+    """Whether there is nothing to compute with: a meta tensor, but for a pretended device, which takes its launches."""
+    return tensor.is_meta and pretended_target() is None
 
 
 def is_transformed() -> bool:

@@ -28,6 +28,8 @@ from sdn_triton.tuning.precision import convolutions_in
 
 LIMIT = 2.0
 """How many times the error of the eager path that of a kernel may be."""
+MISSES = {"rms of the paired forward": 2.2, "maximum of d guidance in tf32": 2.1}
+"""What is allowed where the contract is known to be missed: docs/precision.md says why."""
 SEEDS = range(10)
 CPU = torch.device("cpu")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
@@ -84,6 +86,15 @@ class Errors:
     def worst_maximum_ratio(self) -> float:
         """Of the seed where it is largest."""
         return max(map(_ratio, self.largest, self.largest_of_eager))
+
+
+def limits(output: str, arithmetic: str, kernels: Iterable[str]) -> tuple[float, float]:
+    """How large the ratios of an output's rms and maximum may be, by the kernels that ran."""
+    by_paired_forward = "paired_forward" in kernels and "fusion_forward" not in kernels
+    is_response = by_paired_forward and output in ("output", "mean", "variance")
+    rms = MISSES["rms of the paired forward"] if is_response else LIMIT
+    in_tf32 = (arithmetic, output) == ("tf32", "d guidance")
+    return rms, MISSES["maximum of d guidance in tf32"] if in_tf32 else LIMIT
 
 
 def _ratio(error: float, of_eager: float) -> float:

@@ -19,6 +19,8 @@ from sdn_triton import (
     semantic_difference_conv2d,
 )
 from sdn_triton.options import BACKENDS
+from sdn_triton.tuning.configs import INTERPRETER
+from sdn_triton.tuning.pretended import pretended
 
 X = torch.randn(1, 4, 6, 6)
 K = torch.randn(4, 4, 3, 3)
@@ -51,7 +53,7 @@ def test_a_fallback_warns_once_per_reason():
 
 
 def test_a_forced_backend_that_cannot_run_raises_with_the_reason():
-    with pytest.raises(BackendUnavailableError, match="float64"):
+    with pretended(INTERPRETER), pytest.raises(BackendUnavailableError, match="float64"):
         semantic_difference_conv2d(X.double(), X.double(), K.double(), backend="triton")
 
 

@@ -25,7 +25,6 @@ from sdn_triton.bench.providers import (
     UnfusedBlock,
     UnfusedNeck,
     central_difference,
-    heuristic_configs,
     plain,
     unfold,
 )
@@ -141,6 +140,24 @@ def test_a_call_that_fails_while_it_warms_up_is_left_out():
     assert (list(timings), failures) == (["whole"], {"broken": "no"})
 
 
+def test_a_call_that_fails_later_is_left_out_too():
+    class OneSecond:
+        def warm_up(self, name, call):
+            call()
+
+        def sample(self, name, call):
+            call()
+            return 1.0
+
+    failures, left = {}, iter(range(4))
+    calls = {"first": lambda: None, "breaks": lambda: next(left), "last": lambda: None}
+    timings = measure.interleave(
+        calls, CPU, 1.0, (6, 6), clock=OneSecond(), on_failure=lambda name, error: failures.update({name: type(error)})
+    )
+    assert failures == {"breaks": StopIteration}
+    assert timings == {"first": measure.Timing((1.0,) * 6), "last": measure.Timing((1.0,) * 6)}
+
+
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.kind)
 def test_operations_are_those_that_torch_counts(workload):
     """PyTorch's counter sees the products of every operator on the way, those of the library by their own formulas."""
@@ -200,19 +217,35 @@ def test_the_unfused_block_is_the_same_block(workload):
     assert not [module for module in case.module.modules() if isinstance(module, SDN)]
 
 
-def test_the_heuristic_takes_the_place_of_tables_inside_only():
-    pytest.importorskip("triton")
-    from sdn_triton.launch import difference_call, fusion
-    from sdn_triton.tuning import lookup
-    from sdn_triton.tuning.configs import Target
-    from sdn_triton.tuning.defaults import Work, default_config
+def test_cudnn_tries_no_algorithms_while_results_are_checked(provider, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    seen = []
 
-    query = "fusion_forward", Work("bf16", 8, 1, 16384, 256, 256), Target("cuda", 90, 132)
-    with heuristic_configs():
-        for module in (difference_call, fusion):
-            assert module.config_for is not lookup.config_for
-            assert module.config_for(*query) == default_config(*query)
-    assert fusion.config_for is difference_call.config_for is lookup.config_for
+    def noting(u, v, weight, bias):
+        seen.append(torch.backends.cudnn.benchmark)
+        return unfold(u, v, weight, bias)
+
+    name = provider("noting", noting, exact=noting)
+    result, case = check(Problem(WORKLOADS[0], Setting(CPU, torch.float32)), PROVIDERS[name])
+    assert (result.status, seen) == ("ok", [False] * len(seen))
+    assert torch.backends.cudnn.benchmark
+    case.forward()
+    assert seen[-1]
+
+
+def test_the_first_call_on_a_gpu_does_not_count_as_memory(monkeypatch):
+    """Algorithms are tried in it. The GPU is one that only says what was asked of it."""
+    events = []
+    for name in ("synchronize", "memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: events.append(name) or len(events))
+    call = Prepared(lambda: events.append("prepare"), lambda: events.append("call"))
+    assert measure.peak_memory(call, torch.device("cuda")) > 0
+    first = events.index("call")
+    measured = events[first + 1 :]
+    assert measured[: measured.index("max_memory_allocated") + 1] == [
+        "prepare", "synchronize", "memory_allocated", "reset_peak_memory_stats", "call", "synchronize",
+        "max_memory_allocated",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("difference", [wrong_pixel, wrong_gradient])
@@ -324,9 +357,9 @@ def test_a_spent_budget_skips_and_a_second_run_goes_on(tmp_path):
 
 def test_what_takes_too_long_is_not_begun():
     run = started(["conv2d"], budget=60.0)
-    checked = runner.Checked(seconds=100.0)
+    checked, rows = runner.Checked(is_complete=True, seconds=100.0), {}
     (case,) = grid([TINY], [(40, 56)], kinds=("neck",), passes=("inference",))
-    rows = run._measure(case, checked, lambda what: None)
+    run._measure(case, checked, rows, lambda what: None)
     assert rows["conv2d"]["status"] == "skipped"
     assert "this case takes about 800" in rows["conv2d"]["why"]
 

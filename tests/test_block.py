@@ -18,19 +18,15 @@ from sdn_triton import SDN, SDNNeck, explain
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.options import BlockOptions, DifferenceOptions
-from sdn_triton.tuning.configs import Target
+from sdn_triton.tuning.configs import INTERPRETER, Target
 from sdn_triton.tuning.defaults import Work, default_config
+from sdn_triton.tuning.pretended import pretended
 
 pytest.importorskip("triton")
 
 from sdn_triton.launch.run import recorded_launches
 
 SAME = DifferenceOptions((3, 3), padding=(1, 1))
-
-
-@pytest.fixture(autouse=True)
-def ieee(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 OPTIONS = {
@@ -212,7 +208,8 @@ def image_memory(call, smallest: int) -> list[int]:
 def test_evaluation_allocates_nothing_but_the_output(coarse):
     fused = trained(torch.device("cpu")).eval()
     u, v = images(torch.device("cpu"), size=(32, 34), coarse=coarse)
-    with torch.no_grad(), recorded_launches():  # what the interpreter itself allocates is none of the library's
+    # What the interpreter itself allocates is none of the library's.
+    with pretended(INTERPRETER), torch.no_grad(), recorded_launches():
         allocated = image_memory(lambda: fused(u, v), v.nbytes)
     assert allocated == [u.nbytes]
 
@@ -373,7 +370,7 @@ def test_the_table_of_what_fuses(line):
     assert re.search(rf"^\| {re.escape(line)}.* \|$", README, re.MULTILINE)
     make, recorded, kernels = LINES[line]
     made, (u, v) = make(), images(CPU)
-    with torch.set_grad_enabled(recorded), recorded_launches() as launches:
+    with pretended(INTERPRETER), torch.set_grad_enabled(recorded), recorded_launches() as launches:
         made(u, v)
     assert [launch.name for launch in launches] == kernels
 

@@ -2,6 +2,8 @@
 
 import copy
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -280,34 +282,77 @@ def test_reduced_overhead_replays_cuda_graphs(training):
             torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.gpu
-def test_a_cuda_graph_captures_forward_and_backward():
-    neck = SDNNeck([4, 6], contrast=0.7, learn_contrast=True).cuda()
-    features = [torch.randn(2, 4, 8, 8, device="cuda"), torch.randn(2, 6, 4, 4, device="cuda")]
+def warmed_up_and_captured(neck: SDNNeck, features: list[Tensor], training: bool, aside, capture) -> list[Tensor]:
+    """The outputs of a captured forward and backward, as docs/pytorch.md says that it has to be done."""
+    neck.train(training)
 
-    def forward_and_backward() -> tuple[Tensor, ...]:
+    def step() -> list[Tensor]:
         outputs = neck(features)
         sum(o.square().sum() for o in outputs).backward()
-        return outputs
+        return [o.detach() for o in outputs]
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with aside:
         for _ in range(3):
-            forward_and_backward()
-    torch.cuda.current_stream().wait_stream(stream)
-    neck.eval()
+            step()
     neck.zero_grad(set_to_none=True)
+    with capture:
+        return step()
+
+
+def example_of_a_graph(device: str, **options) -> tuple[SDNNeck, list[Tensor]]:
+    neck = SDNNeck([4, 6], contrast=0.7, learn_contrast=True, **options).to(device)
+    return neck, [torch.randn(2, 4, 8, 8, device=device), torch.randn(2, 6, 4, 4, device=device)]
+
+
+@contextmanager
+def another_stream() -> Iterator[None]:
+    stream, outside = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(outside)
+    with torch.cuda.stream(stream):
+        yield
+    outside.wait_stream(stream)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_cuda_graph_captures_forward_and_backward(training):
+    neck, features = example_of_a_graph("cuda")
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = forward_and_backward()
+    captured = warmed_up_and_captured(neck, features, training, another_stream(), torch.cuda.graph(graph))
     for feature in features:
         feature.copy_(torch.randn_like(feature))
     graph.replay()
-    gradients = [p.grad.clone() for p in neck.parameters()]
+    found = [x.clone() for x in (*captured, *(p.grad for p in neck.parameters()))]
     neck.zero_grad(set_to_none=True)
-    for got, want in zip((*captured, *gradients), (*forward_and_backward(), *(p.grad for p in neck.parameters()))):
-        assert torch.equal(got, want)
+    outputs = neck(features)
+    sum(o.square().sum() for o in outputs).backward()
+    for got, want in zip(found, (*outputs, *(p.grad for p in neck.parameters())), strict=True):
+        torch.testing.assert_close(got, want)  # PyTorch's own convolutions and resizing add up in any order
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_a_capture_loads_no_kernel(training):
+    """CUDA does not allow it, and training and evaluation take different ones."""
+    pytest.importorskip("triton")
+    from sdn_triton.launch.run import recorded_launches
+    from sdn_triton.tuning.configs import Target
+    from sdn_triton.tuning.pretended import pretended
+
+    def loaded(launches: list) -> set[tuple]:
+        options = [{k: v for k, v in x.arguments.items() if k.isupper()} for x in launches]
+        return {(x.name, x.config, *sorted(o.items())) for x, o in zip(launches, options)}
+
+    @contextmanager
+    def capture() -> Iterator[None]:
+        count = len(launches)
+        yield
+        assert loaded(launches[count:]) <= loaded(launches[:count])
+
+    with pretended(Target("cuda", 90, 132)), recorded_launches() as launches:
+        neck, features = example_of_a_graph("cpu", backend="triton")
+        warmed_up_and_captured(neck, features, training, nullcontext(), capture())
+        with pytest.raises(AssertionError), capture():
+            sum(o.sum() for o in neck.train(not training)(features)).backward()
 
 
 def test_no_value_is_read_on_the_way_to_the_kernels():

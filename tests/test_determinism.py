@@ -5,8 +5,12 @@ import importlib.util
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdn_triton import SDN, feature_fusion, semantic_difference_conv2d
+from sdn_triton.ops.resize import repeatable_gradient, resized_gradient
 
 TIMES, TIMES_OF_A_BLOCK = 20, 8
 INTERPRETED = 3  # times: on one thread, one program after another, there is no other order
@@ -148,3 +152,41 @@ def test_a_fused_image_does_not_depend_on_its_batch(path, size, device):
     u, y = torch.randn(2, 5, C, H, W, device=device, dtype=dtype)
     weight = torch.randn(O, 2 * C, 1, 1, device=device, dtype=dtype)
     assert_independent(on(path, lambda u, y, backend: feature_fusion(u, y, weight, backend=backend)), u, y)
+
+
+RESIZINGS = [((16, 18), (8, 9)), ((9, 7), (4, 5)), ((4, 5), (9, 11)), ((13, 12), (1, 1)), ((7, 9), (3, 9))]
+
+
+@pytest.mark.parametrize(("large", "small"), RESIZINGS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_gradient_of_resizing_in_a_fixed_order_is_pytorch_s_own(dtype, large, small, device):
+    grad, image = (torch.randn(2, 3, *size, dtype=dtype, device=device) for size in (large, small))
+    grad = grad.to(memory_format=torch.channels_last)
+    exact = image.cpu().double().requires_grad_()
+    F.interpolate(exact, size=large, mode="bilinear", align_corners=False).backward(grad.cpu().double())
+    found = repeatable_gradient(grad, image)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.cpu(), exact.grad.to(dtype))
+    torch.autograd.gradcheck(repeatable_gradient, (grad.double().requires_grad_(), image.double()), fast_mode=True)
+
+
+class Called(TorchDispatchMode):
+    """The operations that are called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("path", ["eager", "traced"])
+def test_no_gradient_of_resizing_is_an_error_on_a_gpu(path):
+    """PyTorch's own is, under deterministic algorithms."""
+    with FakeTensorMode(), Called() as called:
+        grad, image = (torch.empty(2, 3, *size, device="cuda") for size in ((8, 10), (4, 5)))
+        assert resized_gradient(grad, image, path).shape == image.shape
+    assert "index_add" in called.names
+    assert "upsample_bilinear2d_backward" not in called.names

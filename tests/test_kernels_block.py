@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_reference import among_nans, assert_as_good_as, difference_conv, guarded, transposed
-from test_kernels import DTYPES, ieee, options, skip_what_cannot_run
+from test_kernels import DTYPES, options, skip_what_cannot_run
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -16,8 +16,6 @@ from sdn_triton.launch import block as launch
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockOptions, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
-
-__all__ = ["ieee"]  # a fixture
 
 EPS = 1e-3
 

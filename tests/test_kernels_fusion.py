@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from kernel_reference import among_nans, assert_as_good_as, fusion, guarded, transposed, value_and_gradients
-from test_kernels import DTYPES, ieee, skip_what_cannot_run
+from test_kernels import DTYPES, skip_what_cannot_run
 
 pytest.importorskip("triton")
 
@@ -15,8 +15,6 @@ from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS
-
-__all__ = ["ieee"]  # a fixture
 
 ALL = FusionNeeds(*(True for _ in FusionNeeds._fields))
 SMALL_TILES = dict.fromkeys(KERNELS, KernelConfig(16, 4, 16, 16, 4, 1, splits=3))
@@ -167,6 +165,7 @@ def test_nan_stays_at_its_pixel(device) -> None:
     assert dresponse.isfinite().all()
 
 
+@pytest.mark.huge
 def test_offsets_beyond_32_bits(device) -> None:
     tensors = Case(2, 3, 2, 4, (3, 4)).tensors(torch.float16, device)
     expected = run(launch, tensors, "relu")

@@ -18,7 +18,7 @@ from kernel_reference import (
     transposed,
     value_and_gradients,
 )
-from test_kernels import GRADIENTS, Case, ieee, options, run
+from test_kernels import GRADIENTS, Case, options, run
 from test_kernels_paired import PAIRS, tensors_of
 from torch import Tensor
 
@@ -35,8 +35,6 @@ from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockOptions, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
-
-__all__ = ["ieee"]  # a fixture
 
 Layout = Callable[[Tensor], Tensor]
 

@@ -1,15 +1,8 @@
-"""The marker ``sampled``, tried on a file of tests."""
+"""Samples and shares of tests, tried on a file of them."""
 
-import subprocess
-import sys
-from pathlib import Path
+import pytest
+import sampling
 
-CONFTEST = """
-from sampling import mark_what_a_sample_leaves_out
-
-def pytest_collection_modifyitems(items):
-    mark_what_a_sample_leaves_out(items)
-"""
 CASES = """
 import pytest
 
@@ -21,28 +14,38 @@ def test_all(): pass
 """
 
 
-def collected(folder: Path, chosen: str) -> list[str]:
-    options = [
-        "-m",
-        chosen,
-        "--collect-only",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        f"pythonpath={Path(__file__).parent}",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return [line for line in done.stdout.splitlines() if "::" in line]
+@pytest.fixture
+def items(tmp_path):
+    """What pytest collects of the file."""
+    file = tmp_path / "test_cases.py"
+    file.write_text(CASES)
+    found = []
+
+    class Collected:
+        def pytest_collection_modifyitems(self, items):
+            found.extend(items)
+
+    pytest.main([str(file), "--collect-only", "--noconftest", "--import-mode=importlib"], plugins=[Collected()])
+    assert len(found) == 7
+    return found
 
 
-def test_a_sample_and_the_rest_are_all(tmp_path):
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_cases.py").write_text(CASES)
-    short, long = collected(tmp_path, "not long"), collected(tmp_path, "long")
+def test_a_sample_and_the_rest(items):
+    sampling.mark_what_a_sample_leaves_out(items)
+    short = [item.name for item in items if item.get_closest_marker("long") is None]
     assert len(short) == 2 + 1
-    assert "test_cases.py::test_all" in short
-    assert "test_cases.py::test_some[5]" in long
-    assert len({*short, *long}) == len(short) + len(long) == 7
+    assert "test_all" in short
+    assert "test_some[5]" not in short
+
+
+def test_shares_are_all_without_overlap(items):
+    shares = [sampling.share_of(items, f"{k}/2") for k in (1, 2)]
+    assert all(shares)
+    together = [item.name for share in shares for item in share]
+    assert sorted(together) == sorted(item.name for item in items)
+
+
+@pytest.mark.parametrize("share", ["0/3", "4/3", "1", "1/0", "a/b"])
+def test_wrong_shares_say_so(share):
+    with pytest.raises(pytest.UsageError, match="--share must be k/n"):
+        sampling.share_of([], share)

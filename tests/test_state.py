@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from devices import DEVICE
+from devices import DEVICE, RUNS_EAGERLY
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -111,7 +111,8 @@ def test_activation_checkpointing_changes_no_gradient(reentrant):
         sum(o.sin().sum() for o in outputs).backward()
         gradients.append([fine.grad, coarse.grad, *(p.grad.clone() for p in neck.parameters())])
     for plain, again in zip(*gradients, strict=True):
-        assert torch.equal(plain, again)
+        # On a GPU the forward of a reentrant checkpoint, which records nothing, is one kernel and not its parts.
+        torch.testing.assert_close(plain, again, rtol=0 if RUNS_EAGERLY else None, atol=0 if RUNS_EAGERLY else None)
 
 
 MADE = {

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from sdn_triton.bench.providers import PROVIDERS
 from sdn_triton.tuning import lookup, use_table
 from sdn_triton.tuning.buckets import bucket_of
 from sdn_triton.tuning.configs import KernelConfig, Target, config_from_json, config_to_json
@@ -298,6 +300,23 @@ def test_what_cannot_run_on_the_target_is_passed_over(tmp_path):
     ):
         found = config_for(FORWARD, WORK, H100)
     assert found.source == "heuristic"
+
+
+def test_a_provider_without_tables(tmp_path):
+    """Whoever looks up, and in whichever thread: autograd goes back in threads of its own."""
+    use_table(write(tmp_path / "table.json"))
+    without = PROVIDERS["triton-default"].around
+
+    def source() -> str:
+        return config_for(FORWARD, WORK, H100).source
+
+    with ThreadPoolExecutor(1) as other_thread:
+        assert source().startswith("user's table")
+        with without():
+            with without():
+                assert source() == other_thread.submit(source).result() == "heuristic"
+            assert source() == other_thread.submit(source).result() == "heuristic"
+        assert source() == other_thread.submit(source).result() == f"user's table {tmp_path / 'table.json'}"
 
 
 def test_files_are_read_once(tmp_path, monkeypatch):

@@ -26,11 +26,12 @@ from sdn_triton.tuning.pretended import pretended
 
 from .. import arguments
 from ..cases import DTYPES, FORMATS, BenchCase
-from ..environment import git_revision, package_version, write_json
+from ..environment import package_version, write_json
 from ..examination import Case, examine
 from ..kernel_work import KERNELS, work_of
 from ..predicted import FOLDER, OURS
 from ..providers import PROVIDERS
+from ..revision import git_revision
 from ..suites import SUITES
 from ..throughput import MULTIPROCESSORS
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from sdn_triton import decomposed
+from sdn_triton.tuning.precision import convolutions_in
 
 from .network import VARIANTS, build_network
 from .scenes import CLASSES
@@ -111,7 +112,7 @@ def compare_paths(
     """Train the SDN network along both paths from the same seed, without TF32, and once more perturbed."""
     scenes = training_scenes(setting, seed)
     losses = {}
-    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+    with convolutions_in("ieee"):
         for name, path, noise in ((*reference, 0.0), (*other, 0.0), ("perturbed", reference[1], PERTURBATION)):
             network = build_network(VARIANTS["sdn"], CLASSES, seed)
             perturb(network, noise)

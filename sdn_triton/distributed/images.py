@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sdn_triton.checks import check_difference, pair
 from sdn_triton.distributed.rows import OUTSIDE, Rows, Wanted, take_rows
 from sdn_triton.functional import semantic_difference_conv2d
+from sdn_triton.ops.resize import mixture
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.outputs import memory_format
 
@@ -107,7 +108,7 @@ def resize(image: Image, width: int, rows: Rows) -> Image:
     (tile,) = take_rows([image.local], image.rows, wanted)
     tile = F.interpolate(tile.to(wide), (tile.shape[2], width), mode="bilinear", align_corners=False)
     first = wanted[rows.rank][0]
-    low, high, share = (x.to(tile.device) for x in _mixture(image.rows.height, rows.height, rows.own, wide))
+    low, high, share = mixture(_numbers(rows.own, tile.device), image.rows.height, rows.height, wide)
     below, above = tile.index_select(2, low - first), tile.index_select(2, high - first)
     return Image(torch.lerp(below, above, share.view(-1, 1)).to(image.local.dtype), rows)
 
@@ -177,12 +178,8 @@ def _windows(bounds: tuple[int, ...], out_bounds: tuple[int, ...], window: Windo
     return tuple(wanted)
 
 
-def _mixture(height: int, out_height: int, outputs: range, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The two rows that each output row mixes, and the second one's share, as ``F.interpolate`` computes them."""
-    scale = torch.tensor(height, dtype=dtype) / out_height
-    source = (scale * (torch.arange(outputs.start, outputs.stop).to(dtype) + 0.5) - 0.5).clamp(min=0)
-    low = source.long().clamp(max=height - 1)
-    return low, (low + 1).clamp(max=height - 1), source - low
+def _numbers(rows: range, device: torch.device) -> Tensor:
+    return torch.arange(rows.start, rows.stop, device=device)
 
 
 @lru_cache(maxsize=256)
@@ -190,6 +187,7 @@ def _sources(height: int, out_bounds: tuple[int, ...], dtype: torch.dtype) -> Wa
     """The rows that each rank's output rows are mixed of."""
     wanted = []
     for start, stop in pairwise(out_bounds):
-        low, high, _ = _mixture(height, out_bounds[-1], _computed(range(start, stop), out_bounds[-1]), dtype)
+        outputs = _computed(range(start, stop), out_bounds[-1])
+        low, high, _ = mixture(_numbers(outputs, torch.device("cpu")), height, out_bounds[-1], dtype)
         wanted.append(tuple(range(int(low[0]), int(high[-1]) + 1)))
     return tuple(wanted)

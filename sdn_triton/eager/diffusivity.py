@@ -67,6 +67,14 @@ def _of_sum(name: str, x: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.ones_like(x) if out is None else out.fill_(1)
 
 
-@lru_cache
 def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.ones((), dtype=dtype, device=device)
+    """1 as a tensor.
+
+    Kept on a CPU only: on a GPU a first call may be inside a capture, and memory allocated there is the graph's own.
+    """
+    return _kept_one(dtype) if device.type == "cpu" else torch.ones((), dtype=dtype, device=device)
+
+
+@lru_cache
+def _kept_one(dtype: torch.dtype) -> Tensor:
+    return torch.ones((), dtype=dtype, device="cpu")

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sdn_triton.backend import is_interpreted
+from sdn_triton.launch.support import LARGEST_GRID, LARGEST_GRID_AXIS
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
@@ -34,6 +36,9 @@ class Launch:
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     config: KernelConfig
+
+    def __post_init__(self) -> None:
+        refuse_too_large(self.kernel, self.grid)
 
     @property
     def name(self) -> str:
@@ -77,6 +82,21 @@ class Launch:
             if reason is None:
                 raise
             raise LaunchFailedError(self.tuned_as, self.config, reason) from error
+
+
+def refuse_too_large(kernel: Any, grid: tuple[int, ...]) -> None:
+    """Raise where no GPU takes the grid: of one with 2^31 programs Triton starts none, and says nothing.
+
+    Raises:
+        ValueError: it has too many programs.
+    """
+    if prod(grid) <= LARGEST_GRID and all(length <= LARGEST_GRID_AXIS for length in grid[1:]):
+        return
+    raise ValueError(
+        f"these tensors are too large for {kernel.__name__}: it would run a grid of {' x '.join(map(str, grid))} "
+        f"programs, and a GPU takes at most {LARGEST_GRID} in all and {LARGEST_GRID_AXIS} along the second and third "
+        "axis; compute a smaller batch at a time, or use backend='eager'"
+    )
 
 
 def note_launch(launch: Callable[[], Launch]) -> bool:

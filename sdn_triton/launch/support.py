@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from sdn_triton.options import BlockOptions, Contrast, DifferenceOptions
+from sdn_triton.tuning.configs import INTERPRETER
 from sdn_triton.tuning.pretended import pretended_target
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LARGEST_GRID = 2**31 - 1
+"""Programs of one launch."""
 LARGEST_GRID_AXIS = 65_535
+"""Programs along its second or third axis."""
 LARGEST_VECTOR_GROUPS = 8
 LARGEST_WEIGHT = 2**31 - 1
 OLDEST_CAPABILITY = (8, 0)
@@ -32,6 +36,9 @@ def why_not_difference(
         return obstacle
     if options.groups > LARGEST_GRID_AXIS:
         return f"the kernels take at most {LARGEST_GRID_AXIS} groups, got {options.groups}"
+    rows, columns = options.kernel_size
+    if rows * columns > LARGEST_GRID_AXIS:
+        return f"the kernels take at most {LARGEST_GRID_AXIS} taps, got {rows}x{columns}"
     if options.similarity == "vector" and options.groups > LARGEST_VECTOR_GROUPS:
         return (
             f"with similarity='vector' the kernels take at most {LARGEST_VECTOR_GROUPS} groups, got {options.groups}: "
@@ -80,7 +87,7 @@ def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None
     for tensor in (other, weight):
         if tensor.dtype != input.dtype:
             return f"the kernels need one dtype for all tensors, got {_name(input.dtype)} and {_name(tensor.dtype)}"
-    if input.dtype == torch.bfloat16 and input.device.type == "cpu" and pretended_target() is None:
+    if input.dtype == torch.bfloat16 and input.device.type == "cpu" and pretended_target() in (None, INTERPRETER):
         return "Triton's interpreter computes bfloat16 wrongly"
     if weight.numel() > LARGEST_WEIGHT:
         return f"the kernels take weights of at most {LARGEST_WEIGHT} elements, got {weight.numel()}"

@@ -20,7 +20,7 @@ from sdn_triton.ops.operator import distinct, gradients_of, needs_gradient, rest
 from sdn_triton.ops.path import Arguments, PathOperator, path_module
 from sdn_triton.ops.resize import resized, resized_gradient, size_of
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain, in_memory
+from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 
 Moments = tuple[Tensor, Tensor, Tensor]
 
@@ -98,7 +98,7 @@ def response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) -> 
     grad = torch.zeros_like(response) if grad is None else grad
     by_mean, by_variance = (torch.zeros_like(mean) if g is None else g for g in (by_mean, by_variance))
     given = grad, response, mean, by_mean, by_variance
-    if path == "triton" and not torch.is_grad_enabled() and are_plain(given) and not response.is_meta:
+    if path == "triton" and not torch.is_grad_enabled() and are_plain(given) and not only_has_a_shape(response):
         found: Tensor = path_module(path, "moments").gradient(*in_memory(given))
         return found
     count = response.numel() // response.shape[1]

@@ -20,7 +20,7 @@ from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
 from sdn_triton.ops.path import NAMESPACE, Arguments, PathOperator
 from sdn_triton.ops.sharding import register_rules_if_used
-from sdn_triton.tracing import are_plain, is_plain, is_transformed
+from sdn_triton.tracing import are_plain, is_plain, is_transformed, only_has_a_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Operator(PathOperator):
         self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed, without their derivatives."""
-        if is_plain(grad) and not grad.is_meta and are_plain(arguments):
+        if is_plain(grad) and not only_has_a_shape(grad) and are_plain(arguments):
             return self.run_backward(grad, arguments, static, backend, needs)
         registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
         gradients = registered(grad, *self.flatten(arguments, static), backend, needs)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note
 from sdn_triton.ops.batching import image_by_image
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain, in_memory
+from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 from sdn_triton.tuning import fallback
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.shapes import note_call, tune_command
@@ -99,7 +99,7 @@ class PathOperator:
     def forward(self, arguments: Arguments, static: Any, backend: str) -> Any:
         """Compute the output, without its derivatives."""
         if are_plain(arguments):
-            if arguments[0].is_meta:
+            if only_has_a_shape(arguments[0]):
                 return self.empty_output(arguments, static)
             return self.run_forward(arguments, static, backend)
         self.prepare_registered()
@@ -146,7 +146,7 @@ class PathOperator:
     def choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
         """The path that a call takes, and why."""
         input: Tensor = arguments[0]
-        if backend == "eager" or (backend == "auto" and input.device.type != "cuda"):
+        if backend == "eager" or (backend == "auto" and not is_on_gpu(input)):
             return choose(backend, input, None)
         why_not = self.why_not(*arguments, static)
         if why_not is None and fallback.anything_failed():

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdn_triton.eager.layouts import compute_dtype
 from sdn_triton.ops.path import path_module
-from sdn_triton.tracing import are_plain, in_memory
+from sdn_triton.outputs import memory_format
+from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 
 Size = tuple[int, int]
 
@@ -29,8 +31,35 @@ def resized_gradient(grad: Tensor, image: Tensor, path: str) -> Tensor:
     """
     if size_of(grad) == size_of(image):
         return grad
-    if path == "triton" and not torch.is_grad_enabled() and are_plain((grad, image)) and not grad.is_meta:
+    if path == "triton" and not torch.is_grad_enabled() and are_plain((grad, image)) and not only_has_a_shape(grad):
         found: Tensor = path_module(path, "resize").gradient(*in_memory((grad, image)))
         return found
+    if grad.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return repeatable_gradient(grad, image)
     shape = list(image.shape)
     return torch.ops.aten.upsample_bilinear2d_backward(grad, list(size_of(grad)), shape, False, None, None)
+
+
+def repeatable_gradient(grad: Tensor, image: Tensor) -> Tensor:
+    """The same gradient by operations that add up in a fixed order under deterministic algorithms.
+
+    PyTorch's operator for it is an error there on a GPU; ``F.interpolate`` avoids that in the same way.
+    """
+    total = grad.to(compute_dtype(grad))
+    for dim in (2, 3):
+        size, large_size = image.shape[dim], total.shape[dim]
+        low, high, share = mixture(torch.arange(large_size, device=grad.device), size, large_size, total.dtype)
+        share = share.view(-1, 1) if dim == 2 else share
+        zeros = total.new_zeros([size if d == dim else total.shape[d] for d in range(4)])
+        total = zeros.index_add(dim, low, total * (1 - share)).index_add(dim, high, total * share)
+    return total.to(image.dtype, memory_format=memory_format(grad))
+
+
+def mixture(lines: Tensor, size: int, large_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``F.interpolate`` mixes each of these lines of: two lines of the ``size`` that there are, and a share.
+
+    ``lines`` are numbers of rows, or of columns, among ``large_size``; the share is that of the second line.
+    """
+    source = (size / large_size * (lines.to(dtype) + 0.5) - 0.5).clamp(min=0)
+    low = source.long().clamp(max=size - 1)
+    return low, (low + 1).clamp(max=size - 1), source - low

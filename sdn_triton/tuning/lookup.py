@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,9 +45,10 @@ _given: tuple[Path, ...] = ()
 _origins: dict[tuple[str, KernelConfig], KernelConfig] = {}
 _rejected: set[tuple[str, KernelConfig]] = set()
 _warned: set[str] = set()
+_tables_are_off = 0
+"""How many :func:`without_tables` are active."""
 
 
-@lru_cache(maxsize=4096)
 def config_for(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration that ``kernel`` runs ``work`` with on ``target``; its ``source`` says which layer has it.
 
@@ -58,6 +60,12 @@ def config_for(kernel: str, work: Work, target: Target) -> KernelConfig:
         >>> config_for("fusion_forward", Work("bf16", 8, 1, 16384, 256, 256), Target("cuda", 90, 132)).source
         'heuristic'
     """
+    return default_config(kernel, work, target) if _tables_are_off else _found(kernel, work, target)
+
+
+@lru_cache(maxsize=4096)
+def _found(kernel: str, work: Work, target: Target) -> KernelConfig:
+    """The configuration of the first table that has one, else the heuristic's."""
     key = kernel, bucket_of(work)
     for title, configs in _layers(target):
         found = configs.get(key)
@@ -74,6 +82,27 @@ def config_for(kernel: str, work: Work, target: Target) -> KernelConfig:
             return config
         _warn_once(f"{found.source}: its configuration of {kernel} cannot run on {target}: {obstacle}")
     return default_config(kernel, work, target)
+
+
+@contextmanager
+def without_tables() -> Iterator[None]:
+    """Take every configuration from the heuristic, as if there were no tables.
+
+    That holds for the whole process: the backward pass looks configurations up in threads of autograd's own.
+
+    Example:
+        >>> with without_tables():
+        ...     config_for("fusion_forward", Work("bf16", 8, 1, 16384, 256, 256), Target("cuda", 90, 132)).source
+        'heuristic'
+    """
+    global _tables_are_off
+    with _lock:
+        _tables_are_off += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _tables_are_off -= 1
 
 
 def use_table(path: str | os.PathLike[str] | None) -> None:
@@ -115,7 +144,7 @@ def reject(kernel: str, config: KernelConfig) -> bool:
         if entry is None:
             return False
         _rejected.add((kernel, entry))
-        config_for.cache_clear()
+        _found.cache_clear()
         return True
 
 
@@ -128,7 +157,7 @@ def _forget() -> None:
         _rejected.clear()
         _warned.clear()
         _layers.cache_clear()
-        config_for.cache_clear()
+        _found.cache_clear()
 
 
 @lru_cache(maxsize=64)

@@ -13,7 +13,11 @@ _target: ContextVar[Target | None] = ContextVar("sdn_triton_pretended_target", d
 
 @contextmanager
 def pretended(target: Target) -> Iterator[None]:
-    """Take CPU tensors for those of this device; Triton must have a driver that runs what it compiles for it.
+    """Take CPU tensors for those of this device, with ``backend="auto"`` too.
+
+    Triton must interpret, or have a driver that runs what it compiles for the device.
+
+    Meta tensors, too, whose launches can be recorded or compiled, and not run.
 
     Example:
         >>> with pretended(Target("cuda", 90, 132)):
@@ -28,5 +32,5 @@ def pretended(target: Target) -> Iterator[None]:
 
 
 def pretended_target() -> Target | None:
-    """The device that CPU tensors are taken to be on; None outside of :func:`pretended`."""
+    """The device that CPU and meta tensors are taken to be on; None outside of :func:`pretended`."""
     return _target.get()

@@ -45,6 +45,7 @@ def uses_tensor_cores(kernel: str, arithmetic: str) -> bool:
     ("kernel", "name", "arithmetic"),
     sample(CASES, lambda kernel, name, arithmetic: name == "sm_90" and arithmetic != "fp16"),
 )
+@pytest.mark.sampled(20)
 def test_defaults_fit(kernel: str, name: str, arithmetic: str) -> None:
     target = TARGETS[name]
     configs = all_defaults(kernel, arithmetic, target)
@@ -103,6 +104,7 @@ def in_turn(case: tuple[str, str], name: str) -> bool:
         lambda kernel, variant, name: in_turn((kernel, variant), name),
     ),
 )
+@pytest.mark.sampled(18)
 def test_options_fit(kernel: str, variant: str, name: str) -> None:
     """Every option compiles and fits, and spills next to nothing."""
     target = TARGETS[name]
@@ -124,6 +126,7 @@ def hopper_in_bf16(name: str, arithmetic: str) -> bool:
 @pytest.mark.parametrize(("name", "arithmetic"), sample(product(["sm_90", "sm_100"], ["fp16", "bf16"]), hopper_in_bf16))
 @pytest.mark.parametrize("variant", ["zero_flux", "exponential-5x5-dilation2", "rational-stride2", "learned-contrast"])
 @pytest.mark.parametrize("kernel", [*PAIRED_KERNELS, "tap_products"])
+@pytest.mark.sampled(6)
 def test_options_of_pairs_fit(kernel: str, variant: str, name: str, arithmetic: str) -> None:
     """So do those of the kernels that take channels in pairs, in both half types."""
     target, arguments = TARGETS[name], VARIANTS[variant]

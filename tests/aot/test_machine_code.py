@@ -50,6 +50,7 @@ LEAST = 3.0
 @pytest.mark.skipif(not triton.__version__.startswith("3.7."), reason="the pins are those of triton 3.7")
 @pytest.mark.parametrize("channels", sample([256, 128], lambda channels: channels == 256), ids="C{}".format)
 @pytest.mark.parametrize(("kernel", "arch"), PINS, ids=lambda name: name)
+@pytest.mark.sampled(6)
 def test_the_default_kernels_issue_no_more_than_they_did(kernel, arch, channels):
     row = examine(Case(kernel, arch, "bf16", channels, channels))
     pin = PINS[kernel, arch][channels == 128]
@@ -110,6 +111,7 @@ def test_a_block_moves_the_least_there_is():
 # The others have the instructions of sm_80, which the pins above are about.
 @pytest.mark.parametrize("arch", sample(TARGETS, lambda arch: arch in ("sm_90", "sm_100", "gfx942")))
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.sampled(12)
 def test_every_kernel_is_understood_on_every_target(kernel, arch):
     channels = 128 if kernel == "block_forward" else 256  # as many responses as a tile holds everywhere
     row = examine(Case(kernel, arch, "bf16", channels, channels))
@@ -184,6 +186,7 @@ def code_of(kernel, arch, num_warps=4, **settings):
 
 
 @pytest.mark.parametrize("arch", TARGETS)
+@pytest.mark.sampled(4)
 def test_a_loop_that_can_be_counted_by_hand(arch):
     """Each thread has four floats: one load of 128 bits, four roots and four additions, however often unrolled."""
     threads = 256 if arch.startswith("gfx") else 128
@@ -212,6 +215,7 @@ TILES = [(4, (64, 64, 64)), (8, (128, 64, 32)), (4, (128, 128, 64))]
 
 @pytest.mark.parametrize(("num_warps", "tile"), sample(TILES, lambda num_warps, tile: num_warps == 8), ids=str)
 @pytest.mark.parametrize("arch", TARGETS)
+@pytest.mark.sampled(3)
 def test_products_of_a_loop(arch, num_warps, tile):
     m, n, k = tile
     flow = ControlFlow(code_of(products_kernel, arch, num_warps, M=m, N=n, K=k, ROOTS=False))
@@ -225,6 +229,7 @@ def test_products_of_a_loop(arch, num_warps, tile):
 
 
 @pytest.mark.parametrize("arch", TARGETS)
+@pytest.mark.sampled(3)
 def test_products_in_an_inner_loop(arch):
     """Eight products and one root for each of 64 x 64 sums: the inner loop has eight trips, or less if unrolled."""
     code = code_of(products_kernel, arch, M=64, N=64, K=64, ROOTS=True)

@@ -73,6 +73,7 @@ def same(a: tuple, b: tuple) -> bool:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.sampled(4)
 def test_a_repeated_launch_is_the_first_one_with_other_addresses(name, layout, monkeypatch):
     found = look_ups(monkeypatch)
     with pretended_gpu() as launches:

@@ -75,6 +75,7 @@ def is_hopper(name: str) -> bool:
 
 @pytest.mark.parametrize("name", sample(TARGETS, is_hopper))
 @pytest.mark.parametrize("kernel", WITH_PRODUCTS)
+@pytest.mark.sampled(3)
 def test_the_model_bounds_what_the_compiler_takes(kernel, name):
     target = TARGETS[name]
     if kernel == "tap_products" and target.architecture not in PAIRED_ARCHITECTURES:
@@ -95,6 +96,7 @@ def test_the_model_bounds_what_the_compiler_takes(kernel, name):
 
 @pytest.mark.parametrize("name", sample(["sm_90", "sm_100"], is_hopper))
 @pytest.mark.parametrize("kernel", PAIRED_KERNELS)
+@pytest.mark.sampled(2)
 def test_pairs_are_bounded_too(kernel, name):
     """The same of a draw whose channels travel in pairs; its shared memory is bounded in any case."""
     target = TARGETS[name]

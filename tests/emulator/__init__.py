@@ -54,6 +54,11 @@ class Emulation:
     findings: Findings = field(default_factory=Findings)
     launches: list[Launch] = field(default_factory=list)
 
+    @property
+    def kernels(self) -> set[str]:
+        """The names of those that were launched, without "_kernel"."""
+        return {launch.name.removesuffix("_kernel") for launch in self.launches}
+
     def run(self, program: Program, grid: tuple[int, int, int], signature: list[str], arguments: list[Any]) -> None:
         """Take a launch of the driver."""
         self.launches.append(run_launch(program, grid, signature, arguments, self.mode, self.findings))

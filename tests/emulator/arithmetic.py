@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .formats import NARROW, WIDE, Array, f32, f64, from_bf16, from_f16, joined, s64, u16, u32, u64
+from .formats import NARROW, WIDE, Array, f32, f64, from_bf16, from_f16, joined, lower, s64, u16, u32, u64, upper
 
 SMALLEST_NORMAL = f32(2.0**-126)
 
@@ -185,6 +185,6 @@ def popc(x: Array) -> Array:
 
 
 FUNCTIONS = (fma, ftz, unordered_or, ordered_and, div, rem, shl, shr, mulhi, wide_product, bfe, bfi, prmt, lop3)
-FUNCTIONS += (popc, from_bf16, from_f16, joined)
+FUNCTIONS += (popc, from_bf16, from_f16, joined, lower, upper)
 NAMES = {function.__name__: function for function in FUNCTIONS} | PACKED
 """What generated code may call."""

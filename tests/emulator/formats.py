@@ -70,6 +70,16 @@ def from_f16(bits: Array) -> Array:
     return np.asarray(bits).view(f16).astype(f32)
 
 
+def lower(words: Array) -> Array:
+    """The lower half of each."""
+    return np.asarray(words).astype(u16)
+
+
+def upper(words: Array) -> Array:
+    """The upper half of each."""
+    return (np.asarray(words) >> u32(16)).astype(u16)
+
+
 def from_tf32(bits: Array) -> Array:
     """The value that a tensor core takes a 32-bit operand for: its last 13 bits do not count."""
     return (np.asarray(bits) & TF32_BITS).view(f32)

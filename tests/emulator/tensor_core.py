@@ -16,6 +16,7 @@ import numpy as np
 from . import findings
 from .formats import Array, halves, wide
 from .operands import DEPTH_BYTES, Shape, operand_addresses
+from .tensor_fragments import Fragment, fragments
 from .tensor_memory import LANES, QUARTERS, Area
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Product:
 class Access:
     """A load or store of one warp."""
 
-    areas: list[tuple[Area, slice]]
-    """Rectangles, and the lanes of the warp that take them."""
+    areas: list[tuple[Area, Fragment]]
+    """Rectangles, and who holds their words."""
     instruction: Instruction
 
 
@@ -231,10 +232,10 @@ class TensorCore:
         m = self.machine
         for warp, areas in self._areas(a, addresses, len(numbers), layout, split):
             values = np.empty((len(numbers), 32), np.uint32)
-            for area, threads in areas:
+            for area, held in areas:
                 if m.mode.checks:
                     m.tensor_memory.begin_load(warp, area)
-                values[:, threads] = m.tensor_memory.words[area.index][0].T
+                values[held.registers, held.threads] = m.tensor_memory.words[area.index][0]
             m.scatter(m.lanes(warp), numbers, values)
             self.loads[warp].append(Access(areas, m.at))
 
@@ -272,29 +273,23 @@ class TensorCore:
                     m.tensor_memory.end_store(warp, area)
 
     def _write(self, access: Store) -> None:
-        for area, threads in access.areas:
-            self.machine.tensor_memory.words[area.index] = access.values[:, threads].T
+        for area, held in access.areas:
+            self.machine.tensor_memory.words[area.index] = access.values[held.registers, held.threads]
 
     def _areas(
         self, a: slice | Array, addresses: Array, count: int, layout: str, split: int
-    ) -> list[tuple[int, list[tuple[Area, slice]]]]:
-        """The rectangles of each warp, which may touch the lanes of its quarter only.
-
-        ``32x32b``: a lane for each thread. ``16x32bx2``: lanes for the first sixteen threads, and the same ones,
-        ``split`` columns further, for the others.
-        """
-        m, height = self.machine, 32 if layout == "32x32b" else 16
+    ) -> list[tuple[int, list[tuple[Area, Fragment]]]]:
+        """The rectangles of each warp, which may touch the lanes of its quarter only."""
+        m, held = self.machine, fragments(layout, count)
+        height = held[0].lanes
         found = []
         for warp, address in self._each_warp(a, addresses):
             quarter, first = divmod(address >> 16, LANES)
             if quarter != warp % QUARTERS or first % height:
                 m.fail(findings.OUT_OF_BOUNDS, f"warp {warp} at lane {address >> 16} of tensor memory")
             quarters, lanes = slice(quarter, quarter + 1), slice(first, first + height)
-            areas = []
-            for half in range(LANES // height):
-                columns = m.tensor_memory.columns(address + half * split, count)
-                areas.append((Area(quarters, lanes, columns), slice(half * height, half * height + height)))
-            found.append((warp, areas))
+            columns = [m.tensor_memory.columns(address + part.splits * split, part.columns) for part in held]
+            found.append((warp, [(Area(quarters, lanes, c), part) for c, part in zip(columns, held)]))
         return found
 
     # ---- the end

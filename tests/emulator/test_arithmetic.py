@@ -9,6 +9,7 @@ import torch
 
 from emulator import arithmetic, formats
 from emulator.conversion import convert
+from emulator.handwritten import execute
 
 RANDOM = np.random.default_rng(0)
 EDGES = (0, 1 << 31, 1, 0x007FFFFF, 0x00800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000)
@@ -200,3 +201,25 @@ def test_integer_to_float() -> None:
     assert (narrow == ints(np.int32).astype(np.int8)).shape == narrow.shape
     with pytest.raises(NotImplementedError):
         convert(x, "f32", "s64", ("rz",))
+
+
+def test_halves_are_compared_apart() -> None:
+    """``setp`` of words of two numbers: the first predicate is about the lower halves."""
+    numbers = [[1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [float("nan"), 0.0]]
+    words = torch.tensor(numbers, dtype=torch.float16).view(torch.int32)
+    result = torch.full((4, 2), -1, dtype=torch.int32)
+    body = """
+    setp.ge.u32 %p3, %r0, 4;
+    @%p3 bra $end;
+    mad.wide.u32 %rd5, %r0, 4, %rd0;
+    mad.wide.u32 %rd6, %r0, 8, %rd1;
+    ld.global.b32 %r6, [%rd5];
+    mov.b32 %r9, 1006648320;
+    setp.le.f16x2 %p1|%p2, %r6, %r9;
+    selp.b32 %r7, 1, 0, %p1;
+    selp.b32 %r8, 1, 0, %p2;
+    st.global.v2.b32 [%rd6], {%r7, %r8};
+    $end:
+    """
+    execute(body, words, result, threads=32).raise_if_any()
+    assert result.tolist() == [[1, 0], [0, 1], [1, 1], [0, 1]]

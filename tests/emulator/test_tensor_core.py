@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from emulator.blackwell_example import Example, Layout
+from emulator.handwritten import execute
 from emulator.machine import Mode
 
 MODES = {
@@ -48,3 +50,55 @@ def test_swizzle_is_what_the_manual_draws() -> None:
     assert Layout(128).place(1, 0, 2) == 128 + 16
     assert Layout(64, stride=512).place(2, 0, 2) == 2 * 64 + 16
     assert Layout(32, stride=256).place(4, 8, 2) == 4 * 32
+
+
+SIXTEEN_LANES = """
+    shr.u32 %r6, %r0, 5;
+    setp.eq.s32 %p1, %r6, 0;
+    @%p1 tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r2], 32;
+    bar.sync 0;
+    ld.shared.b32 %r5, [%r2];
+    shl.b32 %r18, %r6, 21;
+    add.s32 %r18, %r18, %r5;
+    mad.wide.u32 %rd2, %r0, 64, %rd0;
+    mad.wide.u32 %rd3, %r0, 64, %rd1;
+    ld.global.v4.b32 {%r20, %r21, %r22, %r23}, [%rd2];
+    ld.global.v4.b32 {%r24, %r25, %r26, %r27}, [%rd2+16];
+    ld.global.v4.b32 {%r30, %r31, %r32, %r33}, [%rd2+32];
+    ld.global.v4.b32 {%r34, %r35, %r36, %r37}, [%rd2+48];
+    tcgen05.st.sync.aligned.16x128b.x4.b32 [%r18 + 0], {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27};
+    tcgen05.st.sync.aligned.16x128b.x4.b32 [%r18 + 1048576], {%r30, %r31, %r32, %r33, %r34, %r35, %r36, %r37};
+    tcgen05.wait::st.sync.aligned;
+    LOAD
+    tcgen05.wait::ld.sync.aligned;
+    st.global.v4.b32 [%rd3], {%r40, %r41, %r42, %r43};
+    st.global.v4.b32 [%rd3+16], {%r44, %r45, %r46, %r47};
+    st.global.v4.b32 [%rd3+32], {%r50, %r51, %r52, %r53};
+    st.global.v4.b32 [%rd3+48], {%r54, %r55, %r56, %r57};
+    bar.sync 0;
+    @%p1 tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;
+    @%p1 tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r5, 32;
+"""
+LOADS = {
+    "16x128b": "tcgen05.ld.sync.aligned.16x128b.x4.b32 {%r40, %r41, %r42, %r43, %r44, %r45, %r46, %r47}, [%r18 + 0];"
+    "tcgen05.ld.sync.aligned.16x128b.x4.b32 {%r50, %r51, %r52, %r53, %r54, %r55, %r56, %r57}, [%r18 + 1048576];",
+    "32x32b": "tcgen05.ld.sync.aligned.32x32b.x16.b32 {%r40, %r41, %r42, %r43, %r44, %r45, %r46, %r47, "
+    "%r50, %r51, %r52, %r53, %r54, %r55, %r56, %r57}, [%r18 + 0];",
+}
+
+
+@pytest.mark.parametrize("layout", LOADS)
+def test_four_threads_a_lane(layout: str) -> None:
+    """Two stores of sixteen lanes, loaded in the same way, or a lane for each thread."""
+    given = torch.arange(128 * 16, dtype=torch.int32).reshape(128, 16)
+    result = torch.full_like(given, -1)
+    found = execute(SIXTEEN_LANES.replace("LOAD", LOADS[layout]), given, result, threads=128, shared=16)
+    found.raise_if_any()
+    expected = given.clone()
+    if layout == "32x32b":
+        for thread, register in np.ndindex(128, 16):
+            warp, within = divmod(thread, 32)
+            half, k = divmod(register, 8)
+            lane, column = within // 4 + 8 * (k % 2) + 16 * half, 4 * (k // 2) + within % 4
+            expected[32 * warp + lane, column] = given[thread, register]
+    assert torch.equal(result, expected)

@@ -178,23 +178,33 @@ def selp(t: Translator, i: Instruction) -> list[str]:
 
 @instruction("setp")
 def setp(t: Translator, i: Instruction) -> list[str]:
+    """``setp.le.f32 p, a, b`` and, of the lower and the upper halves, ``setp.le.f16x2 p|q, a, b``"""
     how, kind = i.modifiers[0], i.modifiers[-1]
-    x, y = (t.value(operand, "b16" if kind == "bf16" else kind) for operand in i.operands[1:3])
+    target, x, y, *combined = i.operands
+    if kind in ("f16x2", "bf16x2"):
+        if combined or not isinstance(target, Vector):
+            raise Unsupported(str(i))
+        x, y = (t.value(operand, "b32") for operand in (x, y))
+        halves = [[f"from_{kind[:-2]}({half}({word}))" for word in (x, y)] for half in ("lower", "upper")]
+        puts = [t.put(part, _compared(how, *half, True), "pred") for part, half in zip(target.parts, halves)]
+        return [line for put in puts for line in put]
+    x, y = (t.value(operand, "b16" if kind == "bf16" else kind) for operand in (x, y))
     if kind == "bf16":
         x, y = f"from_bf16({x})", f"from_bf16({y})"
-    is_float = "f" in kind
-    if how in ("num", "nan"):
-        found = f"{'~' if how == 'num' else ''}(np.isnan({x}) | np.isnan({y}))"
-    elif how in COMPARISONS:
-        found = f"({x} {COMPARISONS[how]} {y})"
-        if how == "ne" and is_float:
-            found = f"ordered_and({found}, {x}, {y})"
-    else:
-        found = f"unordered_or({x} {COMPARISONS[how[:-1]]} {y}, {x}, {y})"
-    if len(i.operands) == 4:
+    found = _compared(how, x, y, "f" in kind)
+    if combined:
         combine = next(symbol for name, symbol in (("and", "&"), ("or", "|"), ("xor", "^")) if name in i.modifiers)
-        found += f" {combine} {t.value(i.operands[3], 'pred')}"
-    return t.put(i.operands[0], found, "pred")
+        found += f" {combine} {t.value(combined[0], 'pred')}"
+    return t.put(target, found, "pred")
+
+
+def _compared(how: str, x: str, y: str, is_float: bool) -> str:
+    if how in ("num", "nan"):
+        return f"{'~' if how == 'num' else ''}(np.isnan({x}) | np.isnan({y}))"
+    if how not in COMPARISONS:
+        return f"unordered_or({x} {COMPARISONS[how[:-1]]} {y}, {x}, {y})"
+    found = f"({x} {COMPARISONS[how]} {y})"
+    return f"ordered_and({found}, {x}, {y})" if how == "ne" and is_float else found
 
 
 @instruction("mov")

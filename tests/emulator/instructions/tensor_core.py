@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..ptx import Address, Immediate, Instruction, Symbol, Vector
+from ..tensor_fragments import LAYOUTS
 from . import Unsupported, instruction
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _store(t: Translator, i: Instruction) -> list[str]:
 
 def _access(t: Translator, i: Instruction, registers: Vector, address: Address, split: list[Immediate]) -> str:
     layout = i.modifiers[3]
-    if layout not in ("32x32b", "16x32bx2") or len(i.modifiers) != 6 or len(split) != (layout == "16x32bx2"):
+    if layout not in LAYOUTS or len(i.modifiers) != 6 or len(split) != (layout == "16x32bx2"):
         raise Unsupported(str(i))
     numbers = [part.number for part in registers.parts]
     return f"a, {t.address(address)}, {numbers}, {layout!r}, {split[0].bits if split else 0}"
