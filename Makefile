@@ -10,7 +10,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu clean
+.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu gpu-rehearsal clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -78,9 +78,18 @@ prove: $(INSTALLED)
 	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[prove]")
 	$(RUN) -m bench.proofs --json bench/results/proofs.json
 
-# The whole of it on a machine with a GPU, in nine minutes, without network: see bench/gpu/.
+# Everything that a machine with a GPU can tell, in under ten minutes, without installation or network (bench/README.md).
+# Into bench/results/<device>/<date>, or OUT=folder. In two calls: PART=1, then PART=2, with FIRST=folder where OUT is
+# another one. ARCHIVE=file has kernels that were compiled elsewhere.
 gpu:
-	$(PYTHON) -m bench.gpu
+	$(PYTHON) -m bench.gpu $(if $(OUT),--out "$(OUT)") $(if $(PART),--part $(PART)) $(if $(FIRST),--first "$(FIRST)") \
+		$(if $(ARCHIVE),--archive "$(ARCHIVE)")
+
+# The same on a CPU, with stand-ins: whether every step runs and every file can be read. Some minutes on two cores.
+REHEARSAL = build/gpu-rehearsal
+gpu-rehearsal: $(INSTALLED)
+	rm -rf $(REHEARSAL)
+	$(RUN) -m bench.gpu --rehearse --out $(REHEARSAL)
 
 clean:
 	rm -rf .venv build dist *.egg-info sdn_triton.egg-info

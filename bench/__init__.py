@@ -17,7 +17,7 @@ page.py        the command ``sdn-triton bench report``: the tables of sheets.py,
 generated.py   ``make report``: texts.py and listing.py have the figures of the documents
 machine_code.py  what the compiler made of a kernel: README.md says which file does what;  hazards.py  if it is right
 environment.py  where a figure comes from;  revision.py  of which sources, with git or without
-doctor.py      ``sdn-triton doctor``;  gpu/  ``make gpu``, with sanitized.py and predicted.py
+doctor.py      ``sdn-triton doctor``;  gpu/  ``make gpu``;  predicted.py  what was predicted beside what was measured
 machine_code.py  ``python -m bench.machine_code``: examination.py compiles, sass.py and control_flow.py read,
 kernel_cost.py and throughput.py count;  prediction.py: simulation.py, trip.py and hopper.py in time, overlap.py a bound
 """

@@ -40,6 +40,9 @@ class Case:
     outputs: int
     memory_format: str = "channels_last"
     overrides: tuple[tuple[str, int], ...] = ()
+    images: int = IMAGES
+    rows: int = ROWS
+    columns: int = COLUMNS
 
     @property
     def target(self) -> Target:
@@ -49,7 +52,8 @@ class Case:
     @property
     def shape(self) -> Shape:
         """The layer as the kernel's work counts it."""
-        return Shape(self.channels, self.outputs, torch.empty((), dtype=DTYPES[self.arithmetic]).element_size())
+        item = DTYPES[self.arithmetic].itemsize
+        return Shape(self.channels, self.outputs, item, self.images, self.rows, self.columns)
 
     def config(self) -> KernelConfig:
         """The heuristic's configuration with the overrides.
@@ -59,9 +63,9 @@ class Case:
         """
         work = LaunchWork(
             arithmetic=self.arithmetic,
-            images=IMAGES,
-            rows=ROWS,
-            columns=COLUMNS,
+            images=self.images,
+            rows=self.rows,
+            columns=self.columns,
             channels=self.channels,
             outputs=self.outputs,
             taps=TAPS + 1,
@@ -102,8 +106,8 @@ class Case:
             self.config(),
             channels=self.channels,
             outputs=self.outputs,
-            size=(ROWS, COLUMNS),
-            images=IMAGES,
+            size=(self.rows, self.columns),
+            images=self.images,
             memory_format=MEMORY_FORMATS[self.memory_format],
         )
         names = {launch.name for launch in launches}

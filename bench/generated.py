@@ -99,6 +99,7 @@ def documents(root: Path) -> dict[Path, bytes]:
         "eager-forward-in-short": lambda page: texts.eager_forward_in_short(results, way(results, page)),
         "host-cost": lambda page: texts.host_cost(results, way(results, page)),
         "machine-code": lambda page: texts.machine_code(results, way(results, page)),
+        "predictions": lambda page: texts.predictions(results, way(results, page)),
         "proofs": lambda page: texts.proofs(results, way(results, page)),
         "row-sharded": lambda page: texts.row_sharded(results, way(results, page)),
         "files": lambda page: listing.table_of_files(results),

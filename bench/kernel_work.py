@@ -29,16 +29,19 @@ from sdn_triton.tuning.configs import KernelConfig
 TAPS = 8
 """The taps of a 3x3 kernel without the centre."""
 IMAGES, ROWS, COLUMNS = 2, 128, 128
-"""The batch that kernels are compiled for; its size matters for the trips of the weight gradients only."""
+"""The batch that kernels are compiled for, if no other is asked for: the trips of the weight gradients depend on it."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Channels and outputs of a layer, and the bytes of one number."""
+    """Channels and outputs of a layer, the bytes of one number, and the batch."""
 
     channels: int
     outputs: int
     item: int
+    images: int = IMAGES
+    rows: int = ROWS
+    columns: int = COLUMNS
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _weight_gradient(shape: Shape, config: KernelConfig) -> Work:
     return Work(
         block=config.block_c,
         products=1,
-        steps=taps * _tiles(config),
+        steps=taps * _tiles(shape, config),
         taps=taps,
         repeats=_blocks(shape.outputs, config.block_o),
         memory=shape.item * (2 + shape.outputs / shape.channels),
@@ -187,7 +190,7 @@ def _depthwise(moved: int, reads: int) -> Callable[[Shape, KernelConfig], Work]:
 
 
 def _depthwise_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
-    tiles = _tiles(config)
+    tiles = _tiles(shape, config)
     return Work(
         block=config.block_o,
         products=0,
@@ -237,7 +240,7 @@ def _fusion_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
     return Work(
         block=config.block_c,
         products=1,
-        steps=_tiles(config),
+        steps=_tiles(shape, config),
         repeats=_blocks(shape.outputs, config.block_o),
         memory=moved,
         streamed=shape.item * (1 + config.block_o / config.block_c),
@@ -268,9 +271,9 @@ def _blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-def _tiles(config: KernelConfig) -> int:
+def _tiles(shape: Shape, config: KernelConfig) -> int:
     """Tiles of the batch that fall to one split, the last split aside."""
-    tiles = IMAGES * _blocks(ROWS, config.block_h) * _blocks(COLUMNS, config.block_w)
+    tiles = shape.images * _blocks(shape.rows, config.block_h) * _blocks(shape.columns, config.block_w)
     return _blocks(tiles, config.splits)
 
 

@@ -23,10 +23,14 @@ KNOWN = {
     ),
     "proofs": ("what a verifier proves of the compiled kernels", "python -m bench.proofs --json FILE"),
     "cpu": ("what SDN does to borders: every run of the experiment", "python -m bench.quality --json FILE"),
-    "compare": ("layers and necks beside what would otherwise be used", "make gpu"),
-    "gpu": ("which parts of `make gpu` ran, and how they ended", "make gpu"),
+    "environment": ("a machine with a GPU, and how each step of `make gpu` ended there", "make gpu"),
+    "table": ("configurations that were tried for the paired kernels, right and wrong, with their times", "make gpu"),
+    "predictions": (
+        "what machine code predicts for the shapes that `make gpu` times",
+        "python -m bench.gpu.predictions",
+    ),
 }
-"""By the file's name: what it is, and the command that makes it where the file does not say so itself."""
+"""By the name of the file, or of its folder: what it is, and its command where the file does not say so itself."""
 
 
 def table_of_files(results: Path) -> str:
@@ -61,4 +65,5 @@ def _described(path: Path, content: Any) -> tuple[str, str]:
             f"{len(content['cases'])} cases of `sdn-triton bench run`",
             f"sdn-triton {' '.join(words)}" if words else "",
         )
-    return KNOWN.get(path.stem, ("not described in bench/listing.py", ""))
+    unknown = "not described in bench/listing.py", ""
+    return KNOWN.get(path.stem) or KNOWN.get(path.parent.name, unknown)

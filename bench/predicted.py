@@ -1,111 +1,127 @@
-"""Predictions from machine code beside what a benchmark measured: ``python -m bench.predicted CODE.json BENCH.json``.
+"""Predictions beside what a benchmark measured: ``python -m bench.predicted BENCH.json``.
 
-The first file is what ``python -m bench.machine_code --json`` wrote, the second a file of ``sdn-triton bench run``.
-A prediction is the time of a kernel in times of the tensor cores' for the vanilla convolution, simulated or bounded
-(``prediction.py``); the floor is what it would be if all pipes overlapped. What is measured is the time of the Triton
-kernels over that of ``conv2d``, in graphs (mode kernel). A convolution reaches no peak rate either, so a measured ratio
-below the predicted one says as much about it.
+The predictions are those that ``python -m bench.gpu.predictions`` wrote down before anything was measured. A case is
+predicted in milliseconds at the datasheet's clock and rates, and in times of what the plain convolution would take if
+the tensor cores never waited. No convolution reaches that: where both figures of a case are off by the same factor the
+device is slower than its datasheet, and where only the second one is off it is the convolution.
+
+Imports neither torch nor triton.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import arguments
 from .bench_tables import relative, timed
-from .environment import write_json
-from .intervals import Estimate
-from .record import RecordError, read_record
-from .report import Report, Table, ratio
+from .intervals import Interval, median_interval
+from .report import Report, Table, milliseconds, ratio
 
-KERNELS = {
-    "inference": ("difference_forward",),
-    "backward": ("difference_data_gradient", "tap_products", "difference_weight_gradient"),
-}
-"""The kernels of a pass; what they are predicted to take adds up. Those of a backward are held against two products."""
-PRODUCTS = {"inference": 1, "backward": 2}
-DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "ieee"}
+FOLDER = Path(__file__).resolve().parent / "results" / "predictions"
+OURS, FLOOR = "triton", "conv2d"
+
+
+class Prediction(NamedTuple):
+    """What one case was predicted to take. ``whole_waves`` has every wave of programs take as long as a full one."""
+
+    id: str
+    ms: float
+    range_ms: Interval
+    whole_waves_ms: float
+    ratio: float
+    range_ratio: Interval
 
 
 class Row(NamedTuple):
-    """A case whose kernels were predicted, in times of the vanilla convolution."""
+    """A predicted case, and what was measured: the kernels' own time, and that in times of the convolution's."""
 
-    case: str
-    pass_: str
-    channels: int
-    floor: float
-    predicted: float
-    measured: Estimate
+    predicted: Prediction
+    ms: float
+    interval_ms: Interval
+    ratio: float
+    interval_ratio: Interval
+
+    @property
+    def verdict(self) -> str:
+        """Whether the measured time lies in the predicted range, and how far from the prediction it is."""
+        low, high = self.predicted.range_ms.low, max(self.predicted.range_ms.high, self.predicted.whole_waves_ms)
+        place = "above" if self.interval_ms.low > high else "below" if self.interval_ms.high < low else "inside"
+        return f"{place}, {self.ms / self.predicted.ms:.2f} of it"
 
     def describe(self) -> dict[str, Any]:
-        """The facts for the JSON file."""
-        return self._asdict() | {"measured": self.measured.median, "measured_interval": list(self.measured.interval)}
+        """The facts for a JSON file."""
+        return {**self.predicted._asdict(), "measured": self._asdict() | {"predicted": None}, "verdict": self.verdict}
 
 
-def predict(code: Sequence[Mapping[str, Any]], case: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Floor and prediction of what the kernels of a case take; None if one of them was not examined."""
-    channels = case["stages"][0][0]
-    found: dict[str, Mapping[str, Any]] = {}
-    for row in code:
-        if (row["channels"], row["outputs"]) == (channels, channels) and row.get("error") is None:
-            same = row["dtype"] == DTYPES.get(case["dtype"]) and row["memory_format"] == case["memory_format"]
-            found |= {row["kernel"]: row} if same else {}
-    wanted = set(KERNELS[case["pass"]])
-    # Only the kernels of pairs make the products of taps first.
-    if "difference_data_gradient" in found and not found["difference_data_gradient"]["config"]["pairs"]:
-        wanted.discard("tap_products")
-    if not wanted <= found.keys():
-        return None
-    rows = [found[name] for name in wanted]
-    sums = [sum(row[figure] for row in rows) for figure in ("floor_ratio", "ratio")]
-    return sums[0] / PRODUCTS[case["pass"]], sums[1] / PRODUCTS[case["pass"]]
+def newest(folder: Path = FOLDER) -> Path | None:
+    """The file of the latest date; None if there is none."""
+    return max(folder.glob("*.json"), default=None)
 
 
-def rows_of(code: Sequence[Mapping[str, Any]], content: Mapping[str, Any]) -> list[Row]:
-    """Every case of a layer that was both predicted and measured."""
-    rows = []
-    for case in content["cases"]:
-        if (case["kind"], case["mode"]) != ("layer", "kernel") or case["pass"] not in KERNELS:
-            continue
-        found = predict(code, case)
-        if found is not None and {"triton", "conv2d"} <= timed(case).keys():
-            measured = relative(case, "triton", "conv2d")
-            rows.append(Row(case["id"], case["pass"], case["stages"][0][0], *found, measured))
-    return rows
+def by_case(content: Mapping[str, Any], triton: str | None) -> dict[str, Prediction]:
+    """By case id, those for the machine code of this version of triton; without any such, none."""
+    found = [version for version in content["versions"] if version["triton"] == triton]
+    return {row["id"]: _prediction(row) for version in found for row in version["predictions"]}
+
+
+def _prediction(row: Mapping[str, Any]) -> Prediction:
+    ranges = Interval(*row["range_ms"]), Interval(*row["range_ratio"])
+    return Prediction(row["id"], row["ms"], ranges[0], row["whole_waves_ms"], row["ratio"], ranges[1])
+
+
+def compared(found: Mapping[str, Prediction], bench: Mapping[str, Any]) -> Iterator[Row]:
+    """Every case that was both predicted and measured, in the order of the benchmark."""
+    for case in bench["cases"]:
+        if case["id"] in found and {OURS, FLOOR} <= timed(case).keys():
+            result = case["results"][OURS]
+            times = median_interval(result["samples_ms"])
+            yield Row(found[case["id"]], result["median_ms"], times, *relative(case, OURS, FLOOR))
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """Predicted and measured side by side."""
+    columns = ("case", "ms\npredicted", "\nmeasured", "times conv2d\npredicted", "\nmeasured", "95 %", "measured is")
+    table = Table("Predicted from machine code, and measured", columns)
+    for row in rows:
+        low, high = row.interval_ratio
+        times = milliseconds(row.predicted.ms / 1e3), milliseconds(row.ms / 1e3)
+        ratios = ratio(row.predicted.ratio), ratio(row.ratio), f"{low:.2f}-{high:.2f}"
+        table.add([row.predicted.id, *times, *ratios, row.verdict])
+    return table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show and write the rows; 1 if there is none."""
+    from . import arguments
+    from .environment import write_json
+    from .record import RecordError, read_record
+
     parser = argparse.ArgumentParser(prog="python -m bench.predicted", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("code", type=arguments.existing_file)
     parser.add_argument("bench", type=arguments.existing_file)
+    default = newest()
+    parser.add_argument("--predictions", type=arguments.existing_file, default=default, help=f"default: {default}")
     parser.add_argument("--json", type=arguments.writable_file, metavar="FILE")
     args = parser.parse_args(argv)
+    if args.predictions is None:
+        parser.error(f"--predictions: {FOLDER} has none; `python -m bench.gpu.predictions` makes them")
     try:
-        rows = rows_of(json.loads(Path(args.code).read_text()), read_record(args.bench))
+        bench = read_record(args.bench)
     except RecordError as error:
         parser.error(str(error))
-    table = Table(
-        "Time over the vanilla convolution's: predicted from machine code, and measured",
-        ("case", "floor", "predicted", "measured", "95 %"),
-    )
-    for row in rows:
-        low, high = row.measured.interval
-        table.add(
-            [row.case, ratio(row.floor), ratio(row.predicted), ratio(row.measured.median), f"{low:.2f}-{high:.2f}"]
-        )
+    triton = bench["environment"]["triton"]
+    rows = list(compared(by_case(json.loads(args.predictions.read_text()), triton), bench))
     if rows:
-        Report(0).show(table)
+        Report(0).show(table_of(rows))
     else:
-        print("no case of a layer in mode kernel was both predicted and measured")
+        print(f"no case of {args.bench} was predicted for the machine code of triton {triton}")
     if args.json is not None:
         write_json(args.json, [row.describe() for row in rows])
     return int(not rows)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

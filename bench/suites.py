@@ -59,7 +59,24 @@ def cpu() -> list[BenchCase]:
 
 
 def gpu() -> list[BenchCase]:
-    """bfloat16, channels last, networks at 512x512 and 1024x2048; kernels alone and as users call them."""
+    """What a few minutes on a GPU can tell: the kernels alone, with a cold cache; then the host's time.
+
+    A layer of 256 channels on 128x128 and 256x512 and of 64 on 128x128, a block of each, a neck.
+    """
+    kernels: Any = dict(dtypes=("bfloat16",), formats=("channels_last",), modes=("kernel",), caches=("cold",))
+    b2, fpn = _named("segformer-b2", "resnet-50-fpn")
+    host: Any = dict(dtypes=("bfloat16",), formats=("channels_last",), modes=("host",))
+    return [
+        *grid([fpn], [(512, 512), (1024, 2048)], kinds=("layer",), stages=(1,), **kernels),
+        *grid([b2], [(512, 512)], kinds=("layer",), stages=(1,), **kernels),
+        *grid([fpn, b2], [(512, 512)], kinds=("block",), stages=(1,), **kernels),
+        *grid([b2], [(512, 512)], kinds=("neck",), **kernels),
+        *grid([IDLE], [(32, 32)], kinds=("layer", "block"), **host),
+    ]
+
+
+def networks() -> list[BenchCase]:
+    """Many networks on a GPU, kernels alone and as users call them, batches, odd sizes, other dtypes: half an hour."""
     common: Any = dict(dtypes=("bfloat16",), formats=("channels_last",))
     both = ("kernel", "operator")
     b0, b2, resnet, fpn, swin_t, swin_b, hrnet = _named(
@@ -84,4 +101,10 @@ def full() -> list[BenchCase]:
     return grid(networks, sizes, batches=(1, 4, 16), dtypes=("bfloat16", "float32"), formats=("channels_last",))
 
 
-SUITES: dict[str, Callable[[], list[BenchCase]]] = {"quick": quick, "cpu": cpu, "gpu": gpu, "full": full}
+SUITES: dict[str, Callable[[], list[BenchCase]]] = {
+    "quick": quick,
+    "cpu": cpu,
+    "gpu": gpu,
+    "networks": networks,
+    "full": full,
+}

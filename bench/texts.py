@@ -9,11 +9,12 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .markdown import table
+from .predicted import Prediction, by_case, compared, newest
 from .sheets import Cell, Sheet, figure
 
 CPU = "cpu-amd-epyc"
@@ -169,6 +170,46 @@ def machine_code(results: Path, link: str) -> str:
         f"this** ([figures]({link}/machine-code/defaults.json), "
         f"[assumptions]({link.removesuffix('/results')}/README.md))."
     )
+
+
+def predictions(results: Path, link: str) -> str:
+    """What was predicted of the shapes that `make gpu` times, and what was measured wherever it ran."""
+    path = newest(results / "predictions")
+    if path is None:
+        return "Nothing was predicted yet: `python -m bench.gpu.predictions`."
+    content = json.loads(path.read_text(encoding="utf-8"))
+    predicted = {f"triton {entry['triton']}": by_case(content, entry["triton"]) for entry in content["versions"]}
+    measured = dict(_measured(content, results))
+    sheet = Sheet("", ("case", "pass", *predicted, *measured))
+    for case in dict.fromkeys(case for version in predicted.values() for case in version):
+        network, kind, name, *_, pass_, _, _ = case.split("/")
+        cells = [_predicted(version.get(case)) for version in predicted.values()]
+        cells += [run.get(case, "not measured") for run in measured.values()]
+        sheet.add(f"{network}, {kind} of {name}", pass_, *cells)
+    none = "" if measured else " **No GPU has run any of it yet.**"
+    return f"{table(sheet)}\n\n" + prose(
+        f"Predicted on {path.stem} from machine code, for an H100 ([figures]({link}/predictions/{path.name})): "
+        "microseconds, and times of what the plain convolution would take if its tensor cores never waited, with the "
+        "range of the assumptions. Not in it: what a launch costs, programs that do not fill the device, and of a "
+        f"block's training the kernels of its moments.{none}"
+    )
+
+
+def _predicted(found: Prediction | None) -> str:
+    if found is None:
+        return "not predicted"
+    low, high = found.range_ratio
+    return f"{found.ms * 1e3:.1f} us, {found.ratio:.2f}x ({low:.2f}x to {high:.2f}x)"
+
+
+def _measured(content: Mapping[str, Any], results: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """For each run with cases that were predicted its name, and their times and how far off they were."""
+    for file in sorted(results.rglob("bench.json")):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        rows = list(compared(by_case(content, run["environment"]["triton"]), run))
+        if rows:
+            name = file.parent.relative_to(results).as_posix()
+            yield name, {row.predicted.id: f"{row.ms * 1e3:.1f} us, {row.ratio:.2f}x: {row.verdict}" for row in rows}
 
 
 def row_sharded(results: Path, link: str) -> str:

@@ -129,7 +129,7 @@ class Tuner:
             else:
                 entry["complete"] = True
             self._decide(trial, space[0], entry)
-            self._save(entry)
+            self.save(entry)
         return entry
 
     def _begun(self, unit: Unit) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Tuner:
     def _try(self, trial: Trial, config: Config, entry: dict[str, Any]) -> None:
         """Check one configuration, then time it beside the fastest so far."""
         entry["trying"] = config
-        self._save(entry)
+        self.save(entry)
         if self._passes(trial, config, entry):
             best = [row["config"] for row in entry["timed"][:1]]
             times = self._time(trial, [config, *best], TRIAL_SECONDS, TRIAL_ROUNDS)
@@ -197,7 +197,7 @@ class Tuner:
             "run": self._run,
         }
 
-    def _save(self, entry: dict[str, Any]) -> None:
+    def save(self, entry: dict[str, Any]) -> None:
         """Put an entry where it belongs and write the file."""
         for part in ("entries", "unfinished"):
             self.content[part] = [

@@ -15,7 +15,6 @@ from sdn_triton import SDNNeck
 from sdn_triton.bench import images, measure, report, tables
 from sdn_triton.bench.checking import Problem, Setting, violations
 from sdn_triton.bench.environment import fingerprint, write_json
-from sdn_triton.bench.gpu import run as gpu
 from sdn_triton.bench.networks import NETWORKS, Network
 from sdn_triton.bench.plain import PlainNeck, reference_difference
 from sdn_triton.bench.providers import FLOOR, KINDS, PROVIDERS, plain, unfold
@@ -277,16 +276,6 @@ def test_a_pipe_gets_whole_lines(capsys, monkeypatch):
         assert "x" * 300 + "     1.0\n" in shown.out
         assert "first step" in shown.err
         assert "\x1b" not in shown.out + shown.err
-
-
-def test_a_part_that_overruns_is_stopped_and_keeps_its_log(tmp_path, capsys):
-    log = tmp_path / "part.txt"
-    command = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"]
-    outcome = gpu.run_part(command, log, limit=2.0)
-    assert outcome.describe()["cut_off"]
-    assert outcome.seconds < 30
-    assert log.read_text().splitlines() == ["begun", "", "stopped after 2 s"]
-    assert gpu.run_part([sys.executable, "-c", "raise SystemExit(3)"], log, limit=60.0).status == 3
 
 
 @pytest.mark.parametrize("name", images.BACKBONES)
