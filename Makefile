@@ -10,7 +10,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu gpu-rehearsal clean
+.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -85,7 +85,23 @@ gpu:
 	$(PYTHON) -m bench.gpu $(if $(OUT),--out "$(OUT)") $(if $(PART),--part $(PART)) $(if $(FIRST),--first "$(FIRST)") \
 		$(if $(ARCHIVE),--archive "$(ARCHIVE)")
 
-# The same on a CPU, with stand-ins: whether every step runs and every file can be read. Some minutes on two cores.
+# Kernels for ARCHIVE, compiled without a GPU by the triton that is there, and named as that of its Python names them: both
+# are fetched into folders of their own. Some half an hour on two cores; it says how many kernels there are, of which
+# part, and how large the file is.
+GPU_CACHE = build/gpu-cache
+GPU_ARCH = sm_90
+GPU_TRITON = 3.6.0
+GPU_PYTHON = 3.12
+GPU_PARTS = smoke bench tune tests
+gpu-cache: $(INSTALLED)
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(GPU_CACHE)/here triton==$(GPU_TRITON)
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(GPU_CACHE)/there --only-binary=:all: \
+		--python-version $(GPU_PYTHON) triton==$(GPU_TRITON)
+	PYTHONPATH=$(GPU_CACHE)/here TRITON_INTERPRET=0 $(RUN) -m bench.gpu.precompile --arch $(GPU_ARCH) \
+		--cache $(GPU_CACHE)/kernels --keys-of $(GPU_CACHE)/there $(GPU_PARTS:%=--part %) \
+		--archive $(GPU_CACHE)/kernels.tar.xz
+
+# make gpu on a CPU, with stand-ins: whether every step runs and every file can be read. Some minutes on two cores.
 REHEARSAL = build/gpu-rehearsal
 gpu-rehearsal: $(INSTALLED)
 	rm -rf $(REHEARSAL)
