@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from sdn_triton.tuning.configs import Target
 
-_target: ContextVar[Target | None] = ContextVar("sdn_triton_pretended_target", default=None)
+_target: Target | None = None
 
 
 @contextmanager
 def pretended(target: Target) -> Iterator[None]:
-    """Take CPU tensors for those of this device, with ``backend="auto"`` too.
+    """Take CPU tensors for those of this device, with ``backend="auto"`` too, in the whole process.
 
-    Triton must interpret, or have a driver that runs what it compiles for the device.
-
-    Meta tensors, too, whose launches can be recorded or compiled, and not run.
+    Triton must interpret, or have a driver that runs what it compiles for the device. Meta tensors are taken for such,
+    too: their launches can be recorded or compiled, and not run.
 
     Example:
         >>> with pretended(Target("cuda", 90, 132)):
         ...     print(pretended_target())
         sm_90
     """
-    token = _target.set(target)
+    global _target
+    before, _target = _target, target
     try:
         yield
     finally:
-        _target.reset(token)
+        _target = before
 
 
 def pretended_target() -> Target | None:
     """The device that CPU and meta tensors are taken to be on; None outside of :func:`pretended`."""
-    return _target.get()
+    return _target
