@@ -13,6 +13,7 @@ from tiny_networks import CASES
 
 import sdn_triton
 from sdn_triton.cli import parser_for
+from sdn_triton.tuning.precision import convolutions_in
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -97,7 +98,8 @@ def test_console_block(command):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
-    results = doctest.testmod(importlib.import_module(name))
+    with convolutions_in("tf32"):  # as PyTorch begins; the tests do not
+        results = doctest.testmod(importlib.import_module(name))
     assert results.failed == 0
 
 
