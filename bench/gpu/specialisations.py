@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -16,7 +17,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,16 @@ class Specialisation:
         return getattr(importlib.import_module(self.module), self.name).preload(self.data)
 
 
+class UnseenDevice(OfflineDriver):
+    """One that this process has compiled nothing for, so that Triton asks its hook about every kernel."""
+
+    _indices = itertools.count(10_000)
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._index = next(self._indices)
+
+
 @contextmanager
 def collected(target: Target) -> Iterator[dict[Specialisation, None]]:
     """What Triton would compile inside for tensors on the CPU or of the kind meta, each once; nothing is launched."""
@@ -70,7 +80,7 @@ def collected(target: Target) -> Iterator[dict[Specialisation, None]]:
         found[Specialisation(fn.module, fn.name, compile["specialization_data"])] = None
         return True  # do not compile
 
-    with pretended(target), active_driver(OfflineDriver(target)), knobs.runtime.scope():
+    with pretended(target), active_driver(UnseenDevice(target)), knobs.runtime.scope():
         knobs.runtime.jit_cache_hook = take
         yield found
 
@@ -129,7 +139,7 @@ def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
         if unit.kernel in PAIRED_KERNELS:
             with precision_of(unit.shape):
                 trial = Trial(unit, META)
-                for config in islice(candidates(unit.kernel, unit.work, TARGETS[arch]), count):
+                for config in itertools.islice(candidates(unit.kernel, unit.work, TARGETS[arch]), count):
                     trial.call(config)()
 
 

@@ -74,6 +74,15 @@ def specialisations_of(task):
     return list(found)
 
 
+def test_what_this_process_has_compiled_is_found_too(cache):
+    first = specialisations_of(TASK)
+    assert first
+    with active_driver(OfflineDriver(PLACE.target)):
+        for kernel in first:
+            kernel.compile()
+    assert specialisations_of(TASK) == first
+
+
 def test_a_launch_finds_what_was_compiled_ahead(cache, tmp_path):
     """Also in another folder, to which an archive was unpacked."""
     tasks = [Compilation(s) for s in specialisations_of(TASK)]
