@@ -48,6 +48,15 @@ class Setting:
         is_tf32 = self.device.type == "cuda" and self.dtype == torch.float32 and convolutions_may_use_tf32()
         return TF32_EPS if is_tf32 else torch.finfo(self.dtype).eps
 
+    def applied_to(self, module: nn.Module) -> nn.Module:
+        """The module there and in that dtype; beside half types a normalisation stays in float32."""
+        module = module.to(self.device, self.dtype)
+        module = module.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        if self.dtype.itemsize < 4:
+            for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+                norm.float()
+        return module
+
 
 @dataclass
 class Case:
@@ -141,20 +150,12 @@ class Problem:
                     nn.init.uniform_(norm.weight, 0.5, 1.5)
                     nn.init.normal_(norm.running_mean, std=0.1)
                     nn.init.uniform_(norm.running_var, 0.5, 2.0)
-            self._states[guided] = self._in_dtype(module).state_dict()
+            self._states[guided] = self.setting.applied_to(module).state_dict()
         return self._states[guided]
-
-    def _in_dtype(self, module: nn.Module) -> nn.Module:
-        module = module.to(self.setting.device, self.setting.dtype)
-        module = module.to(memory_format=self.setting.memory_format)  # type: ignore[call-overload]
-        if self.setting.dtype.itemsize < 4:
-            for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-                norm.float()
-        return module
 
     def case(self, provider: Provider) -> Case:
         """The provider's module with this problem's weights and inputs."""
-        module = self._in_dtype(self.workload.module(provider))
+        module = self.setting.applied_to(self.workload.module(provider))
         module.load_state_dict(self.state(provider.guided))
         return Case(self.workload, module, self.inputs, self.grads, provider.around)
 
@@ -189,7 +190,7 @@ class Problem:
         """The largest error allowed for each output and gradient."""
         slack = 1.0 if provider.ours else OTHERS
         if provider.exact not in self._bounds:
-            module = self._in_dtype(self.workload.exact(_same_dtype(provider), provider.guided))
+            module = self.setting.applied_to(self.workload.exact(_same_dtype(provider), provider.guided))
             module.load_state_dict(self.state(provider.guided))
             answers = Case(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
             errors = self.errors(provider, answers)

@@ -26,6 +26,7 @@ from sdn_triton.tuning.pretended import pretended
 
 from .. import arguments
 from ..cases import DTYPES, FORMATS, BenchCase
+from ..checking import Setting
 from ..environment import package_version, write_json
 from ..examination import Case, examine
 from ..kernel_work import KERNELS, work_of
@@ -57,8 +58,8 @@ def launches_of(case: BenchCase) -> list[Launch]:
     training = case.pass_ == "training"
     dtype, memory_format = DTYPES[case.dtype], FORMATS[case.memory_format]
     with pretended(TARGETS[ARCHITECTURE]), recorded_launches() as launches, torch.set_grad_enabled(training):
-        module = case.workload.module(PROVIDERS[OURS]).to(dtype).train(training)
-        module = module.to(memory_format=memory_format)  # type: ignore[call-overload]
+        module = case.workload.module(PROVIDERS[OURS]).train(training)
+        module = Setting(torch.device("cpu"), dtype, memory_format).applied_to(module)
         inputs = [
             torch.empty(case.workload.batch, s.channels, s.height, s.width, dtype=dtype)
             .to(memory_format=memory_format)

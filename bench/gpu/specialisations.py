@@ -33,7 +33,7 @@ from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
 from ..cases import DTYPES, FORMATS, BenchCase
-from ..checking import Case
+from ..checking import Case, Setting
 from ..providers import PROVIDERS, Provider
 from ..suites import SUITES
 from ..trials import Trial, precision_of, units_of
@@ -124,10 +124,7 @@ def _answers(case: BenchCase, provider: Provider) -> None:
 
     stages = [(stage.channels, stage.height, stage.width) for stage in work.stages]
     with META:
-        module = work.module(provider).to(dtype).to(memory_format=memory_format)  # type: ignore[call-overload]
-    for norm in module.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.float()
+        module = Setting(META, dtype, memory_format).applied_to(work.module(provider))
     inputs = stages if work.kind == "neck" else 2 * stages
     leaves = {str(number): image(*stage).requires_grad_() for number, stage in enumerate(inputs)}
     Case(work, module, leaves, tuple(image(*stage) for stage in stages)).answers(backward=case.pass_ != "inference")
