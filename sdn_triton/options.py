@@ -85,8 +85,10 @@ class DifferenceOptions:
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the output, as for ``torch.nn.functional.conv2d``."""
-        rows = (height + 2 * self.padding[0] - 2 * self.reach[0] - 1) // self.stride[0] + 1
-        columns = (width + 2 * self.padding[1] - 2 * self.reach[1] - 1) // self.stride[1] + 1
+        # Spelled out, since every call asks for it.
+        down, right = self.dilation[0] * (self.kernel_size[0] - 1), self.dilation[1] * (self.kernel_size[1] - 1)
+        rows = (height + 2 * self.padding[0] - down - 1) // self.stride[0] + 1
+        columns = (width + 2 * self.padding[1] - right - 1) // self.stride[1] + 1
         return rows, columns
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
-from sdn_triton.eager import composite, difference_conv, strips
-from sdn_triton.eager.diffusivity import diffusivity, diffusivity_of_step, steepness
+from sdn_triton.eager import composite, difference_conv, links, strips
+from sdn_triton.eager.diffusivity import diffusivity, diffusivity_of_step, times_steepness
 from sdn_triton.options import (
     DIFFUSIVITIES,
     Contrast,
@@ -138,7 +138,7 @@ layouts = pytest.mark.parametrize(
 @pytest.fixture(params=STRIPS.values(), ids=STRIPS.keys(), name="strips")
 def cut_into_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the image as if the buffers of a strip had so many bytes."""
-    monkeypatch.setattr(difference_conv, "_limit", lambda tensor, spare: request.param)
+    monkeypatch.setattr(links, "_numbers", lambda tensor, size: request.param // 8)
 
 
 @cases
@@ -273,9 +273,9 @@ def test_strips_of_any_height_agree(layout, monkeypatch):
         heights.append(found[0][0].images * found[0][0].rows)
         return found
 
-    monkeypatch.setattr(difference_conv, "cut", cut)
+    monkeypatch.setattr(links, "cut", cut)
     for limit in (0, 50_000, 110_000, 2**40):
-        monkeypatch.setattr(difference_conv, "_limit", lambda tensor, spare, limit=limit: limit)
+        monkeypatch.setattr(links, "_numbers", lambda tensor, size, limit=limit: limit // 8)
         outputs.append(difference_conv.forward(*made))
         gradients.append(backward(made, grad))
     forward, backward_ = heights[::2], heights[1::2]
@@ -417,7 +417,9 @@ def test_diffusivities_in_place_and_their_slopes(name):
     assert diffusivity_of_step(name, work, out=work) is work
     torch.testing.assert_close(work, g.detach(), rtol=1e-13, atol=0)
     (slope,) = torch.autograd.grad(exact[name].sum(), a)
-    torch.testing.assert_close(-steepness(name, work, out=torch.empty_like(work)) * g.detach() / 2, slope)
+    scaled = g.detach().clone()
+    factor = times_steepness(name, scaled, work)
+    torch.testing.assert_close(-factor * scaled / 2, slope)
 
 
 def test_slopes_where_the_similarity_underflows():

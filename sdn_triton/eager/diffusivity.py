@@ -19,34 +19,36 @@ def diffusivity(name: str, a: Tensor) -> Tensor:
 def diffusivity_of_step(name: str, step: Tensor, out: Tensor) -> Tensor:
     """g at ``a = step^2``, in ``out``, which may be ``step``."""
     if _adds_one(name):
-        torch.addcmul(_one(step.dtype, step.device), step, step, out=out)
+        torch.addcmul(_number(1, step.dtype, step.device), step, step, out=out)
     else:
         torch.mul(step, step, out=out)
     return _of_sum(name, out, out)
 
 
 def diffusivity_of_vector(name: str, step: Tensor, out: Tensor) -> Tensor:
-    """g at ``a = sum over channels of step^2``, ``[N, 1, H, W]``; ``out``, which may be ``step``, is used up."""
-    a = torch.mul(step, step, out=out).sum(1, keepdim=True)
+    """g at ``a = sum over channels of step^2``, ``[..., 1]``; ``out``, which may be ``step``, is used up."""
+    a = torch.mul(step, step, out=out).sum(-1, keepdim=True)
     return _of_sum(name, a.add_(1) if _adds_one(name) else a, a)
 
 
 def similarity(options: DifferenceOptions, step: Tensor, out: Tensor) -> Tensor:
-    """g of steps in units of the contrast, ``[N, Cg, H, W]`` or, of vectors, ``[N, 1, H, W]``; ``out`` is used up."""
+    """g of steps in units of the contrast, ``[N, Cg, H, W]`` or, of vectors, ``[..., 1]``; ``out`` is used up."""
     similar = diffusivity_of_vector if options.similarity == "vector" else diffusivity_of_step
     return similar(options.diffusivity, step, out)
 
 
-def steepness(name: str, g: Tensor, out: Tensor) -> Tensor | float:
-    """``-2 g'(a) / g(a)`` as a function of g: charbonnier g^2, exponential 2, rational 2 g, constant 0.
+def times_steepness(name: str, x: Tensor, g: Tensor) -> float:
+    """Multiply ``x`` by ``-2 g'(a) / g(a)`` as a function of g, but for the factor that is returned.
 
-    Where d changes by k, g changes by ``-steepness * g * d / k``; this is finite where g underflows. A tensor is in
-    ``out``, which may be ``g``.
+    Charbonnier g^2, exponential 2, rational 2 g, constant 0. Where d changes by k, g changes by ``-steepness * g * d / k``;
+    this is finite where g underflows.
     """
     if name == "charbonnier":
-        return torch.mul(g, g, out=out)
+        x.mul_(g).mul_(g)
+        return 1.0
     if name == "rational":
-        return torch.mul(g, 2, out=out)
+        x.mul_(g)
+        return 2.0
     return 2.0 if name == "exponential" else 0.0
 
 
@@ -67,14 +69,19 @@ def _of_sum(name: str, x: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.ones_like(x) if out is None else out.fill_(1)
 
 
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """1 as a tensor.
+def zero(like: Tensor) -> Tensor:
+    """0 as a tensor."""
+    return _number(0, like.dtype, like.device)
+
+
+def _number(value: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor.
 
     Kept on a CPU only: on a GPU a first call may be inside a capture, and memory allocated there is the graph's own.
     """
-    return _kept_one(dtype) if device.type == "cpu" else torch.ones((), dtype=dtype, device=device)
+    return _kept(value, dtype) if device.type == "cpu" else torch.full((), value, dtype=dtype, device=device)
 
 
 @lru_cache
-def _kept_one(dtype: torch.dtype) -> Tensor:
-    return torch.ones((), dtype=dtype, device="cpu")
+def _kept(value: int, dtype: torch.dtype) -> Tensor:
+    return torch.full((), value, dtype=dtype, device="cpu")

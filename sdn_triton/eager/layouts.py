@@ -1,12 +1,12 @@
-"""Dtypes and memory formats: what is computed in, and how images get into and out of channels-last buffers."""
+"""Dtypes and memory formats: what is computed in, and how images become lists of pixels and come back."""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-
-CACHE_LINE = 64
-"""Bytes."""
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -21,42 +21,112 @@ def match(value: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like).copy_(value)
 
 
-def channels_last(shape: tuple[int, int, int, int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty buffer of ``shape [N, C, H, W]`` whose channels lie together in memory, on the device of ``like``."""
-    N, C, H, W = shape
-    return like.new_empty((N, H, W, C), dtype=dtype or like.dtype).permute(0, 3, 1, 2)
+def transposed(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Dense ``[..., rows, columns]`` as dense ``[..., columns, rows]``, in whatever shape ``x`` has: look at it anew."""
+    if x.device.type != "cpu":
+        return x.reshape(-1, rows, columns).transpose(1, 2).contiguous()
+    # On a CPU a shuffle of channels has a kernel that takes a third of the time of a copy.
+    size = rows * columns
+    lists = x.numel() // size
+    return torch.channel_shuffle(x.as_strided((1, size, lists, 1), (lists * size, 1, size, size)), rows)
 
 
-def read_image(values: Tensor, image: Tensor) -> None:
-    """Copy ``image``, in any layout, into ``values``, whose channels lie together; both ``[N, C, H, W]``."""
-    if image.stride(1) != 1:
-        N, C, H, W = image.shape
-        image = _staggered((N, C), H * W, values).unflatten(2, (H, W)).copy_(image)
-    values.copy_(image)
+def buffers(like: Tensor, dtype: torch.dtype, *sizes: tuple[int, ...]) -> list[Tensor]:
+    """Empty tensors in one block of memory.
 
-
-def write_image(image: Tensor, values: Tensor) -> None:
-    """Copy ``values``, whose channels lie together, into ``image``, in any layout."""
-    image.copy_(_readable(values, image))
-
-
-def add_image(image: Tensor, values: Tensor) -> None:
-    """Add ``values``, whose channels lie together, to ``image``, in any layout."""
-    image.add_(_readable(values, image))
-
-
-def _readable(values: Tensor, image: Tensor) -> Tensor:
-    if image.stride(1) == 1:
-        return values
-    N, C, H, W = values.shape
-    return _staggered((N, H, W), C, values).permute(0, 3, 1, 2).copy_(values)
-
-
-def _staggered(rows: tuple[int, ...], length: int, like: Tensor) -> Tensor:
-    """A buffer ``[*rows, length]`` to be read across its rows: an odd number of cache lines lies between them.
-
-    With a power of two between them the values of a column would share a few places in the cache.
+    As blocks of their own, glibc would give them back to the system after every call, and to touch fresh memory costs
+    more than to compute with it: it keeps at most twice the largest block that was ever given back.
     """
-    line = CACHE_LINE // like.element_size()
-    pitch = (-(-length // line) | 1) * line
-    return like.new_empty((*rows, pitch)).narrow(-1, 0, length)
+    line, starts, numbers = 64 // dtype.itemsize, [], 0
+    for size in sizes:
+        starts.append(numbers)
+        numbers += -(-math.prod(size) // line) * line
+    block = like.new_empty(numbers, dtype=dtype)
+    return [block.as_strided(size, dense_strides(size), start) for size, start in zip(sizes, starts, strict=True)]
+
+
+def dense_strides(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a contiguous tensor."""
+    strides = [1]
+    for length in size[:0:-1]:
+        strides.append(strides[-1] * length)
+    return tuple(reversed(strides))
+
+
+def channels_are_together(image: Tensor) -> bool:
+    """Whether the channels of ``image [N, C, H, W]`` lie one beside the other."""
+    return image.stride(1) == 1 or image.shape[1] == 1
+
+
+def lists_for(image: Tensor) -> int:
+    """How many copies of its pixels stand between ``image`` and a list of them: two where they are transposed."""
+    return 1 if channels_are_together(image) else 2
+
+
+class Grid(NamedTuple):
+    """Where maps lie in a list of pixels.
+
+    The list has ``rows`` rows of ``pitch`` pixels. The first row of the first map is row ``start``, that of the next
+    map ``spacing`` rows further. What is no pixel of a map is zero.
+    """
+
+    maps: int
+    start: int
+    spacing: int
+    rows: int
+    pitch: int
+
+    @property
+    def length(self) -> int:
+        return self.rows * self.pitch
+
+    def size_for(self, image: Tensor) -> tuple[int, ...]:
+        """That of the memory in which a :class:`Reader` takes the pixels of ``image``, as suits its layout.
+
+        Where channels do not lie together, rows are transposed one by one, in the first cache.
+        """
+        C = image.shape[1]
+        return (self.length, C) if channels_are_together(image) else (self.rows, C, self.pitch)
+
+    def maps_in(self, values: Tensor, first: int, size: tuple[int, int]) -> Tensor:
+        """``[maps, C, *size]`` from row ``first`` of each map on, in ``[length, C]`` or in ``[rows, C, pitch]``."""
+        C = values.shape[1]
+        row = self.pitch * C
+        channel, pixel = (1, C) if values.dim() == 2 else (self.pitch, 1)
+        start = values.storage_offset() + (self.start + first) * row
+        return values.as_strided((self.maps, C, *size), (self.spacing * row, channel, row, pixel), start)
+
+    def planes_in(self, values: Tensor, first: int, size: tuple[int, int]) -> Tensor:
+        """The same in ``[C, length]``."""
+        start = values.storage_offset() + (self.start + first) * self.pitch
+        strides = self.spacing * self.pitch, self.length, self.pitch, 1
+        return values.as_strided((self.maps, values.shape[0], *size), strides, start)
+
+
+class Reader:
+    """Brings images of one layout into a list of pixels ``[length, C]``."""
+
+    def __init__(self, grid: Grid, values: Tensor) -> None:
+        self.grid, self.values, self.is_list = grid, values, values.dim() == 2
+        self.filled: tuple[int, int] | None = None
+
+    def read(self, image: Tensor, first: int = 0) -> Tensor:
+        """The list of maps with ``image [maps, C, H, W]`` from row ``first`` on, and zeros everywhere else."""
+        filled = first, image.shape[2]
+        if filled != self.filled:
+            self.values.zero_()
+            self.filled = filled
+        self.grid.maps_in(self.values, first, (image.shape[2], image.shape[3])).copy_(image)
+        if self.is_list:
+            return self.values
+        C = image.shape[1]
+        return transposed(self.values, C, self.grid.pitch).as_strided((self.grid.length, C), (C, 1))
+
+
+def maps_like(image: Tensor, values: Tensor, grid: Grid, first: int = 0) -> Tensor:
+    """The maps of a list ``[length, C]`` that belong to ``image [maps, C, H, W]``, in memory as suits its layout."""
+    if not channels_are_together(image):
+        C = values.shape[1]
+        row = grid.pitch * C
+        values = transposed(values, grid.pitch, C).as_strided((grid.rows, C, grid.pitch), (row, grid.pitch, 1))
+    return grid.maps_in(values, first, (image.shape[2], image.shape[3]))

@@ -1,115 +1,191 @@
-"""The products of differences with the taps of a weight, and their gradients: dense and depthwise."""
+"""The products of differences with the taps of a weight, and their gradients, link by link.
+
+For a link with its weighted differences ``f [pairs, C]``, ``y[p] += K_tap f[the pair that starts in p]`` and, of
+edges, ``y[p] -= K_opposite f[the edge that ends in p]``. With the gradient G of the outputs at the near and the far
+ends of pairs, ``t = dL/df = K_tap^T G_near - K_opposite^T G_far``, ``dK_tap = sum G_near f^T`` and
+``dK_opposite = -sum G_far f^T``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.strips import Strip, has_edges, linked_taps
+from sdn_triton.eager.layouts import transposed
+from sdn_triton.eager.strips import Link, Pairs, Strip
 from sdn_triton.options import DifferenceOptions
 
 
 def products(weight: Tensor, bias: Tensor | None, options: DifferenceOptions, dtype: torch.dtype) -> Products:
-    """The products with a dense, grouped or depthwise weight."""
-    depthwise = options.groups > 1 and weight.shape[1] == 1
-    return (DepthwiseProducts if depthwise else Products)(weight, bias, options, dtype)
+    """The way to multiply that suits the weight and the device.
+
+    Convolutions know groups; on a GPU they follow the setting for TF32 that convolutions have; and with AVX-512 those of
+    oneDNN were seen to take half the time of MKL's matrix products, which with AVX2 they do not.
+    """
+    if options.groups > 1 and weight.shape[1] == 1:
+        return DepthwiseProducts(weight, bias, options, dtype)
+    if options.groups > 1 or weight.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return Convolutions(weight, bias, options, dtype)
+    return MatrixProducts(weight, bias, options, dtype)
 
 
 class Products:
-    """``y[p] += K_tap f[p]`` for a tap, ``K_tap f[p] - K_opposite f[p - spacing]`` for an edge, as convolutions.
-
-    ``f`` is the map of a link's weighted differences. A convolution of two taps serves an edge; on a CPU it is as fast
-    as a matrix product or up to twice as fast.
-    """
+    """What all ways have in common: the weight's taps one after another."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, options: DifferenceOptions, dtype: torch.dtype) -> None:
-        self.groups, self.taps, self.by_edges = options.groups, linked_taps(options), has_edges(options)
-        self.bias = None if bias is None else bias.to(dtype)
-        O, C = weight.shape[:2]
-        taps = weight.flatten(2).permute(2, 0, 1)
-        before, after = taps[: len(taps) // 2], taps[len(taps) // 2 + 1 :]
-        if self.by_edges:
-            kernels = weight.new_empty((len(after), O, 2, C), dtype=dtype)
-            kernels[:, :, 0].copy_(before.flip(0)).neg_()
-            kernels[:, :, 1].copy_(after)
-        else:
-            kernels = weight.new_empty((2 * len(after), O, 1, C), dtype=dtype)
-            kernels[: len(before), :, 0].copy_(before)
-            kernels[len(before) :, :, 0].copy_(after)
-        # One kernel [O, C / groups, 1, taps] a link, channels-last in memory; that of an opposite tap is negative.
-        self.kernels = [kernel.transpose(1, 2).unsqueeze(2) for kernel in kernels]
+        O, C, height, width = self.shape = weight.shape
+        self.options, self.bias = options, None if bias is None else bias.to(dtype)
+        # [O, taps, C], which a weight in channels_last is already.
+        self.taps = height * width
+        self.packed = given = weight.to(dtype)
+        if not given.is_contiguous(memory_format=torch.channels_last):
+            self.packed = transposed(given.contiguous(), C, self.taps)
+        self.is_packed = self.packed is not weight
 
     @property
-    def nbytes(self) -> int:
-        """What the kernels take in memory, one of them twice: a convolution orders it anew."""
-        return (len(self.kernels) + 1) * self.kernels[0].nbytes
+    def packed_bytes(self) -> int:
+        """What the order of the taps takes in memory."""
+        return self.packed.nbytes if self.is_packed else 0
 
-    def add(self, strip: Strip, link: int, f: Tensor, total: Tensor) -> None:
-        """Add one link's products to ``total [images, O, rows, columns]``; the first are put there, with the bias."""
-        bias, spacing = None if link else self.bias, strip.links[link].spacing
-        part = torch.conv2d(self._dense(f), self.kernels[link], bias, dilation=(1, spacing), groups=self.groups)
-        part = strip.images_of(part)
-        total.add_(part) if link else total.copy_(part)
+    @cached_property
+    def kernels(self) -> tuple[Tensor, ...]:
+        """``[O, C]`` of each tap."""
+        O, C = self.shape[:2]
+        return self.packed.as_strided((self.taps, O, C), (C, self.taps * C, 1)).unbind(0)
 
-    def back(
-        self, link: int, spacing: int, f: Tensor, grad: Tensor, needs: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of one link's differences and of its kernel, as ``needs`` says."""
+    def add(self, strip: Strip, link: Link, f: Pairs, y: Tensor, is_first: bool) -> None:
+        """Add a link's products to ``y [outputs, O]``; the first are put there, with the bias."""
+        raise NotImplementedError
+
+    def back(self, strip: Strip, link: Link, G: Tensor, t: Pairs) -> None:
+        """``t [pairs, C]`` from ``G``, a list as ``strip.gradients`` has it."""
+        raise NotImplementedError
+
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+        """Add the gradients of a link's taps to ``sums``, ``[O, C]`` of each tap."""
+        raise NotImplementedError
+
+    def gradient(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """``sums [taps, O, C]`` in the shape, dtype and layout of the weight."""
+        return torch.empty_like(weight).copy_(sums.permute(1, 2, 0).view(self.shape))
+
+
+class MatrixProducts(Products):
+    """By matrix products, straight into the sums."""
+
+    @cached_property
+    def transposed_kernels(self) -> tuple[Tensor, ...]:
+        """``[C, O]`` of each tap."""
+        O, C = self.shape[:2]
+        return self.packed.as_strided((self.taps, C, O), (C, 1, self.taps * C)).unbind(0)
+
+    def add(self, strip: Strip, link: Link, f: Pairs, y: Tensor, is_first: bool) -> None:
+        kernels = self.transposed_kernels
+        if not is_first:
+            y.addmm_(f.starting, kernels[link.tap])
+        elif self.bias is None:
+            torch.mm(f.starting, kernels[link.tap], out=y)
+        else:
+            torch.addmm(self.bias, f.starting, kernels[link.tap], out=y)
+        if link.opposite is not None:
+            y.addmm_(f.ending, kernels[link.opposite], alpha=-1)
+
+    def back(self, strip: Strip, link: Link, G: Tensor, t: Pairs) -> None:
+        near, far = strip.at_ends(G, link)
+        torch.mm(near, self.kernels[link.tap], out=t.all)
+        if link.opposite is not None:
+            t.all.addmm_(far, self.kernels[link.opposite], alpha=-1)
+
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+        near, far = strip.at_ends(G, link)
+        sums[link.tap].addmm_(near.t(), f.all)
+        if link.opposite is not None:
+            sums[link.opposite].addmm_(far.t(), f.all, alpha=-1)
+
+
+class Convolutions(Products):
+    """By convolutions along the list: of two taps for an edge, that of the opposite tap negative."""
+
+    @cached_property
+    def pairs_of_kernels(self) -> dict[int, Tensor]:
+        """Of each tap ``[O, C / groups, 1, taps]``, channels-last in memory."""
+        found = {}
+        for tap, kernel in enumerate(self.kernels):
+            ends = (-self.kernels[-1 - tap], kernel) if self.options.stride == (1, 1) else (kernel,)
+            found[tap] = torch.stack(ends, 1).unsqueeze(1).permute(0, 3, 1, 2)
+        return found
+
+    def add(self, strip: Strip, link: Link, f: Pairs, y: Tensor, is_first: bool) -> None:
+        part = torch.conv2d(
+            _as_map(strip.of_outputs(f.all, link)),
+            self.pairs_of_kernels[link.tap],
+            self.bias if is_first else None,
+            dilation=(1, max(link.offset, 1)),
+            groups=self.options.groups,
+        )
+        part = part[0, :, 0].t()
+        y.copy_(part) if is_first else y.add_(part)
+
+    def back(self, strip: Strip, link: Link, G: Tensor, t: Pairs) -> None:
+        by_f, _ = self._backward(strip, link, t, G, (True, False))
+        t.all.zero_()  # some edges belong to no output
+        strip.of_outputs(t.all, link).copy_(by_f[0, :, 0].t())
+
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+        _, by_kernel = self._backward(strip, link, f, G, (False, True))
+        sums[link.tap].add_(by_kernel[:, :, 0, -1])
+        if link.opposite is not None:
+            sums[link.opposite].sub_(by_kernel[:, :, 0, 0])
+
+    def _backward(
+        self, strip: Strip, link: Link, f: Pairs, G: Tensor, needs: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor]:
         by_f, by_kernel, _ = torch.ops.aten.convolution_backward(
-            grad, self._dense(f), self.kernels[link], None,
-            (1, 1), (0, 0), (1, spacing), False, (0, 0), self.groups, (*needs, False),
+            _as_map(strip.gradient_of_outputs(G)), _as_map(strip.of_outputs(f.all, link)),
+            self.pairs_of_kernels[link.tap], None,
+            (1, 1), (0, 0), (1, max(link.offset, 1)), False, (0, 0), self.options.groups, (*needs, False),
         )  # fmt: skip
         return by_f, by_kernel
-
-    def _dense(self, f: Tensor) -> Tensor:
-        """``f`` with the strides of its sizes: torch misreads others in float64, even those of a size of 1."""
-        if self.by_edges:
-            return f
-        _, C, H, W = f.shape
-        return f.as_strided(f.shape, (C * H * W, 1, C * W, C))
-
-    def unpack(self, kernels: Sequence[Tensor], weight: Tensor) -> Tensor:
-        """The gradient of ``weight`` from those of the kernels."""
-        taps = [kernel[:, :, 0, -1] for kernel in kernels]
-        if self.by_edges:
-            before, after = [-kernel[:, :, 0, 0] for kernel in reversed(kernels)], taps
-        else:
-            before, after = taps[: len(taps) // 2], taps[len(taps) // 2 :]
-        centre = torch.zeros_like(weight[:, :, 0, 0])
-        return torch.empty_like(weight).copy_(torch.stack((*before, centre, *after), 2).view(weight.shape))
 
 
 class DepthwiseProducts(Products):
     """The same for ``groups == C``, element by element: there are no channels to sum over."""
 
-    def add(self, strip: Strip, link: int, f: Tensor, total: Tensor) -> None:
-        if link == 0:
-            total.zero_() if self.bias is None else total.copy_(self.bias.view(-1, 1, 1))
-        for y, values, kernel in self._terms(strip.links[link].spacing, total, f, self.kernels[link]):
-            y.addcmul_(strip.images_of(values), kernel)
+    def _taps(self, values: Tensor, tap: int) -> tuple[Tensor, Tensor]:
+        """``values [n, O]`` and the kernel of a tap as ``[..., C, outputs of a channel]``."""
+        kernel = self.kernels[tap].view(self.options.groups, -1)
+        return values.unflatten(1, kernel.shape), kernel
 
-    def back(
-        self, link: int, spacing: int, f: Tensor, grad: Tensor, needs: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        by_f = torch.zeros_like(f) if needs[0] else None
-        by_kernel = torch.empty_like(self.kernels[link]) if needs[1] else None
-        if by_f is not None:
-            for y, values, kernel in self._terms(spacing, grad, by_f, self.kernels[link]):
-                values.addcmul_(y, kernel)
-        if by_kernel is not None:
-            for y, values, kernel in self._terms(spacing, grad, f, by_kernel):
-                kernel.copy_((y * values).sum((0, 2, 3)).view(-1, 1, 1))
-        return by_f, by_kernel
+    def add(self, strip: Strip, link: Link, f: Pairs, y: Tensor, is_first: bool) -> None:
+        if is_first:
+            y.zero_() if self.bias is None else y.copy_(self.bias)
+        outputs, kernel = self._taps(y, link.tap)
+        outputs.addcmul_(f.starting.unsqueeze(2), kernel)
+        if link.opposite is not None:
+            outputs, kernel = self._taps(y, link.opposite)
+            outputs.addcmul_(f.ending.unsqueeze(2), kernel, value=-1)
 
-    @staticmethod
-    def _terms(spacing: int, y: Tensor, f: Tensor, kernel: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each tap, and each output of a channel, what is multiplied: outputs, differences and ``[C, 1, 1]``."""
-        split = f.shape[1], -1
-        outputs, weights = y.unflatten(1, split), kernel.squeeze(2).unflatten(0, split)
-        length = f.shape[3] - spacing * (kernel.shape[3] - 1)
-        for end in range(kernel.shape[3]):
-            values = f.narrow(3, end * spacing, length)
-            for multiple in range(outputs.shape[2]):
-                yield outputs[:, :, multiple], values, weights[:, multiple, :, end, None]
+    def back(self, strip: Strip, link: Link, G: Tensor, t: Pairs) -> None:
+        near, far = strip.at_ends(G, link)
+        near, kernel = self._taps(near, link.tap)
+        torch.sum(near * kernel, 2, out=t.all)
+        if link.opposite is not None:
+            far, kernel = self._taps(far, link.opposite)
+            t.all.sub_((far * kernel).sum(2))
+
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+        near, far = strip.at_ends(G, link)
+        near, kernel = self._taps(near, link.tap)
+        sums[link.tap].add_((near * f.all.unsqueeze(2)).sum(0).view(-1, 1))
+        if link.opposite is not None:
+            far, _ = self._taps(far, link.opposite)
+            sums[link.opposite].sub_((far * f.all.unsqueeze(2)).sum(0).view(-1, 1))
+
+
+def _as_map(values: Tensor) -> Tensor:
+    """A list ``[n, C]`` as a map ``[1, C, 1, n]``."""
+    n, C = values.shape
+    # With the strides of its sizes: torch misreads others in float64, even those of a size of 1.
+    return values.as_strided((1, C, 1, n), (n * C, 1, n * C, C))

@@ -1,22 +1,22 @@
-"""Where the pixels of some rows of output lie: long lists of positions on which a tap is a constant offset.
+"""Lists of pixels on which every tap is a constant offset, and how large images are cut into strips of rows.
 
-A strip holds the pixels that its rows of output touch, one after another, as a map ``[1, C, 1, positions]`` that is
-channels-last in memory. Each row of pixels ends in as many zeros as a tap reaches, so that "one row down and one to
-the left" is the same offset everywhere and never meets a pixel of another row: every step of the work is one long
-operation. Outputs at positions in those zeros are computed with the others and never read.
+A strip holds the pixels that its rows of output touch, one after another. Each row of pixels ends in as many zeros as a
+tap reaches, so that "one row down and one to the left" is the same offset everywhere and never meets a pixel of
+another row: every step of the work is one long operation. Outputs in those zeros are computed with the others and
+never read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.layouts import add_image, channels_last, read_image
-from sdn_triton.options import DifferenceOptions, Tap
+from sdn_triton.eager.layouts import Grid, Reader, maps_like
+from sdn_triton.options import DifferenceOptions
 
 
 class Place(NamedTuple):
@@ -27,135 +27,132 @@ class Place(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Pairs of pixels, all the same offset apart: a tap with its centres or, at stride 1, an edge.
+    """Pairs of pixels, all ``offset`` apart: those of a tap with its centres or, at stride 1, of an edge.
 
     An edge is a tap and its opposite at once: the difference from p to q is minus that from q to p, so one list of
-    differences serves both. ``near`` and ``far`` are the positions of the first pair. An output takes from the list the
-    difference of its own position and, with an edge, the one ``spacing`` before: the edge that ends in it.
+    differences serves both. Taps are counted row by row, the centre among them.
     """
 
-    near: int
-    far: int
-    length: int
-    spacing: int
+    offset: int
+    tap: int
+    opposite: int | None
 
 
-def has_edges(options: DifferenceOptions) -> bool:
-    """Whether both ends of every tap are centres, so that links are edges."""
-    return options.stride == (1, 1)
+class Pairs(NamedTuple):
+    """Values of a link's pairs: of all, of those that start in outputs and, of edges, of those that end in outputs."""
 
-
-def linked_taps(options: DifferenceOptions) -> tuple[tuple[Tap, ...], ...]:
-    """The taps that each link serves: (opposite, tap) of an edge, else (tap,)."""
-    taps = options.taps
-    if has_edges(options):
-        return tuple((taps[-1 - i], taps[i]) for i in range(len(taps) // 2, len(taps)))
-    return tuple((tap,) for tap in taps)
+    all: Tensor
+    starting: Tensor
+    ending: Tensor
 
 
 class Strip:
-    """The geometry of ``rows`` rows of output of each of ``images`` images."""
+    """The geometry of ``rows`` rows of output of each of ``images`` images.
+
+    At stride 1 every link has ``pairs`` edges, from near pixels that begin ``lead`` before the first output, as far as
+    a tap reaches: each output finds in the list of a link the edge that starts in it, and ``offset`` before that the
+    one that ends in it. Else it finds the pair of its tap at its own place.
+    """
 
     def __init__(self, options: DifferenceOptions, size: tuple[int, int], images: int, rows: int) -> None:
         (reach_y, reach_x), (pad_y, pad_x) = options.reach, options.padding
         self.options, self.size, self.images, self.rows = options, size, images, rows
-        self.by_edges = has_edges(options)
+        self.by_edges = options.stride == (1, 1)
         self.columns = options.output_size(*size)[1]
-        self.window_rows = options.stride[0] * (rows - 1) + 1 + 2 * reach_y
-        self.image_rows = self.window_rows + max(0, reach_y - pad_y if images > 1 else 0)
-        self.pitch = max(size[1] + max(pad_x, reach_x), self.columns)
-        # Zeros before the first row, which the rows after it find at the end of the row above.
-        self.margin = pad_x
-        self.length = self.margin + self.image_rows * images * self.pitch + 2 * reach_x
-        self.centre = self.margin + reach_y * self.pitch + options.origin[1]
+        self.window = options.stride[0] * (rows - 1) + 1 + 2 * reach_y
+        # Zeros between two images, or beside a row, belong to both sides.
+        spacing = size[0] + max(pad_y, reach_y) if images > 1 else self.window
+        pitch = max(size[1] + max(pad_x, reach_x), self.columns)
+        self.pixels = Grid(images, 1, spacing, (images - 1) * spacing + self.window + 2, pitch)
+        self.centre = (1 + reach_y) * pitch + options.origin[1]
         if self.by_edges:
-            self.outputs = ((images - 1) * self.image_rows + rows) * self.pitch
+            self.outputs = Grid(images, 0, spacing, (images - 1) * spacing + rows, pitch)
+            self.lead = reach_y * pitch + reach_x
+            margin = reach_y + 1
         else:
-            self.outputs = images * rows * self.columns
-        self.links = tuple(self._links())
-        self.pairs = max(link.length for link in self.links)
-        self.rim = 2 * images * (reach_y * self.columns + reach_x * rows)
+            self.outputs = Grid(images, 0, rows, images * rows, self.columns)
+            self.lead = margin = 0
+        self.pairs = self.outputs.length + self.lead
+        self.gradients = self.outputs._replace(start=margin, rows=self.outputs.rows + 2 * margin)
+        self.links = tuple(self._links(pitch))
 
-    def _links(self) -> Iterator[Link]:
-        for *_, tap in linked_taps(self.options):
-            offset = tap.dy * self.pitch + tap.dx
-            before = offset if self.by_edges else 0
-            yield Link(self.centre - before, self.centre - before + offset, self.outputs + before, max(before, 1))
+    @property
+    def is_whole(self) -> bool:
+        """Whether the strip has all outputs and touches all rows of its images."""
+        return self.rows == self.options.output_size(*self.size)[0] and self.rows_inside(Place(0, 0))[:2] == (0, self.size[0])
 
-    def ends(self, values: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The values at the near and at the far ends of each link's pairs."""
+    def _links(self, pitch: int) -> list[Link]:
+        taps, (_, columns) = self.options.taps, self.options.kernel_size
+        half = len(taps) // 2
+        numbers = [tap.row * columns + tap.column for tap in taps]
+        offsets = [tap.dy * pitch + tap.dx for tap in taps]
         if self.by_edges:
-            return [(values.narrow(3, at.near, at.length), values.narrow(3, at.far, at.length)) for at in self.links]
-        C, (stride_y, stride_x) = values.shape[1], self.options.stride
-        sizes = self.images, C, self.rows, self.columns
-        strides = self.image_rows * self.pitch * C, 1, stride_y * self.pitch * C, stride_x * C
+            return [Link(offsets[i], numbers[i], numbers[-1 - i]) for i in range(half, len(taps))]
+        return [Link(offset, number, None) for offset, number in zip(offsets, numbers, strict=True)]
 
-        def view(position: int) -> Tensor:
-            return values.as_strided(sizes, strides, position * C)
-
-        return [(view(link.near), view(link.far)) for link in self.links]
-
-    def pair_buffers(self, channels: int, like: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """One buffer for the values of any link's pairs, as each link sees it."""
+    def ends(self, values: Tensor) -> tuple[Tensor, ...]:
+        """In a list ``[length, C]`` of pixels the near ends of all pairs, and the far ends of each link's."""
+        C, start = values.shape[1], self.centre - self.lead
         if self.by_edges:
-            reach = self.options.reach[1]
-            values = channels_last((1, channels, 1, reach + self.pairs), like, dtype)
-            return [values.narrow(3, reach, link.length) for link in self.links]
-        return [channels_last((self.images, channels, self.rows, self.columns), like, dtype)] * len(self.links)
+            sizes: tuple[int, ...] = (self.pairs, C)
+            strides: tuple[int, ...] = (C, 1)
+        else:
+            (stride_y, stride_x), row = self.options.stride, self.pixels.pitch * C
+            sizes = self.images, self.rows, self.columns, C
+            strides = self.pixels.spacing * row, stride_y * row, stride_x * C, 1
+        offsets, base = (0, *(link.offset for link in self.links)), values.storage_offset() + start * C
+        return tuple(values.as_strided(sizes, strides, base + offset * C) for offset in offsets)
 
-    def output_buffer(self, channels: int, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """An empty buffer for all outputs of the strip."""
-        if self.by_edges:
-            return channels_last((1, channels, 1, self.outputs), like, dtype)
-        return channels_last((self.images, channels, self.rows, self.columns), like, dtype)
+    @property
+    def pair_size(self) -> tuple[int, ...]:
+        """That of a list of pairs, as :meth:`ends` has them."""
+        return (self.pairs,) if self.by_edges else (self.images, self.rows, self.columns)
 
-    def images_of(self, outputs: Tensor) -> Tensor:
-        """The outputs of the strip as images ``[images, O, rows, columns]``, without what is never read."""
-        if not self.by_edges:
-            return outputs
-        O = outputs.shape[1]
-        sizes = self.images, O, self.rows, self.columns
-        return outputs.as_strided(sizes, (self.image_rows * self.pitch * O, 1, self.pitch * O, O))
+    def pairs_in(self, buffers: Tensor) -> list[Pairs]:
+        """The pairs of each link, which take turns in the buffers ``[links, *pair_size, C]``."""
+        lists = buffers.view(len(buffers), self.pairs, buffers.shape[-1])
+        n, every, starting = self.outputs.length, lists.unbind(0), lists[:, self.lead :].unbind(0)
+        found = []
+        for i, link in enumerate(self.links):
+            place = i % len(every)
+            ending = every[place].narrow(0, self.lead - link.offset, n) if self.by_edges else every[place]
+            found.append(Pairs(every[place], starting[place], ending))
+        return found
+
+    def of_outputs(self, f: Tensor, link: Link) -> Tensor:
+        """Of a link's pairs those that start or end in outputs."""
+        return f[self.lead - link.offset :] if self.by_edges else f
+
+    def at_ends(self, G: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+        """The outputs at the near and at the far ends of a link's pairs, in a list as :attr:`gradients` has it."""
+        start = self.gradients.start * self.gradients.pitch - self.lead
+        return G.narrow(0, start, self.pairs), G.narrow(0, start + (link.offset if self.by_edges else 0), self.pairs)
+
+    def gradient_of_outputs(self, G: Tensor) -> Tensor:
+        """The outputs alone."""
+        return G.narrow(0, self.gradients.start * self.gradients.pitch, self.outputs.length)
 
     def part_of(self, output: Tensor, place: Place) -> Tensor:
         """The strip's part of an output ``[N, O, Ho, Wo]``."""
         return output[place.image : place.image + self.images, :, place.row : place.row + self.rows]
 
-    def inside(self, values: Tensor, image: Tensor, place: Place) -> tuple[Tensor, Tensor]:
-        """The pixels of the strip that lie inside ``image [N, C, H, W]``, in ``values`` and in ``image``."""
-        options, (height, width), C = self.options, self.size, values.shape[1]
-        top = options.origin[0] + place.row * options.stride[0] - options.reach[0]
-        first = min(max(top, 0), height)
-        last = max(min(top + self.window_rows, height), first)
-        sizes = self.images, C, last - first, width
-        strides = self.image_rows * self.pitch * C, 1, self.pitch * C, C
-        part = values.as_strided(sizes, strides, (self.margin + max(first - top, 0) * self.pitch) * C)
-        return part, image[place.image : place.image + self.images, :, first:last]
+    def rows_inside(self, place: Place) -> tuple[int, int, int]:
+        """The first and the last but one of the image's rows that the strip touches, and which of its rows that is."""
+        top = self.options.origin[0] + place.row * self.options.stride[0] - self.options.reach[0]
+        first = min(max(top, 0), self.size[0])
+        return first, max(min(top + self.window, self.size[0]), first), first - top
 
+    def read(self, reader: Reader, image: Tensor, place: Place) -> Tensor:
+        """The list of the pixels of ``image [N, C, H, W]`` at ``place``."""
+        first, last, row = self.rows_inside(place)
+        return reader.read(image[place.image : place.image + self.images, :, first:last], row)
 
-class Field:
-    """The values of one tensor at the pixels of a strip, with zeros outside the image."""
-
-    def __init__(self, strip: Strip, like: Tensor, dtype: torch.dtype) -> None:
-        self.strip = strip
-        self.values = channels_last((1, like.shape[1], 1, strip.length), like, dtype)
-        self.is_zero_outside = False
-        self.ends = strip.ends(self.values)
-
-    def read(self, image: Tensor, place: Place) -> Tensor:
-        """Take the pixels of ``image [N, C, H, W]`` at ``place``."""
-        values, pixels = self.strip.inside(self.values, image, place)
-        clipped = pixels.shape[2] < self.strip.window_rows
-        if clipped or not self.is_zero_outside:
-            self.values.zero_()  # The place before may have left pixels in rows that are outside now.
-            self.is_zero_outside = True
-        read_image(values, pixels)
-        return self.values
-
-    def add_to(self, image: Tensor, place: Place) -> None:
-        """Add the values to the pixels of ``image`` at ``place``."""
-        values, pixels = self.strip.inside(self.values, image, place)
-        add_image(pixels, values)
+    def pass_back(self, image: Tensor, place: Place, values: Tensor, adds: bool) -> None:
+        """Put the values at the pixels of a list into ``image [N, C, H, W]``, or add them to what is there."""
+        first, last, row = self.rows_inside(place)
+        part = image[place.image : place.image + self.images, :, first:last]
+        values = maps_like(part, values, self.pixels, row)
+        part.add_(values) if adds else part.copy_(values)
 
 
 def closed_pairs(strip: Strip, place: Place, like: Tensor) -> list[Tensor] | None:
@@ -163,28 +160,21 @@ def closed_pairs(strip: Strip, place: Place, like: Tensor) -> list[Tensor] | Non
     if strip.options.border != "zero_flux":
         return None
     image = like.new_ones(()).expand(place.image + strip.images, 1, *strip.size)
-    inside = Field(strip, image, like.dtype)
-    inside.read(image, place)
-    return [torch.nonzero((near * far).flatten() == 0).squeeze(1) for near, far in inside.ends]
-
-
-def close(values: Tensor, closed: list[Tensor] | None, link: int) -> None:
-    """Set the values of a link's closed pairs to zero."""
-    if closed is not None:
-        values.permute(0, 2, 3, 1).flatten(0, 2).index_fill_(0, closed[link], 0)
+    inside = strip.read(Reader(strip.pixels, like.new_empty((strip.pixels.length, 1))), image, place)
+    near, *far = strip.ends(inside)
+    return [torch.nonzero((near * ends).flatten() == 0).squeeze(1) for ends in far]
 
 
 class Load(NamedTuple):
-    """How many numbers the buffers of a strip hold for each of its pixels, pairs, outputs and pixels at its rim."""
+    """How many numbers the buffers of a strip hold for each of its pixels, pairs and outputs."""
 
     pixel: int
     pair: int
     output: int
-    rim: int = 0
 
     def of(self, strip: Strip) -> int:
         """All numbers that the buffers of ``strip`` hold."""
-        return self.pixel * strip.length + self.pair * strip.pairs + self.output * strip.outputs + self.rim * strip.rim
+        return self.pixel * strip.pixels.length + self.pair * strip.pairs + self.output * strip.gradients.length
 
 
 @lru_cache(maxsize=256)

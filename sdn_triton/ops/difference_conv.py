@@ -67,6 +67,7 @@ difference_conv = register(
         flatten=_flatten,
         unflatten=_unflatten,
         independent_dims=(0,),
+        keeps=True,
         has_one_group=lambda *flat: flat[9] == 1,  # see _flatten
     )
 )

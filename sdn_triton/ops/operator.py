@@ -61,24 +61,42 @@ class Operator(PathOperator):
         if not torch.compiler.is_compiling():
             register_rules_if_used(OPERATORS.values())
 
+    def forward_and_keep(self, arguments: Arguments, static: Any, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
+        """Compute the output, and what the path keeps for its backward."""
+        if are_plain(arguments) and not only_has_a_shape(arguments[0]):
+            return self.run_forward_and_keep(arguments, static, backend)
+        return self.forward(arguments, static, backend), ()
+
     def backward(
-        self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
+        self,
+        grad: Tensor,
+        arguments: Arguments,
+        static: Any,
+        backend: str,
+        needs: tuple[bool, ...],
+        kept: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor | None, ...]:
         """Compute the gradients that are needed, without their derivatives."""
         if is_plain(grad) and not only_has_a_shape(grad) and are_plain(arguments):
-            return self.run_backward(grad, arguments, static, backend, needs)
+            return self.run_backward(grad, arguments, static, backend, needs, kept)
         registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
         gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
         return tuple(g if need else None for g, need in zip(gradients, needs))
 
     def run_backward(
-        self, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: Sequence[bool]
+        self,
+        grad: Tensor,
+        arguments: Arguments,
+        static: Any,
+        backend: str,
+        needs: Sequence[bool],
+        kept: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor | None, ...]:
         """Run the backward of the path that the arguments lead to."""
         if grad.numel() == 0:
             return tuple(torch.zeros_like(a) if need else None for a, need in zip(arguments, needs))
         input, other, weight, _, *rest = arguments
-        given = (grad, input, other, weight, *rest, static, self.needs(*needs))
+        given = (grad, input, other, weight, *rest, static, self.needs(*needs), *((kept,) if kept else ()))
         return tuple(self._run("backward", given, arguments, static, backend))
 
 
@@ -155,19 +173,35 @@ class _RecordedForward(_Forward):
     @staticmethod
     def forward(ctx: Any, operator: Operator, backend: str, static: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
         ctx.name, ctx.backend, ctx.static = operator.name, backend, static
-        save(ctx, arguments)
-        return operator.forward(arguments, static, backend)
+        output, kept = operator.forward_and_keep(arguments, static, backend)
+        save(ctx, (*arguments, *kept))
+        ctx.kept = len(kept)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (grad,) = grads
+        saved = restore(ctx)
+        arguments, kept = saved[: len(saved) - ctx.kept], tuple(saved[len(saved) - ctx.kept :])
+        needs, operator = ctx.needs_input_grad[3:], OPERATORS[ctx.name]
+        return None, None, None, *gradients_of(operator, grad, arguments, ctx.static, ctx.backend, needs, kept)
 
     setup_context = torch.autograd.Function.setup_context
 
 
 def gradients_of(
-    operator: Operator, grad: Tensor, arguments: Arguments, static: Any, backend: str, needs: tuple[bool, ...]
+    operator: Operator,
+    grad: Tensor,
+    arguments: Arguments,
+    static: Any,
+    backend: str,
+    needs: tuple[bool, ...],
+    kept: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor | None, ...]:
     """The gradients that are needed inside a backward, with their own derivatives where somebody may ask for these."""
     # Compiled graphs have no second derivative, and mostly nobody asks for one.
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
-        return operator.backward(grad, arguments, static, backend, needs)
+        return operator.backward(grad, arguments, static, backend, needs, kept)
     found: tuple[Tensor | None, ...] = _Backward.apply(operator.name, backend, static, needs, grad, *arguments)
     return found
 

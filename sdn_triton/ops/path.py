@@ -7,7 +7,7 @@ fake tensors, dispatch modes) it goes through an operator registered with ``torc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -54,6 +54,9 @@ class PathOperator:
     flatten: Callable[[Arguments, Any], tuple[Any, ...]]
     unflatten: Callable[..., tuple[Arguments, Any]]
     independent_dims: tuple[int, ...]
+
+    keeps: bool = field(default=False, kw_only=True)
+    """Whether the eager path's forward can keep something for its backward."""
 
     returns = "Tensor"
     """What the registered operator returns, as in its schema."""
@@ -120,6 +123,18 @@ class PathOperator:
         """
         note_call(self.name, arguments, static)
         return self._run("forward", (*arguments, static), arguments, static, backend)
+
+    def run_forward_and_keep(self, arguments: Arguments, static: Any, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
+        """The same, with what the eager path keeps for its backward, if it can keep something."""
+        if self.keeps and not torch.are_deterministic_algorithms_enabled():
+            path, _ = self.choose(arguments, static, backend)
+            if path == "eager":
+                note_call(self.name, arguments, static)
+                found: tuple[Any, tuple[Tensor, ...]] = path_module(path, self.module).forward_and_keep(
+                    *arguments, static
+                )
+                return found
+        return self.run_forward(arguments, static, backend), ()
 
     def _run(self, step: str, given: Arguments, arguments: Arguments, static: Any, backend: str) -> Any:
         """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
