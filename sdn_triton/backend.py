@@ -25,8 +25,8 @@ class BackendUnavailableError(RuntimeError):
 class Decision:
     """The path one operator call takes.
 
-    ``configs`` holds a line per kernel of the Triton path, with where its configuration comes from; ``tune`` is the
-    command that would measure better ones for this shape.
+    ``configs`` holds a line per kernel of the Triton path, with where its configuration comes from, or a line that says
+    in which way the eager path computes; ``tune`` is the command that would measure better ones for this shape.
     """
 
     operator: str

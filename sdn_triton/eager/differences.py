@@ -1,6 +1,6 @@
-"""The weighted differences of pairs of pixels, and what passes back through them: one formula for every scheme.
+"""A call of the difference convolution, the weighted differences of pairs of pixels, and what passes back through them.
 
-Channels are the last dimension: ``[..., C]``; guidance is in units of the contrast.
+One formula for every scheme; channels are the last dimension, ``[..., C]``, and guidance is in units of the contrast.
 """
 
 from __future__ import annotations
@@ -11,12 +11,35 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.diffusivity import similarity, times_steepness, zero
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions
 
 
-def is_scaled(k: Contrast) -> bool:
-    """Whether guidance in units of the contrast is another."""
-    return isinstance(k, Tensor) or k != 1
+class Call(NamedTuple):
+    """The arguments of a difference convolution, ``k`` in ``dtype``, which is computed in."""
+
+    input: Tensor
+    guidance: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    k: Contrast
+    options: DifferenceOptions
+    dtype: torch.dtype
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """That of the images."""
+        return self.input.shape[2], self.input.shape[3]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether guidance in units of the contrast is another."""
+        return isinstance(self.k, Tensor) or self.k != 1
+
+    def from_units(self, by_guidance: Tensor) -> Tensor:
+        """The gradient of the guidance from that of the guidance in units of the contrast, whose memory it takes."""
+        if self.is_scaled:
+            by_guidance.div_(self.k.view(-1, 1, 1) if isinstance(self.k, Tensor) else self.k)
+        return by_guidance
 
 
 def weighted(e: Tensor, d: Tensor, options: DifferenceOptions, g: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -32,7 +55,7 @@ class Flow(NamedTuple):
     to_guidance: Tensor | None
     """In units of the contrast."""
     to_contrast: Tensor | None
-    """By its logarithm, ``[Cg]``."""
+    """By its logarithm, ``[Cg]``: once a pair."""
 
 
 def flow(
@@ -41,19 +64,17 @@ def flow(
     d: Tensor,
     g: Tensor,
     options: DifferenceOptions,
-    needs: tuple[bool, bool, bool],
+    needs: DifferenceNeeds,
     out: Tensor | None = None,
 ) -> Flow:
-    """``t g`` and ``-steepness(g) d f t`` for ``t = dL/df``, where needed, in the memory of ``t`` and of ``out`` or ``f``."""
-    needs_input, needs_guidance, needs_contrast = needs
-    if options.diffusivity == "constant" or not (needs_guidance or needs_contrast):
-        return Flow(t.mul_(g) if needs_input else None, None, None)
+    """``t g`` in the memory of ``t = dL/df``, and ``-steepness(g) d f t`` in that of ``out`` or ``f``, where needed."""
+    if options.diffusivity == "constant" or not (needs.guidance or needs.contrast):
+        return Flow(t.mul_(g) if needs.input else None, None, None)
     along = torch.mul(f, t, out=f if out is None else out)
-    to_input = t.mul_(g) if needs_input else None
+    to_input = t.mul_(g) if needs.input else None
     if options.similarity == "vector":
         along = along.sum(-1, keepdim=True)
     factor = times_steepness(options.diffusivity, along, g)
-    out = along if along.shape == d.shape else None
-    along = torch.addcmul(zero(d), along, d, value=-factor, out=out)
-    to_contrast = (along * d).flatten(0, -2).sum(0).neg_() if needs_contrast else None
-    return Flow(to_input, along if needs_guidance else None, to_contrast)
+    along = torch.addcmul(zero(d), along, d, value=-factor, out=along if along.shape == d.shape else None)
+    to_contrast = (along * d).flatten(0, -2).sum(0).neg_() if needs.contrast else None
+    return Flow(to_input, along if needs.guidance else None, to_contrast)

@@ -40,8 +40,8 @@ def similarity(options: DifferenceOptions, step: Tensor, out: Tensor) -> Tensor:
 def times_steepness(name: str, x: Tensor, g: Tensor) -> float:
     """Multiply ``x`` by ``-2 g'(a) / g(a)`` as a function of g, but for the factor that is returned.
 
-    Charbonnier g^2, exponential 2, rational 2 g, constant 0. Where d changes by k, g changes by ``-steepness * g * d / k``;
-    this is finite where g underflows.
+    Charbonnier g^2, exponential 2, rational 2 g, constant 0. Where d changes by k, g changes by
+    ``-steepness * g * d / k``, which is finite where g underflows.
     """
     if name == "charbonnier":
         x.mul_(g).mul_(g)

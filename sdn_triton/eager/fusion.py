@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdn_triton.eager.layouts import compute_dtype, match
 from sdn_triton.options import FusionGradients, FusionNeeds
-from sdn_triton.outputs import empty_output
+from sdn_triton.outputs import empty_output, memory_format
 
 
 def forward(
@@ -21,14 +21,13 @@ def forward(
 ) -> Tensor:
     """``z = A u + B act(scale y + shift) + bias`` with ``weight = [A, B]``, ``u [N, C, H, W]``, ``y [N, R, H, W]``."""
     shape = input.shape[0], weight.shape[0], *input.shape[2:]
-    output = empty_output(shape, like=input)
-    if output.is_meta or output.numel() == 0:
-        return output
+    if input.is_meta or 0 in shape:
+        return empty_output(shape, like=input)
     dtype = compute_dtype(input)
     A, B = (part.to(dtype) for part in weight.split((input.shape[1], response.shape[1]), 1))
-    h = _activate(_normalise(response, scale, shift, dtype), activation)
     z = torch.conv2d(input.to(dtype), A, None if bias is None else bias.to(dtype))
-    return output.copy_(z.add_(torch.conv2d(h, B)))
+    z.add_(torch.conv2d(_activated(response, scale, shift, activation, dtype), B))
+    return z.to(input.dtype).contiguous(memory_format=memory_format(input))
 
 
 def backward(
@@ -50,10 +49,10 @@ def backward(
     channels = input.shape[1], response.shape[1]
     A, B = (part.to(dtype) for part in weight.split(channels, 1))
     dz, y = grad.to(dtype), response.to(dtype)
-    x = _normalise(y, scale, shift, dtype)
+    h = _activated(response, scale, shift, activation, dtype)
     needs_t = needs.response or needs.scale or needs.shift
     du, dA = _product_backward(dz, input.to(dtype), A, needs.input, needs.weight)
-    t, dB = _product_backward(dz, _activate(x, activation), B, needs_t, needs.weight)
+    t, dB = _product_backward(dz, h, B, needs_t, needs.weight)
     gradients: dict[str, Tensor | None] = dict.fromkeys(FusionGradients._fields)
     if du is not None:
         gradients["input"] = match(du, input)
@@ -61,7 +60,7 @@ def backward(
         gradients["weight"] = match(torch.cat((dA, dB), 1), weight)
     if t is not None:
         if activation == "relu":
-            t = torch.where(x <= 0, 0, t)
+            t = torch.ops.aten.threshold_backward(t, h, 0)
         if needs.response:
             gradients["response"] = match(t if scale is None else t * _per_channel(scale, dtype), response)
         if scale is not None and needs.scale:
@@ -77,16 +76,19 @@ def _per_channel(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype).view(-1, 1, 1)
 
 
-def _normalise(response: Tensor, scale: Tensor | None, shift: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """``x = scale y + shift``, the response itself without either."""
-    x = response.to(dtype)
-    if scale is not None:
-        x = x * _per_channel(scale, dtype)
-    return x if shift is None else x + _per_channel(shift, dtype)
-
-
-def _activate(x: Tensor, activation: str) -> Tensor:
-    return torch.relu(x) if activation == "relu" else x
+def _activated(
+    response: Tensor, scale: Tensor | None, shift: Tensor | None, activation: str, dtype: torch.dtype
+) -> Tensor:
+    """``h = act(scale y + shift)``."""
+    y = response.to(dtype)
+    k, b = (None if x is None else _per_channel(x, dtype) for x in (scale, shift))
+    if k is not None:
+        x = y * k if b is None else torch.addcmul(b, y, k)
+    else:
+        x = y if b is None else y + b
+    if activation != "relu":
+        return x
+    return torch.relu(x) if x is response else torch.relu_(x)
 
 
 def _product_backward(

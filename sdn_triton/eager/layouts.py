@@ -22,7 +22,7 @@ def match(value: Tensor, like: Tensor) -> Tensor:
 
 
 def transposed(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Dense ``[..., rows, columns]`` as dense ``[..., columns, rows]``, in whatever shape ``x`` has: look at it anew."""
+    """Dense ``[..., rows, columns]`` as dense ``[..., columns, rows]``; the shape means nothing."""
     if x.device.type != "cpu":
         return x.reshape(-1, rows, columns).transpose(1, 2).contiguous()
     # On a CPU a shuffle of channels has a kernel that takes a third of the time of a copy.
@@ -58,7 +58,7 @@ def channels_are_together(image: Tensor) -> bool:
     return image.stride(1) == 1 or image.shape[1] == 1
 
 
-def lists_for(image: Tensor) -> int:
+def copies_to_list(image: Tensor) -> int:
     """How many copies of its pixels stand between ``image`` and a list of them: two where they are transposed."""
     return 1 if channels_are_together(image) else 2
 

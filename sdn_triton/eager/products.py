@@ -13,35 +13,36 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sdn_triton.eager.differences import Call
 from sdn_triton.eager.layouts import transposed
 from sdn_triton.eager.strips import Link, Pairs, Strip
-from sdn_triton.options import DifferenceOptions
 
 
-def products(weight: Tensor, bias: Tensor | None, options: DifferenceOptions, dtype: torch.dtype) -> Products:
-    """The way to multiply that suits the weight and the device.
+def products(call: Call) -> Products:
+    """The way to multiply that suits a call.
 
-    Convolutions know groups; on a GPU they follow the setting for TF32 that convolutions have; and with AVX-512 those of
-    oneDNN were seen to take half the time of MKL's matrix products, which with AVX2 they do not.
+    Convolutions know groups; on a GPU they follow the setting for TF32 that convolutions have; and with AVX-512 those
+    of oneDNN were seen to take half the time of MKL's matrix products, which with AVX2 they do not.
     """
-    if options.groups > 1 and weight.shape[1] == 1:
-        return DepthwiseProducts(weight, bias, options, dtype)
-    if options.groups > 1 or weight.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return Convolutions(weight, bias, options, dtype)
-    return MatrixProducts(weight, bias, options, dtype)
+    groups, weight = call.options.groups, call.weight
+    if groups > 1 and weight.shape[1] == 1:
+        return DepthwiseProducts(call)
+    if groups > 1 or weight.device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512":
+        return Convolutions(call)
+    return MatrixProducts(call)
 
 
 class Products:
     """What all ways have in common: the weight's taps one after another."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, options: DifferenceOptions, dtype: torch.dtype) -> None:
-        O, C, height, width = self.shape = weight.shape
-        self.options, self.bias = options, None if bias is None else bias.to(dtype)
+    def __init__(self, call: Call) -> None:
+        weight, self.options = call.weight, call.options
+        self.shape, self.taps = weight.shape, weight.shape[2:].numel()
+        self.bias = None if call.bias is None else call.bias.to(call.dtype)
         # [O, taps, C], which a weight in channels_last is already.
-        self.taps = height * width
-        self.packed = given = weight.to(dtype)
+        self.packed = given = weight.to(call.dtype)
         if not given.is_contiguous(memory_format=torch.channels_last):
-            self.packed = transposed(given.contiguous(), C, self.taps)
+            self.packed = transposed(given.contiguous(), weight.shape[1], self.taps)
         self.is_packed = self.packed is not weight
 
     @property
@@ -63,7 +64,7 @@ class Products:
         """``t [pairs, C]`` from ``G``, a list as ``strip.gradients`` has it."""
         raise NotImplementedError
 
-    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: tuple[Tensor, ...]) -> None:
         """Add the gradients of a link's taps to ``sums``, ``[O, C]`` of each tap."""
         raise NotImplementedError
 
@@ -98,7 +99,7 @@ class MatrixProducts(Products):
         if link.opposite is not None:
             t.all.addmm_(far, self.kernels[link.opposite], alpha=-1)
 
-    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: tuple[Tensor, ...]) -> None:
         near, far = strip.at_ends(G, link)
         sums[link.tap].addmm_(near.t(), f.all)
         if link.opposite is not None:
@@ -133,7 +134,7 @@ class Convolutions(Products):
         t.all.zero_()  # some edges belong to no output
         strip.of_outputs(t.all, link).copy_(by_f[0, :, 0].t())
 
-    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: tuple[Tensor, ...]) -> None:
         _, by_kernel = self._backward(strip, link, f, G, (False, True))
         sums[link.tap].add_(by_kernel[:, :, 0, -1])
         if link.opposite is not None:
@@ -175,9 +176,9 @@ class DepthwiseProducts(Products):
             far, kernel = self._taps(far, link.opposite)
             t.all.sub_((far * kernel).sum(2))
 
-    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: list[Tensor]) -> None:
+    def add_gradient(self, strip: Strip, link: Link, f: Pairs, G: Tensor, sums: tuple[Tensor, ...]) -> None:
         near, far = strip.at_ends(G, link)
-        near, kernel = self._taps(near, link.tap)
+        near, _ = self._taps(near, link.tap)
         sums[link.tap].add_((near * f.all.unsqueeze(2)).sum(0).view(-1, 1))
         if link.opposite is not None:
             far, _ = self._taps(far, link.opposite)

@@ -79,7 +79,8 @@ class Strip:
     @property
     def is_whole(self) -> bool:
         """Whether the strip has all outputs and touches all rows of its images."""
-        return self.rows == self.options.output_size(*self.size)[0] and self.rows_inside(Place(0, 0))[:2] == (0, self.size[0])
+        first, last, _ = self.rows_inside(Place(0, 0))
+        return self.rows == self.options.output_size(*self.size)[0] and last - first == self.size[0]
 
     def _links(self, pitch: int) -> list[Link]:
         taps, (_, columns) = self.options.taps, self.options.kernel_size

@@ -1,9 +1,9 @@
 """The difference convolution of small maps: all taps of all outputs in one operation each, and one matrix product.
 
 What counts there is the number of operations, and the weight, which is larger than the images. It is used where it
-lies, and decides what lies together in lists: channels for a weight in channels_last, else pixels. So a list of pixels
-is ``[pixels, C]`` or ``[C, pixels]``, and what every tap of every output has is ``[pixels, kh, kw, C]`` or ``[C, kh, kw,
-pixels]``. Guidance and input go together, in this order, as ``[2, ...]``.
+lies, and decides what lies together: channels for a weight in channels_last, else pixels. So a list of pixels is
+``[pixels, C]`` or ``[C, pixels]``, and what every tap of every output has is ``[pixels, kh, kw, C]`` or
+``[C, kh, kw, pixels]``. Guidance and input go together, in this order, as ``[2, ...]``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdn_triton.eager.differences import flow, is_scaled, weighted
-from sdn_triton.eager.layouts import compute_dtype, match
+from sdn_triton.eager.differences import Call, flow, weighted
+from sdn_triton.eager.layouts import match
 from sdn_triton.eager.strips import Strip
-from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions
+from sdn_triton.options import DifferenceNeeds, DifferenceOptions
 
 NUMBERS = 2**15
 """Up to so many numbers in the input a call goes by taps."""
@@ -28,13 +28,12 @@ View = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 class Taps(NamedTuple):
-    """Where everything lies in the lists of one shape of images."""
+    """Where everything lies, for one shape of images."""
 
     is_last: bool
     """Whether channels lie together."""
     lists: tuple[int, ...]
-    guidance: View
-    input: View
+    images: tuple[View, View]
     near: View
     far: View
     steps: tuple[int, ...]
@@ -43,32 +42,36 @@ class Taps(NamedTuple):
     outputs: View
     by_output: tuple[int, int]
     sums: tuple[View, View]
-    back: tuple[int, ...]
-    """Sizes of ``h``, of every tap of outputs and of as many pixels around them as a tap reaches."""
+    back: tuple[int, int]
+    """Sizes of ``h = K^T G`` of the outputs and of as many pixels around them as a tap reaches, where it is zero."""
+    lead: int
     here: View
     there: View
-    """Of an output's pixels the opposite taps; of taps in reverse order where pixels lie together."""
+    """In ``h`` the opposite taps of the far ends; taps are in reverse order where pixels lie together."""
 
 
-def taps_of(input: Tensor, weight: Tensor, options: DifferenceOptions) -> Taps | None:
-    """Where everything lies; None where the scheme does not suit."""
-    if input.device.type != "cpu":
-        return None
-    is_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return _taps_of(input.shape, weight.shape[0], options, is_last)
-
-
-def why_not(shape: tuple[int, ...], options: DifferenceOptions) -> str | None:
-    """Why images of this shape do not go by taps; None if they do."""
+def why_not(shape: tuple[int, ...], options: DifferenceOptions, device: str = "cpu") -> str | None:
+    """What keeps images of this shape from the scheme; None if nothing does."""
     if math.prod(shape) > NUMBERS:
-        return f"an input of more than {NUMBERS} numbers"
+        return f"more than {NUMBERS} numbers in the input"
+    if device != "cpu":
+        return f"the device, {device}"
     if options.stride != (1, 1) or options.origin != (0, 0):
-        return "an output of another size than the input"
+        return "an output that is not of the input's size"
     if options.groups != 1:
-        return "groups"
+        return f"groups={options.groups}"
     if options.border != "zeros":
         return f"padding_mode='{options.border}'"
     return None if options.similarity == "channel" else f"similarity='{options.similarity}'"
+
+
+def taps_of(call: Call) -> Taps | None:
+    """Where everything lies; None where the scheme does not suit."""
+    weight = call.weight
+    if weight.device.type != "cpu":
+        return None
+    is_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return _taps_of(call.input.shape, weight.shape[0], call.options, is_last)
 
 
 @lru_cache(maxsize=256)
@@ -78,39 +81,50 @@ def _taps_of(shape: tuple[int, ...], O: int, options: DifferenceOptions, is_last
     N, C, H, W = shape
     strip = Strip(options, (H, W), N, H)
     L, P, lead, pitch = strip.pixels.length, strip.outputs.length, strip.lead, strip.pixels.pitch
-    rows = strip.pixels.spacing * pitch
-    first = (strip.pixels.start + options.reach[0]) * pitch
     (height, width), (down, right) = options.kernel_size, (options.dilation[0] * pitch, options.dilation[1])
-    start, T = strip.centre - lead, height * width
-    if is_last:
-        n = T * C
+    T, M = height * width, P + 2 * lead
 
-        def maps(channels: int, length: int, first: int) -> View:
-            return (N, channels, H, W), (rows * channels, 1, pitch * channels, channels), first * channels
+    def ordered(pixels: int, rows: int, columns: int, channels: int) -> tuple[int, int, int, int]:
+        return (pixels, rows, columns, channels) if is_last else (channels, rows, columns, pixels)
 
-        return Taps(
-            True, (2, L, C), maps(C, L, first), maps(C, L, L + first),
-            near=((2, P, height, width, C), (L * C, C, 0, 0, 1), strip.centre * C),
-            far=((2, P, height, width, C), (L * C, C, down * C, right * C, 1), start * C),
-            steps=(P, height, width, C), flat=(P, n), outputs=maps(O, P, 0), by_output=(P, O),
-            sums=(maps(C, P, 0), maps(C, P, P)), back=(P + 2 * lead, n),
-            here=((P, height, width, C), (n, width * C, C, 1), lead * n),
-            there=((P, height, width, C), (n, down * n - width * C, right * n - C, 1), (T - 1) * C),
-        )  # fmt: skip
+    def flat(pixels: int, channels: int) -> tuple[int, int]:
+        return (pixels, channels) if is_last else (channels, pixels)
 
-    def maps(channels: int, length: int, first: int) -> View:
-        return (N, channels, H, W), (rows, length, pitch, 1), first
+    def maps(channels: int, length: int, first: int, offset: int = 0) -> View:
+        """The images in a list of ``length`` pixels that begin with pixel ``first``."""
+        pixel, channel = (channels, 1) if is_last else (1, length)
+        row = pitch * pixel
+        return (N, channels, H, W), (strip.pixels.spacing * row, channel, row, pixel), offset + first * pixel
 
-    M = P + 2 * lead
+    pixel, channel = (C, 1) if is_last else (1, L)
+    first, steps = (strip.pixels.start + options.reach[0]) * pitch, ordered(P, height, width, C)
+    # Those of h, which has taps between pixels and channels.
+    h_pixel, h_tap, h_channel = (T * C, C, 1) if is_last else (1, M, T * M)
+    back = -h_tap if is_last else h_tap
     return Taps(
-        False, (2, C, L), maps(C, L, first), maps(C, L, C * L + first),
-        near=((2, C, height, width, P), (C * L, L, 0, 0, 1), strip.centre),
-        far=((2, C, height, width, P), (C * L, L, down, right, 1), start),
-        steps=(C, height, width, P), flat=(C * T, P), outputs=maps(O, P, 0), by_output=(O, P),
-        sums=(maps(C, P, 0), maps(C, P, C * P)), back=(C * T, M),
-        here=((C, height, width, P), (T * M, width * M, M, 1), lead),
-        there=((C, height, width, P), (T * M, width * M + down, M + right, 1), 0),
-    )  # fmt: skip
+        is_last,
+        lists=(2, *flat(L, C)),
+        images=(maps(C, L, first), maps(C, L, first, L * C)),
+        near=((2, *steps), (L * C, *ordered(pixel, 0, 0, channel)), strip.centre * pixel),
+        far=(
+            (2, *steps),
+            (L * C, *ordered(pixel, down * pixel, right * pixel, channel)),
+            (strip.centre - lead) * pixel,
+        ),
+        steps=steps,
+        flat=flat(P, T * C),
+        outputs=maps(O, P, 0),
+        by_output=flat(P, O),
+        sums=(maps(C, P, 0), maps(C, P, 0, P * C)),
+        back=flat(M, T * C),
+        lead=lead,
+        here=(steps, ordered(h_pixel, width * h_tap, h_tap, h_channel), lead * h_pixel),
+        there=(
+            steps,
+            ordered(h_pixel, down * h_pixel + width * back, right * h_pixel + back, h_channel),
+            (T - 1) * h_tap if is_last else 0,
+        ),
+    )
 
 
 class Kept(NamedTuple):
@@ -121,107 +135,81 @@ class Kept(NamedTuple):
     similarity: Tensor
 
 
-def forward(
-    at: Taps,
-    output: Tensor,
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    k: Contrast,
-    options: DifferenceOptions,
-    keeps: bool = False,
-) -> Kept:
+def forward(at: Taps, call: Call, output: Tensor, keeps: bool) -> Kept:
     """Write ``y`` to ``output [N, O, H, W]``; what is returned serves the backward if ``keeps``."""
-    dtype = compute_dtype(input)
-    kept = _differences(at, input, guidance, k, options, dtype, keeps)
-    kernel, f = _flat(at, weight.to(dtype)), kept.weighted.view(at.flat)
-    bias = None if bias is None else bias.to(dtype)
-    if at.is_last:
-        y = torch.mm(f, kernel.t()) if bias is None else torch.addmm(bias, f, kernel.t())
+    kept = _differences(at, call, keeps)
+    kernel, f = _flat(at, call.weight.to(call.dtype)), kept.weighted.view(at.flat)
+    left, right = (f, kernel.t()) if at.is_last else (kernel, f)
+    if call.bias is None:
+        y = torch.mm(left, right)
     else:
-        y = torch.mm(kernel, f) if bias is None else torch.addmm(bias.unsqueeze(1), kernel, f)
+        bias = call.bias.to(call.dtype)
+        y = torch.addmm(bias if at.is_last else bias.unsqueeze(1), left, right)
     output.copy_(y.as_strided(*at.outputs))
     return kept
 
 
 def backward(
-    at: Taps,
-    grad: Tensor,
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    k: Contrast,
-    options: DifferenceOptions,
-    needs: DifferenceNeeds,
-    kept: Kept | None = None,
+    at: Taps, call: Call, grad: Tensor, needs: DifferenceNeeds, kept: Kept | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of input, guidance and weight where needed.
 
-    With ``h = K^T G`` of every output and tap, the edge from p to q has ``t = h(p, tap) - h(q, opposite tap)``. It changes
-    its sign with the edge's direction, so gradients are plain sums over the taps of a pixel.
+    With ``h = K^T G`` of every output and tap, the edge from p to q has ``t = h(p, tap) - h(q, opposite tap)``. It
+    changes its sign with the edge's direction, so gradients are plain sums over the taps of a pixel.
     """
-    dtype = compute_dtype(input)
-    f, d, g = _differences(at, input, guidance, k, options, dtype, True) if kept is None else kept
-    G = input.new_zeros(at.by_output, dtype=dtype)
+    input, guidance, weight, options = call.input, call.guidance, call.weight, call.options
+    f, d, g = _differences(at, call, keeps=True) if kept is None else kept
+    G = input.new_zeros(at.by_output, dtype=call.dtype)
     G.as_strided(*at.outputs).copy_(grad)
     by_input = by_guidance = by_weight = None
     if needs.weight:
         layout = torch.channels_last if at.is_last else torch.contiguous_format
-        by_weight = torch.empty_like(weight, dtype=dtype, memory_format=layout)
+        by_weight = torch.empty_like(weight, dtype=call.dtype, memory_format=layout)
         left, right = (G.t(), f.view(at.flat)) if at.is_last else (G, f.view(at.flat).t())
         torch.mm(left, right, out=_flat(at, by_weight))
         by_weight = match(by_weight, weight)
     if needs.input or needs.guidance:
-        flows = input.new_empty((2, *at.steps), dtype=dtype)
+        flows = input.new_empty((2, *at.steps), dtype=call.dtype)
         along, t = flows.unbind(0)
-        _back(at, G, _flat(at, weight.to(dtype)), t)
-        flow(t, f, d, g, options, (True, needs.guidance, False), out=along)
+        _back(at, G, _flat(at, weight.to(call.dtype)), out=t)
+        flow(t, f, d, g, options, needs._replace(input=True), out=along)
         sums = flows.flatten(2, 3).sum(2)
-        if needs.guidance:
-            by_guidance = torch.empty_like(guidance).copy_(sums.as_strided(*at.sums[0]))
-            if options.diffusivity == "constant":
-                by_guidance.zero_()
-            elif is_scaled(k):
-                by_guidance.div_(k.view(-1, 1, 1) if isinstance(k, Tensor) else k)
+        if needs.guidance and options.diffusivity == "constant":
+            by_guidance = torch.zeros_like(guidance)
+        elif needs.guidance:
+            by_guidance = call.from_units(torch.empty_like(guidance).copy_(sums.as_strided(*at.sums[0])))
         if needs.input:
             by_input = torch.empty_like(input).copy_(sums.as_strided(*at.sums[1]))
     return by_input, by_guidance, by_weight
 
 
-def _differences(
-    at: Taps, input: Tensor, guidance: Tensor, k: Contrast, options: DifferenceOptions, dtype: torch.dtype, keeps: bool
-) -> Kept:
+def _differences(at: Taps, call: Call, keeps: bool) -> Kept:
     """The weighted differences of all taps of all outputs, with what they are made of if that is kept.
 
     Those of the centre, which is no tap, are zero.
     """
-    lists = input.new_zeros(at.lists, dtype=dtype)
-    lists.as_strided(*at.guidance).copy_(guidance)
-    lists.as_strided(*at.input).copy_(input)
-    if is_scaled(k):
-        lists[0].div_(k.view(-1, 1) if isinstance(k, Tensor) and k.dim() and not at.is_last else k)
-    steps = input.new_empty((2, *at.steps), dtype=dtype)
+    lists = call.input.new_zeros(at.lists, dtype=call.dtype)
+    for image, view in zip((call.guidance, call.input), at.images):
+        lists.as_strided(*view).copy_(image)
+    if call.is_scaled:
+        k = call.k
+        lists[0].div_(k.unsqueeze(1) if isinstance(k, Tensor) and k.dim() and not at.is_last else k)
+    steps = call.input.new_empty((2, *at.steps), dtype=call.dtype)
     torch.sub(lists.as_strided(*at.far), lists.as_strided(*at.near), out=steps)
     d, e = steps.unbind(0)
-    f, g = weighted(e, d, options, torch.empty_like(d) if keeps else d)
+    f, g = weighted(e, d, call.options, torch.empty_like(d) if keeps else d)
     return Kept(f, d, g)
 
 
 def _flat(at: Taps, weight: Tensor) -> Tensor:
-    """``[O, taps and channels]``."""
+    """``[O, taps and channels]``, a view of a weight in the layout that ``at`` is for."""
     return (weight.permute(0, 2, 3, 1) if at.is_last else weight).reshape(weight.shape[0], -1)
 
 
 def _back(at: Taps, G: Tensor, kernel: Tensor, out: Tensor) -> None:
     """``-t`` of all taps of all outputs."""
-    h = G.new_zeros(at.back)
-    if at.is_last:
-        lead = at.here[2] // at.back[1]
-        torch.mm(G, kernel, out=h[lead : lead + len(G)])
-        there = h
-    else:
-        lead = at.here[2]
-        torch.mm(kernel.t(), G, out=h[:, lead : lead + G.shape[1]])
-        there = h.view(at.steps[0], -1, at.back[1]).flip(1)
+    h, channels = G.new_zeros(at.back), 1 - at.is_last
+    left, right = (G, kernel) if at.is_last else (kernel.t(), G)
+    torch.mm(left, right, out=h.narrow(channels, at.lead, G.shape[channels]))
+    there = h if at.is_last else h.view(at.steps[0], -1, at.back[1]).flip(1)
     torch.sub(there.as_strided(*at.there), h.as_strided(*at.here), out=out)

@@ -178,7 +178,8 @@ class PathOperator:
     def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
         path, reason = self.choose(arguments, static, backend)
         if path != "triton":
-            return Decision(self.name, path, reason)
+            describe = getattr(path_module(path, self.module), "describe", None)
+            return Decision(self.name, path, reason, () if describe is None else (describe(*arguments, static),))
         replacements = self._replacements(arguments, static, "forward", "backward")
         configs = path_module(path, self.module).describe_configs(*arguments, static, replacements)
         return Decision(self.name, path, reason, configs, tune_command(self.name, arguments, static))
