@@ -82,10 +82,9 @@ def _activated(
     """``h = act(scale y + shift)``."""
     y = response.to(dtype)
     k, b = (None if x is None else _per_channel(x, dtype) for x in (scale, shift))
-    if k is not None:
-        x = y * k if b is None else torch.addcmul(b, y, k)
-    else:
-        x = y if b is None else y + b
+    x = y if k is None else y * k if b is None else torch.addcmul(b, y, k)
+    if k is None and b is not None:
+        x = y + b
     if activation != "relu":
         return x
     return torch.relu(x) if x is response else torch.relu_(x)
