@@ -358,6 +358,17 @@ def test_marks_that_the_plan_names_are_known(folders, on_a_card, pytestconfig):
     assert named <= known
 
 
+def test_of_what_takes_gigabytes_two_run_at_a_time(folders):
+    pytest.importorskip("xdist")
+    chosen = {}
+    for step, words in programs([plan.KERNEL_TESTS, plan.HUGE_TESTS], folders):
+        chosen[step.name] = {
+            option: words[words.index(option, 3) + 1] for option in ("-m", "-n") if option in words[3:]
+        }
+    assert chosen["huge"] == {"-m": "huge", "-n": "2"}
+    assert chosen["kernels"]["-m"] == "not huge"
+
+
 def test_what_smoke_found_changes_the_rest(folders, on_a_card):
     def line(kernels, ok, variant="as chosen", family="forward"):
         row = {"family": family, "kernels": kernels, "arithmetic": "bf16", "shape": "odd", "size": "1", "why": None}
