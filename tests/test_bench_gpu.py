@@ -18,23 +18,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from gpu_folders import folders
 
 from sdn_triton.bench.environment import GPU_CLOCKS, clocks
 from sdn_triton.bench.gpu import __main__ as command
 from sdn_triton.bench.gpu import files, findings, graph_tests, machine, plan, rehearsal, steps
 from sdn_triton.bench.gpu import run as gpu_run
-from sdn_triton.bench.gpu.files import OUTPUTS, Folders, read_lines
+from sdn_triton.bench.gpu.files import OUTPUTS, read_lines
 from sdn_triton.bench.gpu.run import Run
 from sdn_triton.bench.gpu.steps import Step
 
+__all__ = ["folders"]  # a fixture
+
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for name in ("out", "work", "first"):
-        (tmp_path / name).mkdir()
-    return Folders(tmp_path / "out", tmp_path / "work", tmp_path / "first")
 
 
 def python(code):
@@ -378,6 +374,7 @@ def test_what_smoke_found_changes_the_rest(folders, on_a_card):
     path.write_text(line(["paired_forward"], True))
     assert not plan.SANITIZE.is_urgent(folders)
     assert "--family" not in plan.SANITIZE.command(folders, 30)
+    assert "--report-api-errors no" in " ".join(plan.SANITIZE.command(folders, 30))
     assert "--without" not in plan.TUNER.command(folders, 30)
     # A variant that is right lets the tuner find another, which it checks itself.
     path.write_text(line(["paired_forward"], False) + line(["paired_forward"], True, "one stage"))

@@ -7,23 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from gpu_folders import folders
 
 from sdn_triton.bench import predicted, texts
 from sdn_triton.bench.examination import Case
-from sdn_triton.bench.gpu import files, findings, plan, predictions, reporting, summary, timings, tuning
-from sdn_triton.bench.gpu.files import Folders
+from sdn_triton.bench.gpu import files, findings, plan, predictions, rehearsal, reporting, summary, timings, tuning
 from sdn_triton.bench.record import read_record
 from sdn_triton.bench.suites import SUITES
 from sdn_triton.tuning.shapes import LayerShape
 
+__all__ = ["folders"]  # a fixture
+
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for name in ("out", "work", "first"):
-        (tmp_path / name).mkdir()
-    return Folders(tmp_path / "out", tmp_path / "work", tmp_path / "first")
 
 
 # Tests, as they end
@@ -392,7 +387,7 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
         "  hazard, unguarded: paired_forward, 3 stages: wrong in 12 of 300 repeats; such instructions in the machine",
         "TESTS, kernels: CUT OFF: 0 passed, 2 failed, 0 skipped until then",
         "  FAILED t.py::test_a (2 times): AssertionError: off",
-        "SANITIZER: 3 errors",
+        "SANITIZER: 3 errors; 0 of smoke's tasks ended under it\n",
         "  Invalid __global__ write of size 2 bytes at paired_forward+0x10",
         "predictions of 2026-01-02",
         "layer FPN 64x8x8 inference kernel: triton 30.0, conv2d 20.0; 1.50 [1.50-1.50]",
@@ -403,6 +398,65 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
         "  winner (the heuristic's): block_p=64,num_warps=4",
     ):  # fmt: skip
         assert expected in text
+
+
+CLEAN = """\
+========= COMPUTE-SANITIZER
+ok    forward, bf16, odd, as chosen, 0.41 of the error allowed
+-     forward, bf16, aligned, as chosen: not reached: the time was up
+========= ERROR SUMMARY: 0 errors
+"""
+FINDINGS = """\
+========= COMPUTE-SANITIZER
+========= Invalid __global__ read of size 4 bytes
+=========     at paired_forward_kernel+0x1a0 in paired.py:40
+=========     by thread (3,0,0) in block (0,0,0)
+=========     Address 0x7f0000000100 is out of bounds
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========         Host Frame: launch [0x10] in libcuda.so.1
+=========
+========= Invalid __global__ read of size 4 bytes
+=========     at paired_forward_kernel+0x1a0 in paired.py:40
+=========     by thread (4,0,0) in block (0,0,0)
+=========
+========= Potential stack overflow detected
+WRONG forward, bf16, odd, as chosen: not finite
+========= Target application returned an error
+========= ERROR SUMMARY: 57 errors
+========= ERROR SUMMARY: 7 errors were not printed. Use --print-limit option to adjust the number of printed errors
+"""
+IN_A_KERNEL = "Invalid __global__ read of size 4 bytes at paired_forward_kernel+0x1a0 in paired.py:40"
+NO_DRIVER = "Error: Target application terminated before first instrumented API call"
+NO_LIBRARY = "Unable to find injection library libsanitizer-collection.so"
+
+
+@pytest.mark.parametrize(
+    ("text", "errors", "tasks", "said"),
+    [
+        (CLEAN, 0, 1, []),
+        (FINDINGS, 57, 1, [f"{IN_A_KERNEL} (2 times)", "Potential stack overflow detected",
+                           "Target application returned an error"]),
+        (FINDINGS.partition("=========     by thread (4")[0], None, 0, [f"{IN_A_KERNEL} (2 times)"]),
+        (f"========= COMPUTE-SANITIZER\n========= {NO_DRIVER}\n", None, 0, [NO_DRIVER]),
+        (f"========= COMPUTE-SANITIZER\n========= {NO_LIBRARY}\n", None, 0, [NO_LIBRARY]),
+        ("", None, 0, []),
+    ],
+    ids=["clean", "findings", "cut off", "not started", "not installed whole", "nothing"],
+)  # fmt: skip
+def test_what_the_sanitizer_says_is_read(text, errors, tasks, said, folders):
+    assert findings.Sanitizer.of(text) == findings.Sanitizer(errors, tasks, said)
+    (folders.out / files.SANITIZER).write_text(text)
+    (line,) = [line for line in summary.summary(folders).splitlines() if line.startswith("SANITIZER")]
+    assert ("did not come to count" in line) is (errors is None)
+
+
+def test_the_stand_in_of_the_sanitizer_counts_what_is_wrong():
+    for lines, errors in (("ok    a\nWRONG b\nWRONG c\n", 2), ("ok    a\nWRONG b\n", 1), ("ok    a\n", 0)):
+        command = [sys.executable, "-c", f"print({lines!r}, end=''); raise SystemExit({errors})"]
+        run = subprocess.run([sys.executable, rehearsal.CHECKER, *command], capture_output=True, text=True)
+        assert run.returncode == errors
+        found = findings.Sanitizer.of(run.stdout)
+        assert (found.errors, found.tasks) == (errors, lines.count("\n"))
 
 
 def test_the_summary_of_nothing_says_so(folders, capsys):

@@ -14,7 +14,7 @@ from typing import Any
 from .. import predicted
 from ..bench_tables import relative, timed
 from .files import BENCH, ENVIRONMENT, SANITIZER, TABLE, TESTS, Folders, read_json
-from .findings import Smoke, Tests, sanitizer_errors
+from .findings import Sanitizer, Smoke, Tests
 
 MOST_LINES, MOST_CHARACTERS, WIDEST = 60, 11_500, 190
 OTHERS = ("conv2d", "eager", "unfold")
@@ -116,9 +116,10 @@ def _tests(tests: Tests) -> Iterable[str]:
 def _sanitizer(path: Path | None) -> Iterable[str]:
     if path is None:
         return
-    count, kinds = sanitizer_errors(path.read_text(encoding="utf-8", errors="replace"))
-    yield "SANITIZER: " + ("cut off before it counted" if count is None else f"{count} errors")
-    yield from (f"  {kind}" for kind in kinds[:3])
+    found = Sanitizer.of(path.read_text(encoding="utf-8", errors="replace"))
+    counted = "it did not come to count errors" if found.errors is None else f"{found.errors} errors"
+    yield f"SANITIZER: {counted}; {found.tasks} of smoke's tasks ended under it"
+    yield from (f"  {line}" for line in found.said[:3])
 
 
 def _speed(bench: Mapping[str, Any] | None) -> Iterable[str]:
