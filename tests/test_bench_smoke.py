@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 from smoke_tasks import Stub
 
-from sdn_triton.bench.contract import error_and_bound
+from sdn_triton.bench.contract import bound_of, error_and_bound, floor_of
 from sdn_triton.bench.gpu import smoke
 from sdn_triton.bench.gpu.examples import share_of
 from sdn_triton.bench.gpu.findings import Sanitizer
@@ -107,6 +107,16 @@ def test_the_bound_is_twice_the_eager_error_or_a_rounding():
     assert error_and_bound(exact.float(), exact.float(), exact)[1] == 2 * 8 * torch.finfo(torch.float32).eps * 2.0
     assert error_and_bound(exact.float(), off.float(), exact, is_tf32=True)[1] == 2 * 2.0**-10 * 2.0
     assert error_and_bound(half, half, exact, terms=100.0)[1] == 2 * torch.finfo(torch.float16).eps * 100.0
+
+
+def test_benchmark_and_tuner_allow_a_few_roundings_and_never_much():
+    half, single = (torch.finfo(dtype).eps for dtype in (torch.float16, torch.float32))
+    assert (floor_of(half), floor_of(single)) == (2 * half, 32 * single)
+    floor = 2 * half
+    assert bound_of(0.0, floor) == floor
+    assert bound_of(floor, floor) == 2 * floor
+    assert bound_of(1.0, floor) == 16 * floor
+    assert bound_of(1.0, 2.0**-5) == 0.25
 
 
 def test_what_is_not_finite_is_wrong():
