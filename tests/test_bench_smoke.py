@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from smoke_tasks import Stub
 
 from sdn_triton.bench.contract import bound_of, error_and_bound, floor_of
 from sdn_triton.bench.gpu import smoke
-from sdn_triton.bench.gpu.examples import share_of
+from sdn_triton.bench.gpu.examples import ExampleTask, share_of
 from sdn_triton.bench.gpu.findings import Sanitizer
 from sdn_triton.bench.gpu.hazard_question import hazard_tasks
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
+from sdn_triton.bench.gpu.variants import VARIANTS
 from sdn_triton.bench.gpu.where import Place
 from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES, errors_and_bounds
 
@@ -171,3 +173,25 @@ def test_what_cannot_be_run_is_said(arguments, message, tmp_path, capsys, monkey
     with pytest.raises(SystemExit, match="2"):
         main(["--out", str(tmp_path / "smoke.jsonl"), *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["difference-paired", "fusion", "block"])
+def test_variants_are_compiled_otherwise_in_every_kernel(name):
+    task = ExampleTask(next(example for example in EXAMPLES if example.name == name), "bf16")
+    expected = {
+        "one stage": lambda launch: launch.config.num_stages == 1,
+        "4 warps": lambda launch: launch.config.num_warps == 4,
+        "8 warps": lambda launch: launch.config.num_warps == 8,
+        "unpaired": lambda launch: not launch.config.pairs,
+        "without PTX": lambda launch: not launch.arguments.get("PTX"),
+    }
+    assert expected.keys() == set(VARIANTS)
+    chosen = task.launches(PLACE)
+    assert {launch.config.source for launch in chosen} >= {"heuristic"}
+    for variant, is_so in expected.items():
+        launches = replace(task, variant=variant).launches(PLACE)
+        assert launches
+        assert all(map(is_so, launches))
+    assert [(x.name, x.config) for x in task.launches(PLACE)] == [(x.name, x.config) for x in chosen]
+    tried = [other.variant for other in task.variants(PLACE)]
+    assert tried == [v for v in expected if not all(map(expected[v], chosen))]

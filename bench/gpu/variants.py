@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from sdn_triton.launch import difference_call, fusion, plan
+from sdn_triton.launch import plan
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import Work, default_config
-from sdn_triton.tuning.lookup import config_for
+from sdn_triton.tuning.lookup import chosen_by, from_tables
 
 Change = Callable[[KernelConfig, str, Work, Target], KernelConfig]
 """From the configuration that is chosen for a kernel to another one."""
@@ -27,8 +27,6 @@ CHANGES: dict[str, Change] = {
 }
 VARIANTS = (*CHANGES, WITHOUT_PTX)
 """What is tried after a wrong result."""
-LOOKING_UP = (difference_call, fusion)
-"""The modules that look configurations up."""
 
 
 @contextmanager
@@ -42,10 +40,9 @@ def compiled(variant: str) -> Iterator[None]:
             change = CHANGES[variant]
 
             def choose(kernel: str, work: Work, target: Target) -> KernelConfig:
-                return change(config_for(kernel, work, target), kernel, work, target)
+                return change(from_tables(kernel, work, target), kernel, work, target)
 
-            for module in LOOKING_UP:
-                stack.enter_context(mock.patch.object(module, "config_for", choose))
+            stack.enter_context(chosen_by(choose))
         yield
 
 
