@@ -399,13 +399,18 @@ def test_graph_tests_are_found_and_run_one_by_one(tmp_path, monkeypatch):
     (tmp_path / "tests/test_b.py").write_text("raise ImportError('its tests only mention a cuda_graph')\n")
     found = graph_tests.collected(tmp_path)
     assert found == ["tests/test_a.py::test_a_cuda_graph[1]", "tests/test_a.py::test_a_cuda_graph[2]"]
+    (tmp_path / "tests/test_c.py").write_text("import missing\ndef test_another_cuda_graph(): pass\n")
+    with pytest.raises(RuntimeError, match="No module named 'missing'"):
+        graph_tests.collected(tmp_path)
+    for path in (tmp_path / "tests").iterdir():
+        path.unlink()
+    with pytest.raises(RuntimeError, match="no tests of CUDA graphs"):
+        graph_tests.collected(tmp_path)
     ran = []
     monkeypatch.setattr(graph_tests, "collected", lambda: found)
     monkeypatch.setattr(graph_tests, "run", lambda test, report: ran.append(test) or int(test == found[0]))
     assert graph_tests.main(["--report", str(tmp_path / "tests.txt")]) == 1
     assert sorted(ran) == sorted(found)
-    monkeypatch.setattr(graph_tests, "collected", list)
-    assert graph_tests.main(["--report", str(tmp_path / "tests.txt")]) == 2
 
 
 # The command

@@ -16,9 +16,9 @@ from .files import SMOKE, Folders, read_lines
 
 AS_CHOSEN = "as chosen"
 """Smoke's variant that users get; it tries the others where that one is wrong."""
-SHIPPED_HAZARD = "hazard, as shipped"
 QUESTION = "hazard, "
 """How the families begin that ask whether the hardware shows the compiler's fault."""
+SHIPPED_HAZARD = f"{QUESTION}as shipped"
 
 
 @dataclass

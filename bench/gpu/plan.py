@@ -90,7 +90,7 @@ TIMINGS = Step(
 )
 
 
-def tests(group: str, seconds: float, files: Sequence[str], workers: int, *options: str) -> Step:
+def tests(group: str, seconds: float, where: Sequence[str], workers: int, *options: str) -> Step:
     """Tests, each of which is in the file as it ends."""
     return Step(
         group,
@@ -100,7 +100,7 @@ def tests(group: str, seconds: float, files: Sequence[str], workers: int, *optio
             *("-q", "-p", "bench.gpu.reporting", "--report", (folders.out / TESTS).resolve(), "--group", group),
             *(("-n", workers, "--dist", "worksteal") if importlib.util.find_spec("xdist") and workers > 1 else ()),
             *options,
-            *files,
+            *where,
         ),
         environment=COMPILED,
     )

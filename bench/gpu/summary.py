@@ -18,6 +18,7 @@ from .findings import Sanitizer, Smoke, Tests
 
 MOST_LINES, MOST_CHARACTERS, WIDEST = 60, 11_500, 190
 OTHERS = ("conv2d", "eager", "unfold")
+BAD = ("refused", "failed")
 SHOWN = 8
 """Failures of one kind that are named."""
 
@@ -154,9 +155,6 @@ def _case(case: Mapping[str, Any], row: predicted.Row | None) -> str:
     if row is not None:
         text += f"; predicted {row.predicted.ms * 1e3:.1f}, {row.predicted.ratio:.2f}: {row.verdict}"
     return "; ".join([text, *wrong])
-
-
-BAD = ("refused", "failed")
 
 
 def _tuning(table: Mapping[str, Any] | None) -> Iterable[str]:

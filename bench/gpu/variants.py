@@ -14,10 +14,11 @@ from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import Work, default_config
 from sdn_triton.tuning.lookup import chosen_by, from_tables
 
+from .findings import AS_CHOSEN
+
 Change = Callable[[KernelConfig, str, Work, Target], KernelConfig]
 """From the configuration that is chosen for a kernel to another one."""
 
-AS_CHOSEN = "as chosen"
 WITHOUT_PTX = "without PTX"
 CHANGES: dict[str, Change] = {
     "one stage": lambda config, *_: replace(config, num_stages=1),
