@@ -128,6 +128,16 @@ def test_a_step_that_goes_on_is_begun_again_until_it_is_done(folders, monkeypatc
     assert Run(folders, [wrong_options], 90.0).run()["wrong"].begun == 1
 
 
+def test_a_step_runs_where_it_wants_with_its_environment_and_this_repository(folders, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    shows = python("import os; print(os.getcwd(), os.environ['PYTHONPATH'], os.environ.get('GIVEN'))")
+    todo = [Step("inside", 20, shows, runs_in_work=True), Step("outside", 20, shows, environment={"GIVEN": "1"})]
+    Run(folders, todo, 60.0).run()
+    found = {step.name: (folders.work / f"{step.name}.txt").read_text().split() for step in todo}
+    path = f"{ROOT}:/elsewhere"
+    assert found == {"inside": [str(folders.work), path, "None"], "outside": [str(ROOT), path, "1"]}
+
+
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path):
     """A grandchild that holds the output open does not hold the run up."""
     code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid)"
@@ -212,6 +222,40 @@ def test_a_file_is_whole_on_another_disk_too(folders, monkeypatch):
     files.write_whole(folders.out / "bench.json", b"{}", folders.work)
     assert {path.name for path in folders.out.iterdir()} == {"bench.json"}
     assert list(folders.work.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_replaced_is_an_error(folders, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        files.write_whole(folders.out / "bench.json", b"{}", folders.work)
+    assert list(folders.out.iterdir()) == []
+
+
+def test_a_result_of_this_run_comes_before_one_of_part_1(folders):
+    assert folders.found(files.SMOKE) is None
+    for folder in (folders.first, folders.out):
+        (folder / files.SMOKE).write_text("")
+        assert folders.found(files.SMOKE) == folder / files.SMOKE
+
+
+def test_what_is_being_written_lies_on_the_disk_of_the_results(folders, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    assert files.work_folder(folders.out).parent == tmp_path / "build"
+    real = Path.stat
+
+    def on_another_disk(path, **options):
+        found = real(path, **options)
+        return SimpleNamespace(st_dev=-1, st_mode=found.st_mode) if path.name == "build" else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", on_another_disk)
+        assert files.work_folder(folders.out).parent == tmp_path
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(files, "ROOT", tmp_path / "file")  # no folder can be made in there
+    assert files.work_folder(folders.out).parent == tmp_path
 
 
 def test_half_a_last_line_does_not_count(tmp_path):
@@ -307,6 +351,15 @@ def test_the_plan_fits_and_begins_with_what_matters(part):
     assert plan.SECONDS[1] <= 285
 
 
+def test_kernels_are_compiled_and_have_the_configurations_that_ship():
+    launching = {"precompile", "smoke", "timings", "kernels", "huge", "others", "graphs", "tuner", "sanitizer"}
+    for step in plan.plan(None):
+        if step.name in launching:
+            launching.remove(step.name)
+            assert (step.environment["TRITON_INTERPRET"], step.environment["SDN_TRITON_TABLES"]) == ("0", "")
+    assert not launching
+
+
 def test_both_parts_make_the_whole():
     parts = [[step.name for step in plan.plan(part)] for part in (1, 2, None)]
     assert set(parts[0]) | set(parts[1]) == set(parts[2])
@@ -384,6 +437,9 @@ def test_what_smoke_found_changes_the_rest(folders, on_a_card):
     wrong = [line(["paired_weight_gradient"], False, variant) for variant in ("as chosen", "one stage")]
     path.write_text("".join(wrong))
     assert plan.TUNER.command(folders, 30)[-2:] == ["--without", "difference_weight_gradient"]
+    # Of the question about the compiler's fault only the form that ships can be wrong, in any number of stages.
+    path.write_text(line(["paired_forward"], False, "2 stages", family="hazard, as shipped"))
+    assert plan.SANITIZE.command(folders, 30)[-2:] == ["--family", "hazard, as shipped"]
 
 
 def test_the_sanitizer_is_missed_where_it_is_not(folders, monkeypatch):
@@ -445,11 +501,13 @@ def test_without_a_gpu_there_is_no_default_folder(capsys):
 
 def test_part_2_goes_on_in_the_folder_of_part_1(tmp_path, monkeypatch):
     out = tmp_path / "out"
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(plan, "plan", lambda part, archive: [Step(f"step-{part}", 20, FINE)])
     for part in ("1", "2"):
         assert command.main(["--out", str(out), "--part", part]) == 0
     assert set(archived(out)) == {"step-1.txt", "step-2.txt"}
     assert list(json.loads((out / "environment.json").read_text())["steps"]) == ["step-1", "step-2"]
+    assert list((tmp_path / "build").iterdir()) == []  # what was being written there
 
 
 def test_a_second_run_of_a_day_has_a_folder_of_its_own(tmp_path):
@@ -498,6 +556,10 @@ def test_the_card_is_asked_without_torch(tmp_path, monkeypatch):
     found = machine.facts()
     assert (found["card"]["name"], found["card"]["driver_version"]) == ("H100", "580.1")
     assert found["packages"]["torch"] == torch.__version__
+    (tmp_path / "toolkit/bin").mkdir(parents=True)
+    (tmp_path / "nvidia-smi").rename(tmp_path / "toolkit/bin/checker")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    assert machine.tool("checker") == str(tmp_path / "toolkit/bin/checker")
     card_that_answers(tmp_path, monkeypatch, "echo no devices")
     with pytest.raises(RuntimeError, match="nvidia-smi does not say"):
         machine.compute_capability()

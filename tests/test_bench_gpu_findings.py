@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_a_file_of_tests_that_cannot_be_imported_is_a_failure(tmp_path):
     assert found.ended["others"][0].startswith("0 passed, 1 failed")
 
 
+def test_of_what_a_failure_says_the_end_is_kept():
+    report = pytest.CollectReport("test_x.py", "failed", "\n".join(f"{number} {'x' * 400}" for number in range(40)), [])
+    lines = reporting.said(report).splitlines()
+    assert [line.split()[0] for line in lines] == [str(number) for number in range(10, 40)]
+    assert all(line.startswith("    ") and len(line) == 304 for line in lines)
+
+
 # Timings that outlive their process
 
 BENCH = """
@@ -129,6 +137,15 @@ def test_a_benchmark_goes_on_behind_what_takes_its_process_down(tmp_path):
 def test_a_benchmark_that_does_not_begin_is_not_begun_again(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit(1)"]
     assert timings.run(command, tmp_path / "none.json", [], [], timings.time.monotonic() + 60) == 1
+
+
+def test_a_benchmark_is_not_begun_again_with_little_time_left(tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(bench_of()))
+    command = [sys.executable, "-c", "raise SystemExit(1)"]
+    stop = timings.time.monotonic() + timings.MARGIN
+    assert timings.run(command, path, SUITES["gpu"](), ["triton"], stop) == 1
+    assert read_record(path)["cases"] == []
 
 
 # Tuning
@@ -209,6 +226,30 @@ def test_times_of_kernels_add_up(monkeypatch):
     fused = predictions.reference_ms(Case("fusion_forward", "sm_90", "bf16", 256, 256, images=1))
     assert block["ms"] == pytest.approx(5 * layer["convolution_ms"] + (5 + 2) * fused)
     assert block["not_predicted"] == ["merge_moments_kernel", "moments_gradient_kernel"]
+
+
+def test_kernels_are_examined_as_they_are_launched(monkeypatch):
+    seen = []
+    monkeypatch.setattr(predictions, "examine", lambda case: seen.append(case) or examined(1.0))
+    case = case_of("block", "training")
+    predictions.predict(case, predictions.Kernels())
+    launched = {launch.tuned_as: launch.config for launch in predictions.launches_of(case)}
+    assert {subject.kernel for subject in seen} == launched.keys() & set(predictions.KERNELS)
+    for subject in seen:
+        assert replace(subject.config(), source="") == replace(launched[subject.kernel], source=""), subject.kernel
+    (stage,) = case.workload.stages
+    assert {(subject.channels, subject.rows, subject.columns) for subject in seen} == {
+        (stage.channels, stage.height, stage.width)
+    }
+
+
+def test_one_of_several_configurations_is_no_prediction(monkeypatch):
+    case = case_of("layer", "inference")
+    (launch,) = predictions.launches_of(case)
+    other = replace(launch, config=replace(launch.config, num_warps=2 * launch.config.num_warps))
+    monkeypatch.setattr(predictions, "launches_of", lambda case: [launch, other])
+    with pytest.raises(ValueError, match="difference_forward is launched with several configurations"):
+        predictions.predict(case, predictions.Kernels())
 
 
 def test_waves_are_whole():
@@ -370,12 +411,16 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
     )
     refused = measured(0.03, id="b", kind="block")
     refused["results"]["triton"] |= {"status": "refused", "why": "output: error 1e-1"}
-    folders.write_json(files.BENCH, bench_of(measured(0.03), refused))
+    folders.write_json(files.BENCH, bench_of(measured(0.03), refused) | {"complete": False})
     config = {"block_p": 64, "num_warps": 4}
     again = {"winner": {"microseconds": 20.0, "interval": [19.0, 21.0]}}
     entry = {"kernel": "difference_forward", "shape": "c=256", "config": config, "timed": [1, 2], "rejected": []}
     same = entry | {"shape": "c=64", "heuristic": {"config": config}}
-    folders.write_json(files.TABLE, {"entries": [entry | {"again": again}, same | {"again": again}]})
+    unfinished = entry | {"shape": "c=128"}
+    folders.write_json(
+        files.TABLE,
+        {"entries": [entry | {"again": again}, same | {"again": again}], "unfinished": [unfinished]},
+    )
     text = summary.summary(folders)
     for expected in (
         "H100, driver 580; torch 2.11, triton None",
@@ -394,6 +439,8 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
         "; predicted 30.0, 1.50: inside, 1.00 of it",
         "block FPN 64x8x8 inference kernel: no time: triton REFUSED: output: error 1e-1",
         "TUNED difference_forward c=256: 2 right, 0 rejected; winner 20.0 [19.0-21.0]",
+        "  not all cases were reached",
+        "TUNED difference_forward c=128: 2 right, 0 rejected; not timed once more",
         "  winner: block_p=64,num_warps=4",
         "  winner (the heuristic's): block_p=64,num_warps=4",
     ):  # fmt: skip
