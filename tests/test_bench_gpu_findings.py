@@ -79,6 +79,9 @@ def test_tests_that_were_cut_off_are_counted(tmp_path):
     assert (found.counts["kernels"]["passed"], found.failed, found.said) == (1, {"a::c": ["a::c[x]"]}, {"a::c": "no"})
     assert (found.begun["kernels"], found.ended) == (1, {"kernels": []})
     assert findings.Tests.of(None).counts == {}
+    path.write_text("== graphs: begun\n== graphs: begun\n== graphs: ended: 1 passed\n")
+    found = findings.Tests.of(path)
+    assert (found.begun["graphs"], found.ended) == (2, {"graphs": ["1 passed"]})
 
 
 def test_a_file_of_tests_that_cannot_be_imported_is_a_failure(tmp_path):
