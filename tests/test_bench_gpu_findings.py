@@ -108,6 +108,8 @@ import json, os, sys
 from pathlib import Path
 path, mode = Path(sys.argv[1]), sys.argv[2]
 ids = json.loads(sys.argv[3])
+with path.with_suffix(".begun").open("a") as begun:
+    begun.write("x")
 content = json.loads(path.read_text()) if path.exists() else {
     "schema": 1, "complete": False, "environment": {}, "settings": {}, "roofs": None, "providers": {}, "cases": []}
 for name in ids:
@@ -126,6 +128,7 @@ def test_a_benchmark_goes_on_behind_what_takes_its_process_down(tmp_path):
     ids = json.dumps([case.id for case in cases])
     command = [sys.executable, "-c", BENCH, str(path), "ResNet-50 FPN 1024x2048", ids]
     assert timings.run(command, path, cases, ["triton"], timings.time.monotonic() + 60) == 0
+    assert path.with_suffix(".begun").read_text() == "xxx"  # up to the fault, at it, behind the whole problem
     content = read_record(path)
     assert content["complete"]
     assert [case["id"] for case in content["cases"]] == [case.id for case in cases]
