@@ -103,6 +103,8 @@ def test_time_is_kept_for_later_steps_and_slack_goes_to_who_takes_it(folders, mo
     outcomes = Run(folders, [Step("long", 60, SLEEPS), Step("late", 60, FINE)], 1.5).run()
     assert outcomes["long"].why in ("cut off at 1 s", "cut off at 2 s")
     assert outcomes["late"].why == "0 s were left"
+    hurried = Run(folders, [Step("hurried", 60, FINE)], 0.7).run()["hurried"]
+    assert (hurried.begun, hurried.why) == (0, "1 s were left")
 
 
 def test_what_is_urgent_comes_first(folders):

@@ -142,7 +142,7 @@ def test_a_benchmark_goes_on_behind_what_takes_its_process_down(tmp_path):
 
 def test_a_benchmark_that_does_not_begin_is_not_begun_again(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit(1)"]
-    assert timings.run(command, tmp_path / "none.json", [], [], timings.time.monotonic() + 60) == 1
+    assert timings.run(command, tmp_path / "none.json", SUITES["gpu"](), [], timings.time.monotonic() + 60) == 1
 
 
 def test_a_benchmark_is_not_begun_again_with_little_time_left(tmp_path):

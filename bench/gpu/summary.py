@@ -16,7 +16,7 @@ from ..bench_tables import relative, timed
 from .files import BENCH, ENVIRONMENT, SANITIZER, TABLE, TESTS, Folders, read_json
 from .findings import Sanitizer, Smoke, Tests
 
-MOST_LINES, MOST_CHARACTERS, WIDEST = 60, 11_500, 190
+MOST_LINES, WIDEST = 60, 190
 OTHERS = ("conv2d", "eager", "unfold")
 BAD = ("refused", "failed")
 SHOWN = 8
@@ -41,15 +41,9 @@ def summary(folders: Folders) -> str:
 
 def shortened(lines: Sequence[str]) -> str:
     """Lines that are too long or too many are cut, and that is said."""
-    kept: list[str] = []
-    for number, line in enumerate(lines):
-        line = line if len(line) <= WIDEST else f"{line[: WIDEST - 3]}..."
-        rest = f"... {len(lines) - number} more lines"
-        full = sum(len(other) + 1 for other in kept) + len(line) + len(rest) + 2 > MOST_CHARACTERS
-        if full or (len(kept) == MOST_LINES - 1 and number < len(lines) - 1):
-            kept.append(rest)
-            break
-        kept.append(line)
+    kept = [line if len(line) <= WIDEST else f"{line[: WIDEST - 3]}..." for line in lines]
+    if len(kept) > MOST_LINES:
+        kept[MOST_LINES - 1 :] = [f"... {len(kept) - MOST_LINES + 1} more lines"]
     return "\n".join(kept) + "\n"
 
 
