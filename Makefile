@@ -86,8 +86,8 @@ gpu:
 		$(if $(ARCHIVE),--archive "$(ARCHIVE)")
 
 # Kernels for ARCHIVE, compiled without a GPU by the triton that is there, and named as that of its Python names them: both
-# are fetched into folders of their own. Some half an hour on two cores; it says how many kernels there are, of which
-# part, and how large the file is.
+# are fetched into folders of their own. Nine minutes on two cores for 1079 kernels (159 of smoke, 60 of bench, 78 of tune,
+# 795 of tests, some of several parts), in 15.7 MiB of the 40 that can be carried; the command says so of what it makes.
 GPU_CACHE = build/gpu-cache
 GPU_ARCH = sm_90
 GPU_TRITON = 3.6.0

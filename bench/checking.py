@@ -21,14 +21,12 @@ from torch import Tensor, nn
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 from .clocks import Call, Prepared
-from .contract import FACTOR, TF32_EPS
+from .contract import TF32_EPS, bound_of, floor_of
 from .plain import DifferenceFunction
 from .providers import Provider, composite
 from .workloads import Workload
 
 Answers = dict[str, Tensor]
-CEILING = 0.25
-"""No error above this is right, whatever the plain formula's."""
 OTHERS = 4.0
 """How many times more any other provider may have."""
 
@@ -194,19 +192,12 @@ class Problem:
             module.load_state_dict(self.state(provider.guided))
             answers = Case(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
             errors = self.errors(provider, answers)
-            self._bounds[provider.exact] = {name: self._bound(name, error) for name, error in errors.items()}
+            self._bounds[provider.exact] = {name: bound_of(error, self._floor(name)) for name, error in errors.items()}
         return {name: slack * bound for name, bound in self._bounds[provider.exact].items()}
-
-    def _bound(self, name: str, plain_error: float) -> float:
-        """A plain formula that is itself wrong must not excuse the others: there is a ceiling."""
-        floor = self._floor(name)
-        return max(floor, min(FACTOR * plain_error, 16 * floor, CEILING))
 
     def _floor(self, name: str) -> float:
         eps = self.setting.eps
-        if self._is_gated(name):
-            return math.sqrt(eps)
-        return 32 * eps if eps < 1e-6 else 2 * eps
+        return math.sqrt(eps) if self._is_gated(name) else floor_of(eps)
 
     def forget(self) -> None:
         """Give the memory of references back before anything is timed."""

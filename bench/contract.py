@@ -11,6 +11,18 @@ TF32_EPS = 2.0**-10
 """Of a product in TF32."""
 ROUNDINGS_OF_FLOAT32 = 8
 """How many roundings two float32 sums may differ by that differ in nothing but their order."""
+CEILING = 0.25
+"""Of benchmark and tuner: no error above this share of the result's size is right, whatever the plain formula's."""
+
+
+def floor_of(eps: float) -> float:
+    """The error that benchmark and tuner always allow, as a share of the result's size: a few roundings of ``eps``."""
+    return 32 * eps if eps < 1e-6 else 2 * eps
+
+
+def bound_of(peer: float, floor: float) -> float:
+    """The largest error that they allow beside the plain formula's, which excuses no other if it is wrong itself."""
+    return max(floor, min(FACTOR * peer, 16 * floor, CEILING))
 
 
 def error_and_bound(

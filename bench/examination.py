@@ -66,7 +66,8 @@ class Case:
             images=self.images,
             rows=self.rows,
             columns=self.columns,
-            channels=self.channels,
+            # Products of every tap but the centre are formed at once: its configuration is chosen by as many columns.
+            channels=TAPS * self.channels if self.kernel == "tap_products" else self.channels,
             outputs=self.outputs,
             taps=TAPS + 1,
             can_pair=(

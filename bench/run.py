@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -147,9 +148,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _go_on(command: Sequence[str], seconds: float) -> NoReturn:
-    """Replace this process by one that runs the same command for what is left of its budget, with ``--resume``."""
+    """Replace this process by one that runs the same command for what is left of its budget, with ``--resume``.
+
+    To a driver that is the end of a process: threads and memory go, and with its last descriptor what was held on the
+    device. A parent that begins one child after the other would import torch once more, seconds of every run on a GPU.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:  # the standard streams stay
+            with suppress(OSError):  # that of the listing itself is closed by now
+                os.set_inheritable(descriptor, False)
     options = ["--resume", "--budget", f"{max(seconds, 1.0):.0f}"]
     os.execv(sys.executable, [sys.executable, "-m", "sdn_triton", *command, *options])
 

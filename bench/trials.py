@@ -29,8 +29,7 @@ from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.shapes import LayerShape
 
 from . import hazards
-from .checking import CEILING
-from .contract import FACTOR, TF32_EPS
+from .contract import TF32_EPS, bound_of, floor_of
 from .control_flow import UnreadableCodeError
 from .examination import read_code
 from .poison import poisoned
@@ -234,12 +233,11 @@ class Trial:
         exact = _run("eager", unit.shape, unit.kernel, self.tensors.double())
         peers = _run("eager", unit.shape, unit.kernel, self.tensors)
         eps = TF32_EPS if unit.shape.dtype == "tf32" else torch.finfo(unit.shape.torch_dtype).eps
-        floor = 32 * eps if eps < 1e-6 else 2 * eps
         found = {}
         for name, value in exact.items():
             size = max(value.abs().max().item(), self._terms(name, exact), torch.finfo(torch.float32).tiny)
             peer = (peers[name].double() - value).abs().max().item() / size
-            found[name] = value, max(floor, min(FACTOR * peer, 16 * floor, CEILING)), size
+            found[name] = value, bound_of(peer, floor_of(eps)), size
         return found
 
     def _terms(self, name: str, exact: Results) -> float:

@@ -27,9 +27,9 @@ WHOLE = """
 import json, os, sys, time
 for number in range(30):
     content = {"number": number, "filled": "x" * 20_000, **json.loads(sys.argv[2])}
-    with open(sys.argv[1] + ".part", "w") as file:
+    with open(sys.argv[1] + ".new.part", "w") as file:
         file.write(json.dumps(content))
-    os.replace(sys.argv[1] + ".part", sys.argv[1])
+    os.replace(sys.argv[1] + ".new.part", sys.argv[1])
     print("wrote", number, flush=True)
     time.sleep(0.005)
 """

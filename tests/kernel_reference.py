@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 import torch.nn.functional as F
 from devices import EMULATED
@@ -138,3 +139,18 @@ def among_nans(tensor: Tensor) -> Tensor:
 def transposed(tensor: Tensor) -> Tensor:
     """The same values with rows and columns, and images and channels, changed over in memory."""
     return tensor.permute(1, 3, 0, 2).contiguous().permute(2, 0, 3, 1)
+
+
+def far_apart(tensor: Tensor, axis: int) -> Tensor:
+    """The same values, some axis so wide that its last offset passes 2^31; memory in between is never touched.
+
+    Tests that use it have the mark ``huge``.
+    """
+    strides = list(tensor.contiguous().stride())
+    strides[axis] = 2**31 // max(tensor.shape[axis] - 1, 1) + 8
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    try:
+        buffer = torch.empty(span, dtype=tensor.dtype, device=tensor.device)
+    except (RuntimeError, MemoryError):
+        pytest.skip("no room for a tensor of 2^31 elements")
+    return buffer.as_strided(tensor.shape, strides).copy_(tensor)

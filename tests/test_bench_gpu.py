@@ -18,23 +18,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from gpu_folders import folders
 
 from sdn_triton.bench.environment import GPU_CLOCKS, clocks
 from sdn_triton.bench.gpu import __main__ as command
 from sdn_triton.bench.gpu import files, findings, graph_tests, machine, plan, rehearsal, steps
 from sdn_triton.bench.gpu import run as gpu_run
-from sdn_triton.bench.gpu.files import OUTPUTS, Folders, read_lines
+from sdn_triton.bench.gpu.files import OUTPUTS, read_lines
 from sdn_triton.bench.gpu.run import Run
 from sdn_triton.bench.gpu.steps import Step
 
+__all__ = ["folders"]  # a fixture
+
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for name in ("out", "work", "first"):
-        (tmp_path / name).mkdir()
-    return Folders(tmp_path / "out", tmp_path / "work", tmp_path / "first")
 
 
 def python(code):
@@ -107,6 +103,8 @@ def test_time_is_kept_for_later_steps_and_slack_goes_to_who_takes_it(folders, mo
     outcomes = Run(folders, [Step("long", 60, SLEEPS), Step("late", 60, FINE)], 1.5).run()
     assert outcomes["long"].why in ("cut off at 1 s", "cut off at 2 s")
     assert outcomes["late"].why == "0 s were left"
+    hurried = Run(folders, [Step("hurried", 60, FINE)], 0.7).run()["hurried"]
+    assert (hurried.begun, hurried.why) == (0, "1 s were left")
 
 
 def test_what_is_urgent_comes_first(folders):
@@ -130,6 +128,16 @@ def test_a_step_that_goes_on_is_begun_again_until_it_is_done(folders, monkeypatc
     assert (outcomes["once"].status, outcomes["once"].begun) == (1, 1)
     wrong_options = Step("wrong", 30, python("raise SystemExit(2)"), goes_on=True)
     assert Run(folders, [wrong_options], 90.0).run()["wrong"].begun == 1
+
+
+def test_a_step_runs_where_it_wants_with_its_environment_and_this_repository(folders, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    shows = python("import os; print(os.getcwd(), os.environ['PYTHONPATH'], os.environ.get('GIVEN'))")
+    todo = [Step("inside", 20, shows, runs_in_work=True), Step("outside", 20, shows, environment={"GIVEN": "1"})]
+    Run(folders, todo, 60.0).run()
+    found = {step.name: (folders.work / f"{step.name}.txt").read_text().split() for step in todo}
+    path = f"{ROOT}:/elsewhere"
+    assert found == {"inside": [str(folders.work), path, "None"], "outside": [str(ROOT), path, "1"]}
 
 
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path):
@@ -216,6 +224,40 @@ def test_a_file_is_whole_on_another_disk_too(folders, monkeypatch):
     files.write_whole(folders.out / "bench.json", b"{}", folders.work)
     assert {path.name for path in folders.out.iterdir()} == {"bench.json"}
     assert list(folders.work.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_replaced_is_an_error(folders, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        files.write_whole(folders.out / "bench.json", b"{}", folders.work)
+    assert list(folders.out.iterdir()) == []
+
+
+def test_a_result_of_this_run_comes_before_one_of_part_1(folders):
+    assert folders.found(files.SMOKE) is None
+    for folder in (folders.first, folders.out):
+        (folder / files.SMOKE).write_text("")
+        assert folders.found(files.SMOKE) == folder / files.SMOKE
+
+
+def test_what_is_being_written_lies_on_the_disk_of_the_results(folders, monkeypatch, tmp_path):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    assert files.work_folder(folders.out).parent == tmp_path / "build"
+    real = Path.stat
+
+    def on_another_disk(path, **options):
+        found = real(path, **options)
+        return SimpleNamespace(st_dev=-1, st_mode=found.st_mode) if path.name == "build" else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", on_another_disk)
+        assert files.work_folder(folders.out).parent == tmp_path
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(files, "ROOT", tmp_path / "file")  # no folder can be made in there
+    assert files.work_folder(folders.out).parent == tmp_path
 
 
 def test_half_a_last_line_does_not_count(tmp_path):
@@ -311,6 +353,15 @@ def test_the_plan_fits_and_begins_with_what_matters(part):
     assert plan.SECONDS[1] <= 285
 
 
+def test_kernels_are_compiled_and_have_the_configurations_that_ship():
+    launching = {"precompile", "smoke", "timings", "kernels", "huge", "others", "graphs", "tuner", "sanitizer"}
+    for step in plan.plan(None):
+        if step.name in launching:
+            launching.remove(step.name)
+            assert (step.environment["TRITON_INTERPRET"], step.environment["SDN_TRITON_TABLES"]) == ("0", "")
+    assert not launching
+
+
 def test_both_parts_make_the_whole():
     parts = [[step.name for step in plan.plan(part)] for part in (1, 2, None)]
     assert set(parts[0]) | set(parts[1]) == set(parts[2])
@@ -358,6 +409,17 @@ def test_marks_that_the_plan_names_are_known(folders, on_a_card, pytestconfig):
     assert named <= known
 
 
+def test_of_what_takes_gigabytes_two_run_at_a_time(folders):
+    pytest.importorskip("xdist")
+    chosen = {}
+    for step, words in programs([plan.KERNEL_TESTS, plan.HUGE_TESTS], folders):
+        chosen[step.name] = {
+            option: words[words.index(option, 3) + 1] for option in ("-m", "-n") if option in words[3:]
+        }
+    assert chosen["huge"] == {"-m": "huge", "-n": "2"}
+    assert chosen["kernels"]["-m"] == "not huge"
+
+
 def test_what_smoke_found_changes_the_rest(folders, on_a_card):
     def line(kernels, ok, variant="as chosen", family="forward"):
         row = {"family": family, "kernels": kernels, "arithmetic": "bf16", "shape": "odd", "size": "1", "why": None}
@@ -367,6 +429,7 @@ def test_what_smoke_found_changes_the_rest(folders, on_a_card):
     path.write_text(line(["paired_forward"], True))
     assert not plan.SANITIZE.is_urgent(folders)
     assert "--family" not in plan.SANITIZE.command(folders, 30)
+    assert "--report-api-errors no" in " ".join(plan.SANITIZE.command(folders, 30))
     assert "--without" not in plan.TUNER.command(folders, 30)
     # A variant that is right lets the tuner find another, which it checks itself.
     path.write_text(line(["paired_forward"], False) + line(["paired_forward"], True, "one stage"))
@@ -376,6 +439,9 @@ def test_what_smoke_found_changes_the_rest(folders, on_a_card):
     wrong = [line(["paired_weight_gradient"], False, variant) for variant in ("as chosen", "one stage")]
     path.write_text("".join(wrong))
     assert plan.TUNER.command(folders, 30)[-2:] == ["--without", "difference_weight_gradient"]
+    # Of the question about the compiler's fault only the form that ships can be wrong, in any number of stages.
+    path.write_text(line(["paired_forward"], False, "2 stages", family="hazard, as shipped"))
+    assert plan.SANITIZE.command(folders, 30)[-2:] == ["--family", "hazard, as shipped"]
 
 
 def test_the_sanitizer_is_missed_where_it_is_not(folders, monkeypatch):
@@ -391,13 +457,18 @@ def test_graph_tests_are_found_and_run_one_by_one(tmp_path, monkeypatch):
     (tmp_path / "tests/test_b.py").write_text("raise ImportError('its tests only mention a cuda_graph')\n")
     found = graph_tests.collected(tmp_path)
     assert found == ["tests/test_a.py::test_a_cuda_graph[1]", "tests/test_a.py::test_a_cuda_graph[2]"]
+    (tmp_path / "tests/test_c.py").write_text("import missing\ndef test_another_cuda_graph(): pass\n")
+    with pytest.raises(RuntimeError, match="No module named 'missing'"):
+        graph_tests.collected(tmp_path)
+    for path in (tmp_path / "tests").iterdir():
+        path.unlink()
+    with pytest.raises(RuntimeError, match="no tests of CUDA graphs"):
+        graph_tests.collected(tmp_path)
     ran = []
     monkeypatch.setattr(graph_tests, "collected", lambda: found)
     monkeypatch.setattr(graph_tests, "run", lambda test, report: ran.append(test) or int(test == found[0]))
     assert graph_tests.main(["--report", str(tmp_path / "tests.txt")]) == 1
     assert sorted(ran) == sorted(found)
-    monkeypatch.setattr(graph_tests, "collected", list)
-    assert graph_tests.main(["--report", str(tmp_path / "tests.txt")]) == 2
 
 
 # The command
@@ -415,7 +486,8 @@ def test_graph_tests_are_found_and_run_one_by_one(tmp_path, monkeypatch):
         (["--out", "{out}"], "it has bench.json already"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_are_refused(options, message, tmp_path, capsys):
+def test_options_that_cannot_be_are_refused(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "run", lambda *given: 0)
     (tmp_path / "bench.json").write_text("{}")
     with pytest.raises(SystemExit) as stopped:
         command.main([option.format(out=tmp_path) for option in options])
@@ -432,11 +504,13 @@ def test_without_a_gpu_there_is_no_default_folder(capsys):
 
 def test_part_2_goes_on_in_the_folder_of_part_1(tmp_path, monkeypatch):
     out = tmp_path / "out"
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(plan, "plan", lambda part, archive: [Step(f"step-{part}", 20, FINE)])
     for part in ("1", "2"):
         assert command.main(["--out", str(out), "--part", part]) == 0
     assert set(archived(out)) == {"step-1.txt", "step-2.txt"}
     assert list(json.loads((out / "environment.json").read_text())["steps"]) == ["step-1", "step-2"]
+    assert list((tmp_path / "build").iterdir()) == []  # what was being written there
 
 
 def test_a_second_run_of_a_day_has_a_folder_of_its_own(tmp_path):
@@ -485,6 +559,10 @@ def test_the_card_is_asked_without_torch(tmp_path, monkeypatch):
     found = machine.facts()
     assert (found["card"]["name"], found["card"]["driver_version"]) == ("H100", "580.1")
     assert found["packages"]["torch"] == torch.__version__
+    (tmp_path / "toolkit/bin").mkdir(parents=True)
+    (tmp_path / "nvidia-smi").rename(tmp_path / "toolkit/bin/checker")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    assert machine.tool("checker") == str(tmp_path / "toolkit/bin/checker")
     card_that_answers(tmp_path, monkeypatch, "echo no devices")
     with pytest.raises(RuntimeError, match="nvidia-smi does not say"):
         machine.compute_capability()

@@ -4,26 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gpu_folders import folders
 
 from sdn_triton.bench import predicted, texts
 from sdn_triton.bench.examination import Case
-from sdn_triton.bench.gpu import files, findings, plan, predictions, reporting, summary, timings, tuning
-from sdn_triton.bench.gpu.files import Folders
+from sdn_triton.bench.gpu import files, findings, plan, predictions, rehearsal, reporting, summary, timings, tuning
 from sdn_triton.bench.record import read_record
 from sdn_triton.bench.suites import SUITES
 from sdn_triton.tuning.shapes import LayerShape
 
+__all__ = ["folders"]  # a fixture
+
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def folders(tmp_path):
-    for name in ("out", "work", "first"):
-        (tmp_path / name).mkdir()
-    return Folders(tmp_path / "out", tmp_path / "work", tmp_path / "first")
 
 
 # Tests, as they end
@@ -83,6 +79,9 @@ def test_tests_that_were_cut_off_are_counted(tmp_path):
     assert (found.counts["kernels"]["passed"], found.failed, found.said) == (1, {"a::c": ["a::c[x]"]}, {"a::c": "no"})
     assert (found.begun["kernels"], found.ended) == (1, {"kernels": []})
     assert findings.Tests.of(None).counts == {}
+    path.write_text("== graphs: begun\n== graphs: begun\n== graphs: ended: 1 passed\n")
+    found = findings.Tests.of(path)
+    assert (found.begun["graphs"], found.ended) == (2, {"graphs": ["1 passed"]})
 
 
 def test_a_file_of_tests_that_cannot_be_imported_is_a_failure(tmp_path):
@@ -95,6 +94,13 @@ def test_a_file_of_tests_that_cannot_be_imported_is_a_failure(tmp_path):
     assert found.ended["others"][0].startswith("0 passed, 1 failed")
 
 
+def test_of_what_a_failure_says_the_end_is_kept():
+    report = pytest.CollectReport("test_x.py", "failed", "\n".join(f"{number} {'x' * 400}" for number in range(40)), [])
+    lines = reporting.said(report).splitlines()
+    assert [line.split()[0] for line in lines] == [str(number) for number in range(10, 40)]
+    assert all(line.startswith("    ") and len(line) == 304 for line in lines)
+
+
 # Timings that outlive their process
 
 BENCH = """
@@ -102,6 +108,8 @@ import json, os, sys
 from pathlib import Path
 path, mode = Path(sys.argv[1]), sys.argv[2]
 ids = json.loads(sys.argv[3])
+with path.with_suffix(".begun").open("a") as begun:
+    begun.write("x")
 content = json.loads(path.read_text()) if path.exists() else {
     "schema": 1, "complete": False, "environment": {}, "settings": {}, "roofs": None, "providers": {}, "cases": []}
 for name in ids:
@@ -120,6 +128,7 @@ def test_a_benchmark_goes_on_behind_what_takes_its_process_down(tmp_path):
     ids = json.dumps([case.id for case in cases])
     command = [sys.executable, "-c", BENCH, str(path), "ResNet-50 FPN 1024x2048", ids]
     assert timings.run(command, path, cases, ["triton"], timings.time.monotonic() + 60) == 0
+    assert path.with_suffix(".begun").read_text() == "xxx"  # up to the fault, at it, behind the whole problem
     content = read_record(path)
     assert content["complete"]
     assert [case["id"] for case in content["cases"]] == [case.id for case in cases]
@@ -133,7 +142,16 @@ def test_a_benchmark_goes_on_behind_what_takes_its_process_down(tmp_path):
 
 def test_a_benchmark_that_does_not_begin_is_not_begun_again(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit(1)"]
-    assert timings.run(command, tmp_path / "none.json", [], [], timings.time.monotonic() + 60) == 1
+    assert timings.run(command, tmp_path / "none.json", SUITES["gpu"](), [], timings.time.monotonic() + 60) == 1
+
+
+def test_a_benchmark_is_not_begun_again_with_little_time_left(tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(bench_of()))
+    command = [sys.executable, "-c", "raise SystemExit(1)"]
+    stop = timings.time.monotonic() + timings.MARGIN
+    assert timings.run(command, path, SUITES["gpu"](), ["triton"], stop) == 1
+    assert read_record(path)["cases"] == []
 
 
 # Tuning
@@ -214,6 +232,30 @@ def test_times_of_kernels_add_up(monkeypatch):
     fused = predictions.reference_ms(Case("fusion_forward", "sm_90", "bf16", 256, 256, images=1))
     assert block["ms"] == pytest.approx(5 * layer["convolution_ms"] + (5 + 2) * fused)
     assert block["not_predicted"] == ["merge_moments_kernel", "moments_gradient_kernel"]
+
+
+def test_kernels_are_examined_as_they_are_launched(monkeypatch):
+    seen = []
+    monkeypatch.setattr(predictions, "examine", lambda case: seen.append(case) or examined(1.0))
+    case = case_of("block", "training")
+    predictions.predict(case, predictions.Kernels())
+    launched = {launch.tuned_as: launch.config for launch in predictions.launches_of(case)}
+    assert {subject.kernel for subject in seen} == launched.keys() & set(predictions.KERNELS)
+    for subject in seen:
+        assert replace(subject.config(), source="") == replace(launched[subject.kernel], source=""), subject.kernel
+    (stage,) = case.workload.stages
+    assert {(subject.channels, subject.rows, subject.columns) for subject in seen} == {
+        (stage.channels, stage.height, stage.width)
+    }
+
+
+def test_one_of_several_configurations_is_no_prediction(monkeypatch):
+    case = case_of("layer", "inference")
+    (launch,) = predictions.launches_of(case)
+    other = replace(launch, config=replace(launch.config, num_warps=2 * launch.config.num_warps))
+    monkeypatch.setattr(predictions, "launches_of", lambda case: [launch, other])
+    with pytest.raises(ValueError, match="difference_forward is launched with several configurations"):
+        predictions.predict(case, predictions.Kernels())
 
 
 def test_waves_are_whole():
@@ -375,12 +417,16 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
     )
     refused = measured(0.03, id="b", kind="block")
     refused["results"]["triton"] |= {"status": "refused", "why": "output: error 1e-1"}
-    folders.write_json(files.BENCH, bench_of(measured(0.03), refused))
+    folders.write_json(files.BENCH, bench_of(measured(0.03), refused) | {"complete": False})
     config = {"block_p": 64, "num_warps": 4}
     again = {"winner": {"microseconds": 20.0, "interval": [19.0, 21.0]}}
     entry = {"kernel": "difference_forward", "shape": "c=256", "config": config, "timed": [1, 2], "rejected": []}
     same = entry | {"shape": "c=64", "heuristic": {"config": config}}
-    folders.write_json(files.TABLE, {"entries": [entry | {"again": again}, same | {"again": again}]})
+    unfinished = entry | {"shape": "c=128"}
+    folders.write_json(
+        files.TABLE,
+        {"entries": [entry | {"again": again}, same | {"again": again}], "unfinished": [unfinished]},
+    )
     text = summary.summary(folders)
     for expected in (
         "H100, driver 580; torch 2.11, triton None",
@@ -392,17 +438,78 @@ def test_the_summary_says_what_is_right_what_is_wrong_and_how_fast(folders, monk
         "  hazard, unguarded: paired_forward, 3 stages: wrong in 12 of 300 repeats; such instructions in the machine",
         "TESTS, kernels: CUT OFF: 0 passed, 2 failed, 0 skipped until then",
         "  FAILED t.py::test_a (2 times): AssertionError: off",
-        "SANITIZER: 3 errors",
+        "SANITIZER: 3 errors; 0 of smoke's tasks ended under it\n",
         "  Invalid __global__ write of size 2 bytes at paired_forward+0x10",
         "predictions of 2026-01-02",
         "layer FPN 64x8x8 inference kernel: triton 30.0, conv2d 20.0; 1.50 [1.50-1.50]",
         "; predicted 30.0, 1.50: inside, 1.00 of it",
         "block FPN 64x8x8 inference kernel: no time: triton REFUSED: output: error 1e-1",
         "TUNED difference_forward c=256: 2 right, 0 rejected; winner 20.0 [19.0-21.0]",
+        "  not all cases were reached",
+        "TUNED difference_forward c=128: 2 right, 0 rejected; not timed once more",
         "  winner: block_p=64,num_warps=4",
         "  winner (the heuristic's): block_p=64,num_warps=4",
     ):  # fmt: skip
         assert expected in text
+
+
+CLEAN = """\
+========= COMPUTE-SANITIZER
+ok    forward, bf16, odd, as chosen, 0.41 of the error allowed
+-     forward, bf16, aligned, as chosen: not reached: the time was up
+========= ERROR SUMMARY: 0 errors
+"""
+FINDINGS = """\
+========= COMPUTE-SANITIZER
+========= Invalid __global__ read of size 4 bytes
+=========     at paired_forward_kernel+0x1a0 in paired.py:40
+=========     by thread (3,0,0) in block (0,0,0)
+=========     Address 0x7f0000000100 is out of bounds
+=========     Saved host backtrace up to driver entry point at kernel launch time
+=========         Host Frame: launch [0x10] in libcuda.so.1
+=========
+========= Invalid __global__ read of size 4 bytes
+=========     at paired_forward_kernel+0x1a0 in paired.py:40
+=========     by thread (4,0,0) in block (0,0,0)
+=========
+========= Potential stack overflow detected
+WRONG forward, bf16, odd, as chosen: not finite
+========= Target application returned an error
+========= ERROR SUMMARY: 57 errors
+========= ERROR SUMMARY: 7 errors were not printed. Use --print-limit option to adjust the number of printed errors
+"""
+IN_A_KERNEL = "Invalid __global__ read of size 4 bytes at paired_forward_kernel+0x1a0 in paired.py:40"
+NO_DRIVER = "Error: Target application terminated before first instrumented API call"
+NO_LIBRARY = "Unable to find injection library libsanitizer-collection.so"
+
+
+@pytest.mark.parametrize(
+    ("text", "errors", "tasks", "said"),
+    [
+        (CLEAN, 0, 1, []),
+        (FINDINGS, 57, 1, [f"{IN_A_KERNEL} (2 times)", "Potential stack overflow detected",
+                           "Target application returned an error"]),
+        (FINDINGS.partition("=========     by thread (4")[0], None, 0, [f"{IN_A_KERNEL} (2 times)"]),
+        (f"========= COMPUTE-SANITIZER\n========= {NO_DRIVER}\n", None, 0, [NO_DRIVER]),
+        (f"========= COMPUTE-SANITIZER\n========= {NO_LIBRARY}\n", None, 0, [NO_LIBRARY]),
+        ("", None, 0, []),
+    ],
+    ids=["clean", "findings", "cut off", "not started", "not installed whole", "nothing"],
+)  # fmt: skip
+def test_what_the_sanitizer_says_is_read(text, errors, tasks, said, folders):
+    assert findings.Sanitizer.of(text) == findings.Sanitizer(errors, tasks, said)
+    (folders.out / files.SANITIZER).write_text(text)
+    (line,) = [line for line in summary.summary(folders).splitlines() if line.startswith("SANITIZER")]
+    assert ("did not come to count" in line) is (errors is None)
+
+
+def test_the_stand_in_of_the_sanitizer_counts_what_is_wrong():
+    for lines, errors in (("ok    a\nWRONG b\nWRONG c\n", 2), ("ok    a\nWRONG b\n", 1), ("ok    a\n", 0)):
+        command = [sys.executable, "-c", f"print({lines!r}, end=''); raise SystemExit({errors})"]
+        run = subprocess.run([sys.executable, rehearsal.CHECKER, *command], capture_output=True, text=True)
+        assert run.returncode == errors
+        found = findings.Sanitizer.of(run.stdout)
+        assert (found.errors, found.tasks) == (errors, lines.count("\n"))
 
 
 def test_the_summary_of_nothing_says_so(folders, capsys):

@@ -1,8 +1,10 @@
 """Timing by CUDA graphs, on a GPU that only keeps to the rules of streams and captures: calls run on the CPU."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -220,3 +222,19 @@ def test_the_command_goes_on_in_a_new_process(monkeypatch, tmp_path, capfd):
     assert (resume, option) == ("--resume", "--budget")
     assert 200 < float(seconds) <= 300
     assert "broken left the device unusable; a new process goes on" in capfd.readouterr().err
+
+
+def test_the_new_process_has_nothing_that_the_first_one_held_open():
+    """As a driver's connection to the device, with which memory there would be kept."""
+    code = """if True:
+        import os, sys
+        from bench import run
+        held = os.open(os.devnull, os.O_RDONLY)
+        os.set_inheritable(held, True)
+        sys.executable = "/bin/sh"
+        command = ["-c", f"test -e /proc/self/fd/{held}"]
+        execute = os.execv
+        os.execv = lambda program, arguments: execute(program, [program, *command])
+        run._go_on([], 1.0)
+    """
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ pytest.importorskip("triton")
 
 from smoke_tasks import Stub
 
-from sdn_triton.bench.contract import error_and_bound
+from sdn_triton.bench.contract import bound_of, error_and_bound, floor_of
 from sdn_triton.bench.gpu import smoke
-from sdn_triton.bench.gpu.examples import share_of
+from sdn_triton.bench.gpu.examples import ExampleTask, share_of
+from sdn_triton.bench.gpu.findings import Sanitizer
 from sdn_triton.bench.gpu.hazard_question import hazard_tasks
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
+from sdn_triton.bench.gpu.variants import VARIANTS
 from sdn_triton.bench.gpu.where import Place
 from sdn_triton.bench.launches import ALIGNED_CHANNELS, ALIGNED_COLUMNS, EXAMPLES, errors_and_bounds
 
@@ -48,7 +51,9 @@ def test_a_wrong_result_is_followed_by_its_variants(tmp_path, capsys):
         (["right"], "as chosen", True),
     ]
     assert [row["ok"] for row in rows["b"]] == [True]
-    assert "WRONG a, bf16, odd, as chosen" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "WRONG a, bf16, odd, as chosen" in shown
+    assert Sanitizer.of(shown).tasks == 5  # it shares the output with compute-sanitizer, and is counted there
 
 
 def test_all_right_is_right(tmp_path):
@@ -106,6 +111,16 @@ def test_the_bound_is_twice_the_eager_error_or_a_rounding():
     assert error_and_bound(half, half, exact, terms=100.0)[1] == 2 * torch.finfo(torch.float16).eps * 100.0
 
 
+def test_benchmark_and_tuner_allow_a_few_roundings_and_never_much():
+    half, single = (torch.finfo(dtype).eps for dtype in (torch.float16, torch.float32))
+    assert (floor_of(half), floor_of(single)) == (2 * half, 32 * single)
+    floor = 2 * half
+    assert bound_of(0.0, floor) == floor
+    assert bound_of(floor, floor) == 2 * floor
+    assert bound_of(1.0, floor) == 16 * floor
+    assert bound_of(1.0, 2.0**-5) == 0.25
+
+
 def test_what_is_not_finite_is_wrong():
     example = next(example for example in EXAMPLES if example.name == "resize")
     arguments = example.arguments(torch.float16, torch.device("cpu"))
@@ -158,3 +173,25 @@ def test_what_cannot_be_run_is_said(arguments, message, tmp_path, capsys, monkey
     with pytest.raises(SystemExit, match="2"):
         main(["--out", str(tmp_path / "smoke.jsonl"), *arguments])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["difference-paired", "fusion", "block"])
+def test_variants_are_compiled_otherwise_in_every_kernel(name):
+    task = ExampleTask(next(example for example in EXAMPLES if example.name == name), "bf16")
+    expected = {
+        "one stage": lambda launch: launch.config.num_stages == 1,
+        "4 warps": lambda launch: launch.config.num_warps == 4,
+        "8 warps": lambda launch: launch.config.num_warps == 8,
+        "unpaired": lambda launch: not launch.config.pairs,
+        "without PTX": lambda launch: not launch.arguments.get("PTX"),
+    }
+    assert expected.keys() == set(VARIANTS)
+    chosen = task.launches(PLACE)
+    assert {launch.config.source for launch in chosen} >= {"heuristic"}
+    for variant, is_so in expected.items():
+        launches = replace(task, variant=variant).launches(PLACE)
+        assert launches
+        assert all(map(is_so, launches))
+    assert [(x.name, x.config) for x in task.launches(PLACE)] == [(x.name, x.config) for x in chosen]
+    tried = [other.variant for other in task.variants(PLACE)]
+    assert tried == [v for v in expected if not all(map(expected[v], chosen))]

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 from devices import EMULATED
-from kernel_reference import among_nans, assert_same, guarded, transposed
+from kernel_reference import among_nans, assert_same, far_apart, guarded, transposed
 from sampling import sample
 from test_kernels import CASES, GRADIENTS, Case, options, run
 
@@ -114,21 +114,6 @@ def test_empty_batch_launches_nothing(name, device) -> None:
     assert y.shape[0] == 0
     for gradient in gradients:
         assert gradient is None or not gradient.any()
-
-
-HUGE = 2**31
-
-
-def far_apart(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """The same values, some axis so wide that its last offset passes 2^31; memory in between is never touched."""
-    strides = list(tensor.contiguous().stride())
-    strides[axis] = HUGE // max(tensor.shape[axis] - 1, 1) + 8
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
-    try:
-        buffer = torch.empty(span, dtype=tensor.dtype, device=tensor.device)
-    except (RuntimeError, MemoryError):
-        pytest.skip("no room for a tensor of 2^31 elements")
-    return buffer.as_strided(tensor.shape, strides).copy_(tensor)
 
 
 AXES, DISTANT = ("images", "channels", "rows", "columns"), ("input", "guidance", "grad")

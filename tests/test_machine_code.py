@@ -13,15 +13,19 @@ from listings import listing
 
 from sdn_triton.bench.amdgcn import read_amdgcn
 from sdn_triton.bench.control_flow import ControlFlow, UnreadableCodeError
+from sdn_triton.bench.examination import Case
 from sdn_triton.bench.kernel_cost import Block, Cost, cost_of
-from sdn_triton.bench.kernel_work import KERNELS, Shape, Work, work_of
+from sdn_triton.bench.kernel_work import COLUMNS, IMAGES, KERNELS, ROWS, Shape, Work, work_of
 from sdn_triton.bench.machine_code import main
 from sdn_triton.bench.machine_code_tables import COUNTS, PIXEL, against_table, clock_table, count_table, resource_table
 from sdn_triton.bench.prediction import floor_of
 from sdn_triton.bench.sass import bulk_copy_bytes, read_sass
 from sdn_triton.bench.throughput import KINDS, MULTIPROCESSORS
+from sdn_triton.bench.trials import units_of
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import SHARED_BYTES, KernelConfig
+from sdn_triton.tuning.defaults import default_config
+from sdn_triton.tuning.shapes import LayerShape
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -461,3 +465,13 @@ def test_the_change_against_another_revision_is_shown():
     assert against_table("HEAD", [before], [row()]).styles == ["red"]
     lost = row(issued_per_element=None, ratio=None, error="not understood")
     assert "not understood" in against_table("HEAD", [row()], [lost]).plain()
+
+
+@pytest.mark.parametrize("channels", [32, 64, 128, 256])
+@pytest.mark.parametrize("op", ["difference", "block"])
+def test_what_is_examined_is_what_a_launch_takes(op, channels):
+    shape = LayerShape.parse(f"op={op},n={IMAGES},c={channels},h={ROWS},w={COLUMNS},dtype=bf16")
+    for unit in units_of([shape]):
+        for arch in ("sm_80", "sm_90", "sm_100"):
+            examined = Case(unit.kernel, arch, "bf16", channels, channels).config()
+            assert examined == default_config(unit.kernel, unit.work, TARGETS[arch]), unit.kernel

@@ -1,9 +1,14 @@
 """What the tests take for granted where they run on a GPU, checked where there is none."""
 
+import importlib
+import inspect
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from devices import EMULATED
+from kernel_reference import assert_same, far_apart
 
 from sdn_triton import backend, semantic_difference_conv2d
 from sdn_triton.tuning.configs import INTERPRETER
@@ -49,3 +54,33 @@ def test_only_float64_may_fall_back_unasked():
         assert call(torch.float64) == "eager"
         with pytest.raises(RuntimeWarning, match="at most 8 groups, got 10"):
             call(torch.float32, similarity="vector", groups=10)
+
+
+def test_sums_in_another_order_are_the_same_where_kernels_are_compiled():
+    """In the interpreter there is one order, so that every bit counts."""
+    eps = torch.finfo(torch.float32).eps
+    one = torch.tensor([1.0, -2.0])
+    for device in map(torch.device, ("cpu", "cuda")):
+        assert_same([one, None], [one.clone(), None], device)
+        with pytest.raises(AssertionError):
+            assert_same([one], [one + torch.tensor([20 * eps, 0.0])], device)
+        with pytest.raises(AssertionError):
+            assert_same([one], [None], device)
+    another_order = one + torch.tensor([4 * eps, 0.0])
+    assert_same([one], [another_order], torch.device("cuda"))
+    if not EMULATED:
+        with pytest.raises(AssertionError, match="one order"):
+            assert_same([one], [another_order], torch.device("cpu"))
+
+
+def test_who_reaches_over_gigabytes_says_so():
+    """On a GPU few of these may run at a time."""
+    users, marked = set(), set()
+    for path in Path(__file__).parent.glob("test_kernels*.py"):
+        for name, function in inspect.getmembers(importlib.import_module(path.stem), inspect.isfunction):
+            if far_apart.__name__ in function.__code__.co_names:
+                users.add((path.name, name))
+            if any(mark.name == "huge" for mark in getattr(function, "pytestmark", [])):
+                marked.add((path.name, name))
+    assert len(users) >= 2
+    assert users == marked

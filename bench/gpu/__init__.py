@@ -1,6 +1,7 @@
 """``make gpu``: the minutes on a GPU, the most truth first, into at most eight files that can be read at any time.
 
 plan.py        what is run on a card, and for how long;  rehearsal.py  the same on a CPU, with stand-ins
+               (sanitizer_stand_in.py is one)
 run.py         one step after the other;  steps.py  one command with its limit;  files.py  what comes back, and how
 machine.py     drivers, tools and versions
 precompile.py  compiles what the others launch (specialisations.py, recorded_tests.py; archive.py carries it)

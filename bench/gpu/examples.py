@@ -17,11 +17,11 @@ from sdn_triton.tuning.pretended import pretended
 
 from ..launches import EXAMPLES, Arguments, Example, errors_and_bounds
 from ..session import first_line
-from .variants import AS_CHOSEN, VARIANTS, compiled
+from .findings import AS_CHOSEN
+from .variants import VARIANTS, compiled
 from .where import Place
+from .workers import Row
 
-Row = dict[str, Any]
-"""A line of the file."""
 SEEDS = 5
 """On a GPU. Of a few numbers the eager path's error may be small by chance; in the emulator one draw has to do."""
 

@@ -16,9 +16,9 @@ from .files import SMOKE, Folders, read_lines
 
 AS_CHOSEN = "as chosen"
 """Smoke's variant that users get; it tries the others where that one is wrong."""
-SHIPPED_HAZARD = "hazard, as shipped"
 QUESTION = "hazard, "
 """How the families begin that ask whether the hardware shows the compiler's fault."""
+SHIPPED_HAZARD = f"{QUESTION}as shipped"
 
 
 @dataclass
@@ -99,11 +99,28 @@ class Tests:
         return found
 
 
-def sanitizer_errors(text: str) -> tuple[int | None, list[str]]:
-    """How many errors compute-sanitizer counted, None if it did not come to that; and the first line of each kind."""
-    counts = [int(number) for number in re.findall(r"ERROR SUMMARY: (\d+) error", text)]
-    kinds = re.findall(r"=+ (Invalid .*|Uninitialized .*|Program hit .*|Race .*)\n=+ +(at .*)?", text)
-    return (sum(counts) if counts else None), _distinct([" ".join(filter(None, kind)) for kind in kinds])
+@dataclass(frozen=True)
+class Sanitizer:
+    """What compute-sanitizer said."""
+
+    errors: int | None
+    """How many it counted; None if it was cut off before, or could not start."""
+    tasks: int
+    """How many of smoke's came to their end under it."""
+    said: list[str]
+    """The first line of each of its messages, with the place in a kernel where there is one."""
+
+    @classmethod
+    def of(cls, text: str) -> Sanitizer:
+        """Read its output, in which smoke's lines are, too."""
+        counts = [int(number) for number in re.findall(r"^=+ ERROR SUMMARY: (\d+) errors?$", text, re.MULTILINE)]
+        messages = re.findall(
+            r"^=+ (?!COMPUTE-SANITIZER|ERROR SUMMARY)(\S.*)(?:\n=+ {2,}(at .*))?$", text, re.MULTILINE
+        )
+        tasks = re.findall(r"^(?:ok|WRONG) +\S", text, re.MULTILINE)
+        return cls(
+            sum(counts) if counts else None, len(tasks), _distinct([" ".join(filter(None, m)) for m in messages])
+        )
 
 
 def _distinct(lines: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from .. import hazards
 from ..examination import read_code
 from ..session import first_line
 from ..trials import Trial, Unit, units_of
+from .findings import QUESTION
 from .where import Place, emulator
 
 SHIPPED, UNGUARDED = "as shipped", "unguarded"
@@ -72,7 +73,7 @@ class HazardTask:
 
     @property
     def family(self) -> str:
-        return f"hazard, {self.form}"
+        return f"{QUESTION}{self.form}"
 
     @property
     def spoils_its_process(self) -> bool:
@@ -136,7 +137,7 @@ class HazardTask:
         one, several = map(trial.call, configs)
         repeats = 1 if place.is_emulated else REPEATS
         # In the emulator products read their operands as late as they may.
-        options = {"mode": _late(), "is_strict": False} if place.is_emulated else {}
+        options = {"mode": emulator().MODES["latest"], "is_strict": False} if place.is_emulated else {}
         with place.running(**options) as emulation, torch.no_grad():
             expected = one()["output"]
             counts = torch.stack([(several()["output"] != expected).sum() for _ in range(repeats)]).tolist()
@@ -160,10 +161,6 @@ def hazards_in_code(unit: Unit, config: KernelConfig, target: Target) -> int:
     codes = [compile_launch(launch, target) for launch in launches if launch.config is config]
     found = [hazards.find_hazards(read_code(code, config.num_warps, unit.work.arithmetic)) for code in codes]
     return sum(map(hazards.count_hazards, found))
-
-
-def _late() -> Any:
-    return emulator().MODES["latest"]
 
 
 def hazard_tasks() -> tuple[HazardTask, ...]:

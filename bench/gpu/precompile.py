@@ -33,12 +33,12 @@ from ..suites import SUITES
 from . import specialisations
 from .archive import ArchiveError, compression_of, in_mebibytes, own_keys, pack, take_keys_of, unpack
 from .specialisations import Specialisation
+from .tuning import SHAPE
 from .where import EMULATED, Place
 from .workers import Apart, Row
 
 PARTS = ("smoke", "bench", "tune", "tests")
 USUAL = ("smoke", "bench", "tune")
-TUNED = "c=256,h=128,w=128"
 CANDIDATES = 32
 OWN_LAUNCHERS = (3, 7)
 """The first triton that compiles nothing but kernels; before, a C compiler makes what launches each kind of kernel."""
@@ -128,7 +128,7 @@ def collect(part: str, args: argparse.Namespace, seconds: float) -> list[Special
         elif part == "bench":
             specialisations.of_bench(args.arch, args.suite)
         else:
-            specialisations.of_tune(args.arch, args.shape or [LayerShape.parse(TUNED)], args.candidates)
+            specialisations.of_tune(args.arch, args.shape or [SHAPE], args.candidates)
     return list(found)
 
 
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=arguments.seconds, default=float("inf"), help="nothing is begun, nor waited for, after these")
     add("--cache", type=Path, metavar="FOLDER", help="default: Triton's own, see TRITON_CACHE_DIR")
     add("--suite", choices=list(SUITES), default="gpu", help="of the benchmark (default: gpu)")
-    add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help=f"tuned (default: {TUNED})")
+    add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help=f"tuned (default: {SHAPE})")
     add(
         "--candidates",
         type=arguments.count,

@@ -7,7 +7,9 @@ budget gets seconds of it, and limits are generous: a slow machine is no mistake
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 from . import plan
 from .files import BENCH, SMOKE, TABLE
@@ -19,6 +21,7 @@ ARCHITECTURE = "sm_90"
 PROVIDERS = ("conv2d", "eager", "unfold")
 SHAPE = "op=difference,c=32,h=5,w=6,dtype=fp16"
 INTERPRETED = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+CHECKER = Path(__file__).with_name("sanitizer_stand_in.py")
 LIMIT = 300.0
 """Seconds that a step has at most."""
 
@@ -33,10 +36,8 @@ def tried_tests(group: str, *options: str) -> Step:
     return replace(tests(group, LIMIT, [], 2, *options), environment=INTERPRETED)
 
 
-def _smoke(out: Command, seconds: int) -> Command:
-    return lambda folders, limit: python(
-        "bench.gpu.smoke", "--out", *out(folders, limit), "--device", ARCHITECTURE, "--seconds", seconds
-    )
+def _smoke(out: Path, seconds: int) -> list[str]:
+    return python("bench.gpu.smoke", "--out", out, "--device", ARCHITECTURE, "--seconds", seconds)
 
 
 STEPS = [
@@ -54,7 +55,7 @@ STEPS = [
         plan.FINGERPRINTS,
         lambda folders, limit: python("bench.gpu.machine", "--json", folders.work / FINGERPRINT, "--device", "cpu"),
     ),
-    tried(plan.SMOKES, _smoke(lambda folders, limit: [str(folders.out / SMOKE)], 15)),
+    tried(plan.SMOKES, lambda folders, limit: _smoke(folders.out / SMOKE, 15)),
     tried(
         plan.TIMINGS,
         lambda folders, limit: python(
@@ -78,7 +79,7 @@ STEPS = [
     ),
     tried(
         plan.SANITIZE,
-        _smoke(lambda folders, limit: [str(folders.work / "sanitized.jsonl")], 5),
+        lambda folders, limit: [sys.executable, str(CHECKER), *_smoke(folders.work / "sanitized.jsonl", 5)],
         environment=plan.COMPILED,
         why_not=lambda folders: None,
     ),

@@ -31,7 +31,7 @@ class Run:
     total: float
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     earlier: Mapping[str, Any] = field(default_factory=dict)
-    """The steps of part 1, where this is part 2 in the same folder."""
+    """The steps of part 1, where this is part 2."""
     facts: Mapping[str, Any] = field(default_factory=facts)
 
     def __post_init__(self) -> None:
@@ -47,9 +47,8 @@ class Run:
         return self.stop - time.monotonic()
 
     def run(self) -> dict[str, Outcome]:
-        """Run what fits; every file is in order before the first step, after each, and while one runs."""
+        """Run what fits; every file is in order before each step, while it runs, and at the end."""
         todo = list(self.steps)
-        self._save()
         try:
             while todo:
                 step = self._next(todo)
@@ -58,7 +57,6 @@ class Run:
                 self._save()
                 self.outcomes[step.name] = self._one(step, sum(later.seconds for later in todo))
                 self._current = None
-                self._save()
         finally:
             self._save()
         return self.outcomes

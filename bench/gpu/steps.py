@@ -29,10 +29,6 @@ Command = Callable[[Folders, float], Sequence[str]]
 """Makes a command from the folders and the seconds that it has."""
 
 
-def _nothing(folders: Folders) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class Step:
     """What one step runs.
@@ -54,7 +50,7 @@ class Step:
     runs_in_work: bool = False
     goes_on: bool = False
     takes_slack: bool = False
-    why_not: Callable[[Folders], str | None] = _nothing
+    why_not: Callable[[Folders], str | None] = lambda folders: None
     is_urgent: Callable[[Folders], bool] = lambda folders: False
 
     def log_in(self, folders: Folders) -> Path:

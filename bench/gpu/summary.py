@@ -14,10 +14,11 @@ from typing import Any
 from .. import predicted
 from ..bench_tables import relative, timed
 from .files import BENCH, ENVIRONMENT, SANITIZER, TABLE, TESTS, Folders, read_json
-from .findings import Smoke, Tests, sanitizer_errors
+from .findings import Sanitizer, Smoke, Tests
 
-MOST_LINES, MOST_CHARACTERS, WIDEST = 60, 11_500, 190
+MOST_LINES, WIDEST = 60, 190
 OTHERS = ("conv2d", "eager", "unfold")
+BAD = ("refused", "failed")
 SHOWN = 8
 """Failures of one kind that are named."""
 
@@ -40,15 +41,9 @@ def summary(folders: Folders) -> str:
 
 def shortened(lines: Sequence[str]) -> str:
     """Lines that are too long or too many are cut, and that is said."""
-    kept: list[str] = []
-    for number, line in enumerate(lines):
-        line = line if len(line) <= WIDEST else f"{line[: WIDEST - 3]}..."
-        rest = f"... {len(lines) - number} more lines"
-        full = sum(len(other) + 1 for other in kept) + len(line) + len(rest) + 2 > MOST_CHARACTERS
-        if full or (len(kept) == MOST_LINES - 1 and number < len(lines) - 1):
-            kept.append(rest)
-            break
-        kept.append(line)
+    kept = [line if len(line) <= WIDEST else f"{line[: WIDEST - 3]}..." for line in lines]
+    if len(kept) > MOST_LINES:
+        kept[MOST_LINES - 1 :] = [f"... {len(kept) - MOST_LINES + 1} more lines"]
     return "\n".join(kept) + "\n"
 
 
@@ -116,9 +111,10 @@ def _tests(tests: Tests) -> Iterable[str]:
 def _sanitizer(path: Path | None) -> Iterable[str]:
     if path is None:
         return
-    count, kinds = sanitizer_errors(path.read_text(encoding="utf-8", errors="replace"))
-    yield "SANITIZER: " + ("cut off before it counted" if count is None else f"{count} errors")
-    yield from (f"  {kind}" for kind in kinds[:3])
+    found = Sanitizer.of(path.read_text(encoding="utf-8", errors="replace"))
+    counted = "it did not come to count errors" if found.errors is None else f"{found.errors} errors"
+    yield f"SANITIZER: {counted}; {found.tasks} of smoke's tasks ended under it"
+    yield from (f"  {line}" for line in found.said[:3])
 
 
 def _speed(bench: Mapping[str, Any] | None) -> Iterable[str]:
@@ -153,9 +149,6 @@ def _case(case: Mapping[str, Any], row: predicted.Row | None) -> str:
     if row is not None:
         text += f"; predicted {row.predicted.ms * 1e3:.1f}, {row.predicted.ratio:.2f}: {row.verdict}"
     return "; ".join([text, *wrong])
-
-
-BAD = ("refused", "failed")
 
 
 def _tuning(table: Mapping[str, Any] | None) -> Iterable[str]:

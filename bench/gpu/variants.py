@@ -8,16 +8,17 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from sdn_triton.launch import difference_call, fusion, plan
+from sdn_triton.launch import plan
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import Work, default_config
-from sdn_triton.tuning.lookup import config_for
+from sdn_triton.tuning.lookup import chosen_by, from_tables
+
+from .findings import AS_CHOSEN
 
 Change = Callable[[KernelConfig, str, Work, Target], KernelConfig]
 """From the configuration that is chosen for a kernel to another one."""
 
-AS_CHOSEN = "as chosen"
 WITHOUT_PTX = "without PTX"
 CHANGES: dict[str, Change] = {
     "one stage": lambda config, *_: replace(config, num_stages=1),
@@ -27,8 +28,6 @@ CHANGES: dict[str, Change] = {
 }
 VARIANTS = (*CHANGES, WITHOUT_PTX)
 """What is tried after a wrong result."""
-LOOKING_UP = (difference_call, fusion)
-"""The modules that look configurations up."""
 
 
 @contextmanager
@@ -42,10 +41,9 @@ def compiled(variant: str) -> Iterator[None]:
             change = CHANGES[variant]
 
             def choose(kernel: str, work: Work, target: Target) -> KernelConfig:
-                return change(config_for(kernel, work, target), kernel, work, target)
+                return change(from_tables(kernel, work, target), kernel, work, target)
 
-            for module in LOOKING_UP:
-                stack.enter_context(mock.patch.object(module, "config_for", choose))
+            stack.enter_context(chosen_by(choose))
         yield
 
 

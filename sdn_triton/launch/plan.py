@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdn_triton.launch.run import Launch, note_launch, refuse_too_large
+from sdn_triton.launch.run import Launch, note_launch
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.pretended import pretended_target
 
@@ -32,7 +32,6 @@ class Plan:
     """A launch but for its tensors."""
 
     def __init__(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], config: KernelConfig) -> None:
-        refuse_too_large(kernel, grid)
         self.kernel, self.grid, self.config = kernel, grid, config
         self.arguments = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
         self._full_grid = (*grid, 1, 1)[:3]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ ENVIRONMENT = "SDN_TRITON_TABLES"
 """Files and folders with the user's tables, separated as in PATH, instead of the user's cache folder."""
 SHIPPED = Path(__file__).parent / "tables"
 
+Choice = Callable[[str, Work, Target], KernelConfig]
 Layer = tuple[str, Mapping[tuple[str, Bucket], KernelConfig]]
 
 
@@ -45,8 +46,6 @@ _given: tuple[Path, ...] = ()
 _origins: dict[tuple[str, KernelConfig], KernelConfig] = {}
 _rejected: set[tuple[str, KernelConfig]] = set()
 _warned: set[str] = set()
-_tables_are_off = 0
-"""How many :func:`without_tables` are active."""
 
 
 def config_for(kernel: str, work: Work, target: Target) -> KernelConfig:
@@ -60,11 +59,11 @@ def config_for(kernel: str, work: Work, target: Target) -> KernelConfig:
         >>> config_for("fusion_forward", Work("bf16", 8, 1, 16384, 256, 256), Target("cuda", 90, 132)).source
         'heuristic'
     """
-    return default_config(kernel, work, target) if _tables_are_off else _found(kernel, work, target)
+    return _choices[-1](kernel, work, target)
 
 
 @lru_cache(maxsize=4096)
-def _found(kernel: str, work: Work, target: Target) -> KernelConfig:
+def from_tables(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration of the first table that has one, else the heuristic's."""
     key = kernel, bucket_of(work)
     for title, configs in _layers(target):
@@ -84,25 +83,32 @@ def _found(kernel: str, work: Work, target: Target) -> KernelConfig:
     return default_config(kernel, work, target)
 
 
+_choices: list[Choice] = [from_tables]
+"""The last one counts."""
+
+
 @contextmanager
-def without_tables() -> Iterator[None]:
-    """Take every configuration from the heuristic, as if there were no tables.
+def chosen_by(choose: Choice) -> Iterator[None]:
+    """Take every configuration from ``choose`` for a while.
 
     That holds for the whole process: the backward pass looks configurations up in threads of autograd's own.
+    """
+    _choices.append(choose)
+    try:
+        yield
+    finally:
+        _choices.remove(choose)
+
+
+def without_tables() -> AbstractContextManager[None]:
+    """Take every configuration from the heuristic for a while, as if there were no tables.
 
     Example:
         >>> with without_tables():
         ...     config_for("fusion_forward", Work("bf16", 8, 1, 16384, 256, 256), Target("cuda", 90, 132)).source
         'heuristic'
     """
-    global _tables_are_off
-    with _lock:
-        _tables_are_off += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _tables_are_off -= 1
+    return chosen_by(default_config)
 
 
 def use_table(path: str | os.PathLike[str] | None) -> None:
@@ -144,7 +150,7 @@ def reject(kernel: str, config: KernelConfig) -> bool:
         if entry is None:
             return False
         _rejected.add((kernel, entry))
-        _found.cache_clear()
+        from_tables.cache_clear()
         return True
 
 
@@ -157,7 +163,7 @@ def _forget() -> None:
         _rejected.clear()
         _warned.clear()
         _layers.cache_clear()
-        _found.cache_clear()
+        from_tables.cache_clear()
 
 
 @lru_cache(maxsize=64)
