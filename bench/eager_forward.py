@@ -1,9 +1,9 @@
-"""The eager path on a CPU against ``conv2d`` and the unfold formulation: ``python -m bench.eager_forward``.
+"""The eager path on a CPU beside every other way to its result: ``python -m bench.eager_forward``.
 
-For each shape, in float32 with a 3x3 kernel: the time of the forward, and of forward and backward (gradients of input,
-guidance and weight; of input and weight for ``conv2d``), and the memory that the forward takes beyond its inputs and
-its output. Every provider's results are held against float64 before anything is timed. The eager path's own functions
-are called, without autograd around them.
+Float32, 3x3, images in two layouts, with autograd around them as in a network: the time of the forward, and of forward
+and backward (gradients of input, guidance and weight; of input and weight for ``conv2d``), against ``conv2d``,
+unfolding and, for some shapes, the plain formula under ``torch.compile``; and the memory that the forward takes beyond
+its inputs and its output. Everybody's results are held against float64 before anything is timed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,55 +18,68 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdn_triton.eager import difference_conv
-from sdn_triton.options import DifferenceNeeds, DifferenceOptions
+from sdn_triton import semantic_difference_conv2d
 
-from .environment import fingerprint, write_json
+from .environment import cpp_compiler, fingerprint, write_json
+from .intervals import median_interval, ratio_samples
 from .measure import Timing, interleave, peak_memory
 from .plain import DifferenceFunction, reference_difference
-from .providers import convolution, unfold
+from .providers import COMPILE_OPTIONS, composite, convolution, unfold
 
 CPU = torch.device("cpu")
-OPTIONS = DifferenceOptions((3, 3), padding=(1, 1))
-NEEDS = DifferenceNeeds(input=True, guidance=True, weight=True, bias=False, contrast=False)
 TOLERANCE = 1e-4
 """The largest error allowed, as a share of the largest magnitude: float32 sums of up to 20,000 terms."""
+UNFOLDED_NUMBERS = 2**21
+"""Larger inputs are not unfolded: it takes gigabytes and, where it was tried, ten times as long."""
+ROUNDS = 5, 301
+OURS, FLOOR = "eager", "conv2d"
 
 Results = tuple[Tensor, ...]
 
 
 class Shape(NamedTuple):
+    batch: int
     channels: int
-    height: int
-    width: int
+    size: int
     layout: str
 
     def __str__(self) -> str:
-        return f"C{self.channels} {self.height}x{self.width} {self.layout}"
+        return f"{self.batch}x{self.channels}x{self.size}x{self.size} {self.layout}"
+
+    @property
+    def numbers(self) -> int:
+        return self.batch * self.channels * self.size**2
 
 
 SHAPES = [
-    Shape(channels, size, size, layout)
-    for channels in (64, 128, 256)
-    for size in (64, 128)
+    Shape(batch, channels, size, layout)
+    for channels in (32, 64, 128, 160, 256)
+    for size in (8, 16, 32, 64, 128)
+    for batch in (1, 4)
     for layout in ("contiguous", "channels_last")
 ]
-QUICK = [shape for shape in SHAPES if shape.channels == 64 and shape.height == 64]
+COMPILED = {
+    Shape(1, channels, size, layout)
+    for channels, size in ((32, 8), (64, 16), (256, 16), (128, 32), (160, 32), (64, 64))
+    for layout in ("contiguous", "channels_last")
+}
+"""The shapes with ``torch.compile``, which takes half a minute each."""
+QUICK = [Shape(1, 64, 64, layout) for layout in ("contiguous", "channels_last")]
 
 
 class Problem:
-    """Input, guidance, weight and output gradient of one shape."""
+    """Input, guidance, weight and output gradient of one shape; the weight in the layout of the images."""
 
     def __init__(self, shape: Shape) -> None:
         generator = torch.Generator().manual_seed(1)
-        C, H, W, layout = shape
-        memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
+        N, C, S, layout = shape
+        memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
 
-        def image() -> Tensor:
-            return torch.randn(1, C, H, W, generator=generator).contiguous(memory_format=memory_format)
+        def image(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator).contiguous(memory_format=memory_format)
 
-        self.input, self.guidance, self.grad = image(), image(), image()
-        self.weight = torch.randn(C, C, 3, 3, generator=generator) / (9 * C) ** 0.5
+        self.input, self.guidance, self.grad = (image(N, C, S, S) for _ in range(3))
+        self.weight = image(C, C, 3, 3) / (9 * C) ** 0.5
 
     def differentiate(self, function: DifferenceFunction, dtype: torch.dtype = torch.float32) -> Results:
         """Output and gradients by autograd."""
@@ -81,82 +93,77 @@ class Problem:
         with torch.no_grad():
             return (function(self.input, self.guidance, self.weight, None),)
 
-    def eager_forward(self) -> Results:
-        return (difference_conv.forward(self.input, self.guidance, self.weight, None, 1.0, OPTIONS),)
 
-    def eager_both(self) -> Results:
-        gradients = difference_conv.backward(self.grad, self.input, self.guidance, self.weight, 1.0, OPTIONS, NEEDS)
-        return *self.eager_forward(), *(g for g in gradients if g is not None)
-
-    def forwards(self) -> dict[str, Callable[[], Results]]:
-        """What is timed as the forward."""
-        return {
-            "conv2d": partial(self.compute, convolution),
-            "eager": self.eager_forward,
-            "unfold": partial(self.compute, unfold),
-        }
-
-    def both(self) -> dict[str, Callable[[], Results]]:
-        """What is timed as forward and backward."""
-        return {
-            "conv2d": partial(self.differentiate, convolution),
-            "eager": self.eager_both,
-            "unfold": partial(self.differentiate, unfold),
-        }
+def eager(input: Tensor, guidance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The library's call."""
+    return semantic_difference_conv2d(input, guidance, weight, bias, padding=1, backend="eager")
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What one shape gave."""
+EXACT: dict[str, DifferenceFunction] = {FLOOR: convolution, OURS: reference_difference}
+"""What is computed in float64 to hold results against: the convolution's own, and everybody else's."""
 
-    shape: Shape
-    forward: dict[str, Timing]
-    both: dict[str, Timing]
-    extra: dict[str, float]
-    """Peak memory of the forward beyond inputs and output, in sizes of the output."""
-    errors: dict[str, float]
-    """The largest error of output and gradients against float64, as a share of the largest magnitude."""
 
-    def ratio(self, timings: dict[str, Timing], over: str, under: str) -> float:
-        """The median of the rounds' own ratios: what slows one round down slows both."""
-        pairs = zip(timings[over].samples, timings[under].samples, strict=True)
-        return statistics.median(a / b for a, b in pairs)
+def providers(shape: Shape) -> dict[str, Callable[[], DifferenceFunction]]:
+    """What is timed, each made anew for the forward and for both: one compiled function is for one of them."""
+    found: dict[str, Callable[[], DifferenceFunction]] = {FLOOR: lambda: convolution, OURS: lambda: eager}
+    if shape.numbers <= UNFOLDED_NUMBERS:
+        found["unfold"] = lambda: unfold
+    if shape in COMPILED and cpp_compiler() is not None:
+        torch.compiler.reset()
+        found["compile"] = lambda: torch.compile(composite, dynamic=False, options=COMPILE_OPTIONS)
+    return found
+
+
+class Pair(NamedTuple):
+    """Ours and another way, timed in turns with nobody else: what one leaves in the caches is where the other begins."""
+
+    ours: Timing
+    other: Timing
 
     def describe(self) -> dict[str, Any]:
-        """For the JSON file."""
+        """Ours over the other: the median of the rounds' own ratios, and where it lies at 95 %."""
+        ratios = ratio_samples(self.ours.samples, self.other.samples)
         return {
-            "shape": self.shape._asdict(),
-            "forward": {name: timing.describe() for name, timing in self.forward.items()},
-            "forward_backward": {name: timing.describe() for name, timing in self.both.items()},
-            "eager_over_conv2d": self.ratio(self.forward, "eager", "conv2d"),
-            "unfold_over_eager": self.ratio(self.forward, "unfold", "eager"),
-            "eager_over_conv2d_forward_backward": self.ratio(self.both, "eager", "conv2d"),
-            "unfold_over_eager_forward_backward": self.ratio(self.both, "unfold", "eager"),
-            "extra_memory_over_output": self.extra,
-            "errors": self.errors,
+            "median": statistics.median(ratios),
+            "interval": list(median_interval(ratios)),
+            "rounds": len(ratios),
+            "milliseconds": {
+                name: {"median": timing.median * 1e3, "quartiles": [q * 1e3 for q in timing.quartiles]}
+                for name, timing in self._asdict().items()
+            },
         }
 
 
-def run(shape: Shape, seconds: float) -> Figures:
-    """Check, then time one shape; a wrong result is an error."""
+def run(shape: Shape, seconds: float) -> dict[str, Any]:
+    """Check, then time one shape, a third of the time for the forward; a wrong result is an error."""
     problem = Problem(shape)
-    exact = {
-        "conv2d": problem.differentiate(convolution, torch.float64),
-        "eager": problem.differentiate(reference_difference, torch.float64),
+    expected = {name: problem.differentiate(f, torch.float64) for name, f in EXACT.items()}
+    makers = providers(shape)
+    forward, both = ({name: make() for name, make in makers.items()} for _ in range(2))
+    errors, ratios = {}, {}
+    for name in makers:
+        exact = expected[FLOOR if name == FLOOR else OURS]
+        found = problem.differentiate(both[name]), problem.compute(forward[name])
+        errors[name] = max(largest_error(found[0], exact), largest_error(found[1], exact[:1]))
+        if not errors[name] <= TOLERANCE:
+            raise RuntimeError(f"{shape}: {name} is wrong, error {errors[name]:.1e}, allowed {TOLERANCE:.1e}")
+    del expected, exact, found
+    others = [name for name in makers if name != OURS]
+    for step, call, functions, share in (
+        ("forward", problem.compute, forward, 1 / 3),
+        ("both", problem.differentiate, both, 2 / 3),
+    ):
+        for name in others:
+            calls = {which: partial(call, functions[which]) for which in (OURS, name)}
+            timings = interleave(calls, CPU, seconds * share / len(others), ROUNDS)
+            ratios[f"{step} / {name}"] = Pair(timings[OURS], timings[name]).describe()
+    return {
+        "shape": shape._asdict(),
+        "ratios": ratios,
+        "extra_memory_bytes": peak_memory(partial(problem.compute, eager), CPU) - problem.input.nbytes,
+        "output_bytes": problem.input.nbytes,
+        "errors": errors,
     }
-    exact["unfold"] = exact["eager"]
-    errors = {name: largest_error(call(), exact[name]) for name, call in problem.both().items()}
-    for name, error in errors.items():
-        if not error <= TOLERANCE:
-            raise RuntimeError(f"{shape}: {name} is wrong, error {error:.1e}, allowed {TOLERANCE:.1e}")
-    output = problem.input.nbytes
-    return Figures(
-        shape,
-        forward=interleave(problem.forwards(), CPU, seconds / 2, (5, 101)),
-        both=interleave(problem.both(), CPU, seconds / 2, (5, 101)),
-        extra={name: peak_memory(call, CPU) / output - 1 for name, call in problem.forwards().items()},
-        errors=errors,
-    )
 
 
 def largest_error(found: Results, exact: Results) -> float:
@@ -165,51 +172,69 @@ def largest_error(found: Results, exact: Results) -> float:
     return max(float("inf") if error != error else error for error in errors)
 
 
-HEADER = (
-    f"{'':26}{'forward [ms], median (quartiles)':^66}  {'ratio':^13}  {'forward + backward [ms]':^24}  {'ratio':^13} "
-    f"{'extra':>6}\n"
-    f"{'shape':26}{'conv2d':^22}{'eager':^22}{'unfold':^22}  {'/conv2d':>7}{'unf/':>6}  "
-    f"{'conv2d':>8}{'eager':>8}{'unfold':>8}  {'/conv2d':>7}{'unf/':>6} {'memory':>6}"
-)
+def misses(results: Sequence[dict[str, Any]]) -> list[str]:
+    """The cases in which another way to the same result is faster beyond the noise of its rounds."""
+    return [
+        f"{Shape(**row['shape'])}: {name} {ratio['median']:.2f}"
+        for row in results
+        for name, ratio in row["ratios"].items()
+        if not name.endswith(FLOOR) and ratio["interval"][0] > 1
+    ]
 
 
-def line(figures: Figures) -> str:
+def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The medians over all shapes of ours over the convolution."""
+    names = (f"{step} / {FLOOR}" for step in ("forward", "both"))
+    return {name: statistics.median(row["ratios"][name]["median"] for row in results) for name in names}
+
+
+def line(row: dict[str, Any]) -> str:
     """One shape's figures."""
-
-    def full(timing: Timing) -> str:
-        lower, upper = (quartile * 1e3 for quartile in timing.quartiles)
-        return f"{timing.median * 1e3:8.2f} ({lower:.2f}-{upper:.2f})".ljust(22)
-
-    forward = "".join(full(timing) for timing in figures.forward.values())
-    both = "".join(f"{timing.median * 1e3:8.2f}" for timing in figures.both.values())
-    return (
-        f"{figures.shape!s:26}{forward}  {figures.ratio(figures.forward, 'eager', 'conv2d'):6.2f}x"
-        f"{figures.ratio(figures.forward, 'unfold', 'eager'):5.1f}x  {both}  "
-        f"{figures.ratio(figures.both, 'eager', 'conv2d'):6.2f}x{figures.ratio(figures.both, 'unfold', 'eager'):5.1f}x "
-        f"{figures.extra['eager']:5.2f}x"
-    )
+    cells = [f"{Shape(**row['shape'])!s:30}"]
+    ratios = row["ratios"]
+    for step in ("forward", "both"):
+        cells.append(f"{ratios[f'{step} / {FLOOR}']['milliseconds']['ours']['median']:9.3f} ms")
+        for name in (FLOOR, "unfold", "compile"):
+            ratio = ratios.get(f"{step} / {name}")
+            cells.append(f"{'-' if ratio is None else format(ratio['median'], '.2f'):>8}")
+    cells.append(f"{row['extra_memory_bytes'] / 2**20:7.1f}")
+    return "".join(cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all shapes, print a line each and write the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.eager_forward", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--quick", action="store_true", help="one shape, in a few seconds")
-    parser.add_argument("--seconds", type=float, default=12.0, help="time for a shape (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two shapes, in a few seconds")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for a shape (default: %(default)s)")
     args = parser.parse_args(arguments)
     found = fingerprint(CPU)
     device = found["device"]
-    print(f"{device['name']}, {device['threads']} threads, torch {found['torch']}, git {found['git']['revision']}")
     print(
-        "/conv2d: eager over conv2d; unf/: unfold over eager; extra memory: of eager's forward, in sizes of its output"
+        f"{device['name']}, {device['threads']} threads, {torch.backends.cpu.get_cpu_capability()}, "
+        f"torch {found['torch']}, git {found['git']['revision']}"
     )
-    print(HEADER, flush=True)
+    print("ours over each other way, forward and then forward + backward; extra memory of the forward in MiB")
+    columns = "".join(f"{name:>{12 if name == 'ours' else 8}}" for name in ("ours", FLOOR, "unfold", "compile") * 2)
+    print(f"{'shape':30}{columns}{'MiB':>7}", flush=True)
     results = []
     for shape in QUICK if args.quick else SHAPES:
         results.append(run(shape, 2.0 if args.quick else args.seconds))
         print(line(results[-1]), flush=True)
+    missed, over = misses(results), medians(results)
+    print(f"medians over conv2d: forward {over[f'forward / {FLOOR}']:.2f}, both {over[f'both / {FLOOR}']:.2f}")
+    print("\n".join(("slower than another way to the same result:", *missed)) if missed else "nothing is faster")
     if args.json:
-        write_json(args.json, {"command": "bench.eager_forward", **found, "shapes": [r.describe() for r in results]})
+        content = {
+            "command": "bench.eager_forward",
+            "seconds": 2.0 if args.quick else args.seconds,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            **found,
+            "shapes": results,
+            "medians": over,
+            "misses": missed,
+        }
+        write_json(args.json, content)
 
 
 if __name__ == "__main__":

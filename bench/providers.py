@@ -30,6 +30,8 @@ from .plain import (
 )
 
 KINDS = ("layer", "block", "neck")
+COMPILE_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"layout_optimization": False}
+"""Inductor's layout pass of torch 2.13 drops a guidance's gradient in a neck on a CPU, and slows layers down."""
 
 
 def _always(device: torch.device, dtype: torch.dtype) -> None:
@@ -94,8 +96,7 @@ def compiled(name: str, title: str, difference: DifferenceFunction, **others: An
 
     def compile_made(make: Callable[..., nn.Module], channels: int | Sequence[int]) -> nn.Module:
         module = make(channels)
-        # Inductor's layout pass of torch 2.13 drops a guidance's gradient in a neck on a CPU, and slows layers down.
-        module.compile(dynamic=False, options={"layout_optimization": False})
+        module.compile(dynamic=False, options=COMPILE_OPTIONS)
         return module
 
     layer, block, neck = (partial(compile_made, make) for make in (made.layer, made.block, made.neck))
