@@ -115,7 +115,7 @@ def providers(shape: Shape) -> dict[str, Callable[[], DifferenceFunction]]:
 
 
 class Pair(NamedTuple):
-    """Ours and another way, timed in turns with nobody else: what one leaves in the caches is where the other begins."""
+    """Ours and another way, timed in turns with nobody else: each begins with what the other left in the caches."""
 
     ours: Timing
     other: Timing
