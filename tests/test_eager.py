@@ -2,85 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
 from agreement import assert_like
-from oracle import sdc
+from eager_calls import SCHEMES, Call, call, choose
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
-from sdn_triton.eager import composite, difference_conv, links, products, strips, taps
+from sdn_triton.eager import composite, difference_conv, links, strips
 from sdn_triton.eager.diffusivity import diffusivity, diffusivity_of_step, times_steepness
 from sdn_triton.options import (
     DIFFUSIVITIES,
-    Contrast,
     DifferenceGradients,
     DifferenceNeeds,
-    DifferenceOptions,
 )
 
 ALL = DifferenceNeeds(True, True, True, True, True)
 STRIPS = {"rows": 0, "some": 10_000, "whole": 2**40}
 """Bytes that a strip's buffers may take: too few for more than a row, a few rows of a small image, everything."""
-SCHEMES = ("taps", "one link", "all links", "convolutions")
-"""All taps of small maps at once; links one after another, all at once, and by convolutions, not matrix products."""
-
-
-class Call(NamedTuple):
-    """The arguments of a difference convolution."""
-
-    input: Tensor
-    guidance: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    contrast: Contrast
-    options: DifferenceOptions
-
-    def expected(self) -> Tensor:
-        """The output by the oracle, in float64."""
-        o = self.options
-        u, v, K, b, k = (x.cpu().double().numpy() if isinstance(x, Tensor) else x for x in self[:5])
-        y = sdc(u, v, K, b, o.stride, o.padding, o.dilation, o.groups, o.border, o.diffusivity, k, o.similarity)
-        return torch.from_numpy(y).to(self.input.device)
-
-    def variables(self) -> list[Tensor]:
-        """Float64 copies of the tensors, to differentiate by."""
-        return [x.detach().double().requires_grad_() for x in self[:5] if isinstance(x, Tensor)]
-
-
-def call(
-    *,
-    size: tuple[int, int] = (7, 6),
-    batch: int = 2,
-    channels: int = 4,
-    outputs: int = 6,
-    guides: int | None = None,
-    kernel: tuple[int, int] = (3, 3),
-    bias: bool = True,
-    contrast: str = "channel",
-    dtype: torch.dtype = torch.float64,
-    layout: torch.memory_format = torch.contiguous_format,
-    device: torch.device | str = "cpu",
-    **options,
-) -> Call:
-    """A call with random tensors; its contrast is a float, a ``scalar`` tensor or one value per ``channel``."""
-    settings = DifferenceOptions(kernel, **options)
-    if settings.similarity == "vector":
-        contrast = "scalar" if contrast == "channel" else contrast
-    guides = channels if guides is None else guides
-    make = dict(dtype=torch.float64)
-    u, v = torch.randn(batch, channels, *size, **make), torch.randn(batch, guides, *size, **make)
-    weight = torch.randn(outputs, channels // settings.groups, *kernel, **make)
-    k = torch.rand(channels, **make) + 0.6
-    given = {"float": 0.8, "scalar": k[0].to(device, dtype), "channel": k.to(device, dtype)}[contrast]
-    u, v, weight, b = (x.to(device, dtype) for x in (u, v, weight, torch.randn(outputs, **make)))
-    u, v = u.contiguous(memory_format=layout), v.contiguous(memory_format=layout)
-    return Call(u, v, weight, b if bias else None, given, settings)
-
-
 CASES = {
     **{f"{g}-channel": dict(diffusivity=g, padding=(1, 1)) for g in DIFFUSIVITIES},
     **{f"{g}-vector3": dict(diffusivity=g, similarity="vector", guides=3, padding=(1, 1)) for g in DIFFUSIVITIES},
@@ -149,32 +89,6 @@ def only_one_scheme(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     name: str = request.param
     choose(monkeypatch, name)
     return name
-
-
-def choose(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """Let nothing but ``scheme`` compute what it can."""
-    capability = "AVX512" if scheme == "convolutions" else "AVX2"
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(links, "TOGETHER", 2**40 if scheme == "all links" else 0)
-    if scheme != "taps":
-        monkeypatch.setattr(taps, "taps_of", lambda call: None)
-
-
-def test_schemes_are_chosen(monkeypatch):
-    """What the fixture chooses is what runs."""
-    ran = []
-    for module, name in ((taps, "forward"), (links, "forward")):
-        run = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, run=run, m=module: ran.append(m) or run(*a))
-    kinds = []
-    make = products.products
-    monkeypatch.setattr(links, "products", lambda call: kinds.append(type(made := make(call))) or made)
-    for scheme in SCHEMES:
-        with monkeypatch.context() as patch:
-            choose(patch, scheme)
-            difference_conv.forward(*call(padding=(1, 1)))
-    assert ran == [taps, links, links, links]
-    assert kinds == [products.MatrixProducts, products.MatrixProducts, products.Convolutions]
 
 
 @cases
@@ -440,24 +354,6 @@ def test_nan_reaches_as_far_as_the_kernel(name, pixel, options):
     for gradient in (gradients.input, gradients.guidance):
         assert not gradient[1, :, distance > 2].isnan().any()
         assert not gradient[::2].isnan().any()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="reads the CPU allocator's profile")
-@layouts
-@pytest.mark.parametrize(
-    ("channels", "size"),
-    [(32, (8, 8)), (64, (64, 64)), (64, (128, 128)), (256, (16, 16)), (256, (64, 64)), (512, (32, 32))],
-    ids=["C32-8x8", "C64-64x64", "C64-128x128", "C256-16x16", "C256-64x64", "C512-32x32"],
-)
-def test_forward_takes_no_more_memory_than_its_output_or_16_MiB(channels, size, layout):
-    from bench.measure import peak_memory
-
-    made = call(
-        batch=1, channels=channels, outputs=channels, size=size, padding=(1, 1), dtype=torch.float32, layout=layout
-    )
-    output = made.input.nbytes
-    peak = peak_memory(lambda: difference_conv.forward(*made), made.input.device)
-    assert output < peak <= output + max(output, 16 * 2**20)
 
 
 @pytest.mark.parametrize("name", DIFFUSIVITIES)
