@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -128,6 +129,12 @@ def _fused(
     config: KernelConfig,
 ) -> None:
     maps = call.similarity_maps()
+    if config.pairs:
+        added = call.in_pairs.channels - call.channels
+        if added:
+            own, others = fusion_weight.split((call.channels, call.outputs), 1)
+            fusion_weight = torch.cat((F.pad(own, (0, 0, 0, 0, 0, added)), others), 1)
+        call = call.in_pairs
     guidance = call.guidance if maps is None else maps
     tensors = dict(
         z_ptr=output,

@@ -94,7 +94,7 @@ def _dense_forward(
 ) -> None:
     config = call.config("difference_forward")
     if config.pairs:
-        _paired_forward(call, output, bias, moments, config)
+        _paired_forward(call.in_pairs, output, bias, moments, config)
         return
     guidance = call.guidance if maps is None else maps
     tensors = dict(

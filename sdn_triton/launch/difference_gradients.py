@@ -103,8 +103,11 @@ def weight_gradients(
     if not (needs.weight or needs.bias):
         return None, None
     config = call.config("depthwise_weight_gradient" if call.is_depthwise else "difference_weight_gradient")
-    weight, source = call.weight, call.guidance if maps is None else maps
-    outputs, channels, kernel_h, kernel_w = weight.shape
+    weight = call.weight
+    if config.pairs:
+        call = call.in_pairs
+    source = call.guidance if maps is None else maps
+    outputs, channels, kernel_h, kernel_w = call.weight.shape
     weight_sums = bias_sums = None
     if needs.weight:
         weight_sums = weight.new_empty((config.splits, outputs, kernel_h, kernel_w, channels), dtype=torch.float32)
@@ -178,5 +181,6 @@ def weight_gradients(
     launch(call.input.device)
     dweight = None
     if weight_sums is not None:
-        dweight = torch.empty_like(weight).copy_(weight_sums.sum(0).permute(0, 3, 1, 2))
+        total = weight_sums.sum(0)[..., : weight.shape[1]]  # without channels that copies have more
+        dweight = torch.empty_like(weight).copy_(total.permute(0, 3, 1, 2))
     return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)
