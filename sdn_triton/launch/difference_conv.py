@@ -9,7 +9,7 @@ from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
-from sdn_triton.launch.difference_gradients import data_gradients, weight_gradients
+from sdn_triton.launch.difference_gradients import data_gradients, readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
@@ -60,7 +60,7 @@ def backward(
     call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
     if grad.numel() == 0:
         return _zero_gradients(input, guidance, weight, contrast, grad, needs)
-    grad = grad.to(input.dtype)
+    grad = readable_gradient(call, grad.to(input.dtype), needs)
     maps = call.similarity_maps()
     if options.diffusivity == "constant":
         dinput, _, _ = data_gradients(call, grad, maps, needs._replace(guidance=False, contrast=False))
@@ -86,7 +86,7 @@ def describe_configs(
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
     if "tap_products" in configs and not configs["difference_data_gradient"].pairs:
         del configs["tap_products"]
-    return tuple(f"{kernel}: {config}" for kernel, config in configs.items())
+    return tuple(f"{kernel}: {config}{call.copies_of(kernel, config)}" for kernel, config in configs.items())
 
 
 def _dense_forward(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdn_triton.kernels.image_copy import image_copy_kernel
 from sdn_triton.launch.plan import Plan, launch
-from sdn_triton.launch.run import as_long_rows, cdiv, count_tiles, image_strides, needs_64_bits, target_of
+from sdn_triton.launch.run import as_long_rows, cdiv, image_strides, needs_64_bits, target_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 

@@ -21,8 +21,15 @@ which is the least), contiguous less channels_last:
 
 Both sides grow with C', as an unpaired kernel computes all 32 channels of a block, too. So what decides is taps,
 outputs and stride. A 3x3 kernel at stride 1 always gains: its forward saves 8 x 1.8 = 14.4 bytes a pixel and channel
-for 8. A 1x3 kernel saves 3.6 and does not, and no more does a 3x3 kernel at stride 2, which has a quarter of the pixels;
-with more than 256 outputs, three times 128, both do.
+for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, which has a quarter of the pixels. With
+more than 256 outputs, three times 128, both do.
+
+The incoming gradient is a matter of its own: kernels in pairs read it in any layout, but not equally well. Products of
+all taps read a contiguous one two bytes at a time, without prefetching, and anew for every 256 columns: 0.208 - 0.090
+clocks of issue an element at C = O = 256, or 1.6 bytes for each output of a pixel and each time, and by the simulation
+2.5 times that; a copy costs 4. So it is made from the third time on. The weight gradient reads a contiguous one as well
+as any, unless its rows begin at odd places: then it has to read two bytes at a time too, spills, and takes 7.0 times a
+convolution instead of 3.5, which is 6.8 bytes for each output and each of its blocks of channels.
 """
 
 from __future__ import annotations
@@ -41,6 +48,8 @@ OUTPUTS = 128
 """Those that share the differences of an unpaired kernel; in the block's all share them."""
 COPIED_BYTES = 4
 """What it costs to copy a channel of a pixel."""
+READ_TWICE = 512
+"""Columns for which products of all taps read the incoming gradient no more than twice."""
 
 
 def padded(channels: int) -> int:
@@ -69,3 +78,18 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
     blocks = 1 if kernel == "block_forward" else -(-work.outputs // OUTPUTS)
     copies = 2 * images if kernel == "difference_data_gradient" else images
     return copies * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
+
+
+def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
+    """Whether ``kernel``, in pairs, reads an incoming gradient in channels_last sooner, with the copy.
+
+    ``is_aligned`` says whether all rows of the gradient begin at multiples of 16 bytes.
+
+    Example:
+        >>> work = Work("bf16", images=2, rows=64, columns=64, channels=8 * 64, outputs=64)
+        >>> gradient_copy_pays("tap_products", work, is_aligned=True)
+        False
+    """
+    if kernel == "tap_products":
+        return work.channels > READ_TWICE
+    return kernel == "difference_weight_gradient" and not is_aligned
