@@ -102,6 +102,13 @@ def test_groups(device, monkeypatch) -> None:
         difference_conv.forward(u, v, weight, None, 1.0, options(groups=2), IN_PAIRS)
 
 
+def test_kernels_that_have_no_form_in_pairs(device) -> None:
+    u, v, *_ = (channels_last(x) for x in Case(1, 32, 32, (3, 18)).tensors(torch.float16, device)[:2])
+    weight = torch.zeros(32, 1, 3, 3, device=device).half()
+    with pytest.raises(ValueError, match="depthwise_forward cannot read channels in pairs"):
+        difference_conv.forward(u, v, weight, None, 1.0, options(groups=32), {"depthwise_forward": PAIRS})
+
+
 @pytest.mark.parametrize("channels", [32, 40])
 def test_block(channels, device, monkeypatch) -> None:
     u, v, weight, bias, *_ = Case(1, channels, 16, (3, 18)).tensors(torch.float16, device)
@@ -230,7 +237,7 @@ def test_explain_says_so() -> None:
         text = str(explain(semantic_difference_conv2d, u, u.clone(), weight, padding=1))
         lasts = str(explain(semantic_difference_conv2d, *[channels_last(u[:, :32])] * 2, weight[:, :32], padding=1))
     assert text.count(f"reads channels_last copies of input and guidance ({taken:,} bytes") == 3
-    assert text.count(f"writes gradients likewise ({taken:,} bytes)") == 1
+    assert text.count(f"writes gradients in channels_last first ({taken:,} bytes)") == 1
     assert "copies" not in lasts
 
 

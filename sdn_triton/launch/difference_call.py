@@ -110,7 +110,7 @@ class DifferenceCall:
         """Whether two channels of input and guidance can travel in one word: they lie together, alike in both."""
         layout = self.input.stride()
         return (
-            self._has_pairs
+            self.has_pairs
             and self.channels % PAIRED_CHANNELS == 0
             and layout == self.guidance.stride()
             and layout[1] == 1
@@ -121,7 +121,7 @@ class DifferenceCall:
         )
 
     @cached_property
-    def _has_pairs(self) -> bool:
+    def has_pairs(self) -> bool:
         """Whether there are kernels that take channels in pairs for such tensors, however they lie."""
         rows, columns = self.output_size
         return (
@@ -157,7 +157,7 @@ class DifferenceCall:
         rows, columns = self.input.shape[2:]
         channels = self.groups * padded(self.channels)
         return (
-            self._has_pairs
+            self.has_pairs
             and kernel in PAIRED_KERNELS
             and (self.groups == 1 or self.channels % PAIRED_CHANNELS == 0)
             and (kernel != "difference_data_gradient" or self._has_paired_gradient(needs_contrast))
@@ -200,8 +200,9 @@ class DifferenceCall:
         taken = self._images * self.pixels * self.groups * padded(self.channels) * item
         what = "input" if self._images == 1 else "input and guidance"
         shared = ", one set for the backward" if kernel.endswith("gradient") else ""
-        also = f", writes gradients likewise ({taken:,} bytes)" if kernel == "difference_data_gradient" else ""
-        return f"; reads channels_last copies of {what} ({taken:,} bytes{shared}){also}"
+        read = "" if self.can_pair else f"; reads channels_last copies of {what} ({taken:,} bytes{shared})"
+        is_written = kernel == "difference_data_gradient"
+        return read + (f"; writes gradients in channels_last first ({taken:,} bytes)" if is_written else "")
 
     @property
     def pixels(self) -> int:
@@ -230,7 +231,8 @@ class DifferenceCall:
         """
         if kernel in self.configs:
             config = self.configs[kernel]
-            if self.reads_copies(kernel, config, needs_contrast) and not self.can_pair_copies(kernel, needs_contrast):
+            can_pair = kernel in PAIRED_KERNELS and self.can_pair_in(kernel, needs_contrast)
+            if config.pairs and not (can_pair or self.can_pair_copies(kernel, needs_contrast)):
                 raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
             return config
         return config_for(kernel, self.work(kernel, needs_contrast), target_of(self.input.device))

@@ -21,7 +21,7 @@ from sdn_triton.tuning.channels_last import gradient_copy_pays
 def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
     """The incoming gradient, or a channels-last copy where one pays for kernels that take channels in pairs."""
     outputs = grad.shape[1]
-    if call.is_depthwise or grad.stride(1) == 1 or outputs % WORD_ALIGNMENT:
+    if not call.has_pairs or call.is_depthwise or grad.stride(1) == 1 or outputs % WORD_ALIGNMENT:
         return grad
     is_aligned = grad.stride(3) == 1 and all(stride % WORD_ALIGNMENT == 0 for stride in grad.stride()[:3])
     readers = {}

@@ -206,7 +206,7 @@ def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
 def as_long_rows(*tensors: Tensor) -> list[Tensor]:
     """The same tensors as images of one long row, or of one image, where the strides of all of them allow it.
 
-    A product that treats every pixel alike then has no tiles that overhang the end of a row.
+    What treats every pixel alike then has no tiles that overhang the end of a row.
     """
     if all(t.stride(2) == t.shape[3] * t.stride(3) or t.shape[2] == 1 for t in tensors):
         tensors = tuple(
