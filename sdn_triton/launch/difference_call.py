@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from sdn_triton.launch.run import (
 )
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.outputs import empty_output
-from sdn_triton.tuning.channels_last import copies_pay, gradient_copy_pays, padded
+from sdn_triton.tuning.channels_last import copies_pay, padded
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work
 from sdn_triton.tuning.lookup import config_for
@@ -187,22 +186,10 @@ class DifferenceCall:
                 contrast = F.pad(contrast, (0, added), value=1.0)
         return replace(self, input=input, guidance=guidance, weight=weight, contrast=contrast)
 
-    def copies_of(self, kernel: str, config: KernelConfig) -> str:
-        """What to say of the copies that a kernel reads, behind its configuration; nothing where it reads none."""
-        item = self.input.element_size()
-        if kernel == "tap_products":
-            if not gradient_copy_pays(kernel, self.work(kernel), is_aligned=True):
-                return ""
-            taken = self.input.shape[0] * self.weight.shape[0] * prod(self.output_size) * item
-            return f"; reads a contiguous gradient of the output as a channels_last copy ({taken:,} bytes)"
-        if not self.reads_copies(kernel, config):
-            return ""
-        taken = self._images * self.pixels * self.groups * padded(self.channels) * item
-        what = "input" if self._images == 1 else "input and guidance"
-        shared = ", one set for the backward" if kernel.endswith("gradient") else ""
-        read = "" if self.can_pair else f"; reads channels_last copies of {what} ({taken:,} bytes{shared})"
-        is_written = kernel == "difference_data_gradient"
-        return read + (f"; writes gradients in channels_last first ({taken:,} bytes)" if is_written else "")
+    @property
+    def copied_bytes(self) -> int:
+        """What channels-last copies of the images take, if they are made."""
+        return self.images * self.pixels * self.groups * padded(self.channels) * self.input.element_size()
 
     @property
     def pixels(self) -> int:
@@ -210,7 +197,8 @@ class DifferenceCall:
         return self.input.shape[0] * self.input.shape[2:].numel()
 
     @property
-    def _images(self) -> int:
+    def images(self) -> int:
+        """How many there are to copy: input and guidance, if they are not one."""
         return 1 if self.guidance is self.input else 2
 
     def _channels_in(self, kernel: str) -> int:
@@ -245,7 +233,7 @@ class DifferenceCall:
         work = self._work_as_it_lies(kernel, needs_contrast)
         if work.can_pair or not self.can_pair_copies(kernel, needs_contrast):
             return work
-        pays = copies_pay(kernel, work, self.pixels, self._images, target_of(self.input.device))
+        pays = copies_pay(kernel, work, self.pixels, self.images, target_of(self.input.device))
         return work._replace(can_pair=pays)
 
     def _work_as_it_lies(self, kernel: str, needs_contrast: bool) -> Work:
