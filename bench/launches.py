@@ -223,12 +223,20 @@ EXAMPLES = (
         DIFFERENCE,
         *(20, 17, (7, 5)),
         contrast="channel",
-        options=DifferenceOptions((3, 3), (2, 1), (1, 2), (1, 2), border="zero_flux"),
+        options=DifferenceOptions((3, 3), (2, 2), (1, 2), (1, 2), border="zero_flux"),
     ),
     _paired(
         "difference",
         difference,
         ("paired_forward", "tap_products", "paired_data_gradient", "paired_weight_gradient"),
+    ),
+    Example(
+        "difference-copied",
+        difference,
+        ("image_copy", "paired_forward", "tap_products", "paired_data_gradient", "paired_weight_gradient"),
+        *(40, 16, (3, 21)),
+        arithmetics=HALF,
+        needs_pairs=True,
     ),
     Example(
         "depthwise",

@@ -121,25 +121,31 @@ def test_the_weight_in_pairs() -> None:
         assert found.tolist() == [weight[output, channel, t // 3, t % 3].item() for t in (tap, 8 - tap)]
 
 
-CANNOT_PAIR = {
+LIES_OTHERWISE = {
     "channels": lambda u, v: (u[:, :24], v[:, :24]),
     "contiguous": lambda u, v: (u.contiguous(), v.contiguous()),
-    "strides differ": lambda u, v: (u, v[..., :-1].contiguous(memory_format=torch.channels_last)),
+    "strides differ": lambda u, v: (u, v.contiguous()),
     "odd offset": lambda u, v: tuple(
         x.permute(0, 2, 3, 1).flatten()[1:-63].view(1, 4, -1, 32).permute(0, 3, 1, 2)[..., :5] for x in (u, v)
     ),
-    "float32": lambda u, v: (u.float(), v.float()),
 }
 
 
-@pytest.mark.parametrize("name", CANNOT_PAIR)
-def test_what_cannot_be_paired(name, device) -> None:
-    """Nothing is read in pairs that does not lie in pairs; asking for it is an error."""
+@pytest.mark.parametrize("name", LIES_OTHERWISE)
+def test_what_does_not_lie_in_pairs(name, device) -> None:
+    """Nothing is read in pairs that does not lie in pairs: copies are, see test_channels_last.py."""
     u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
-    u, v = (x.contiguous(memory_format=torch.channels_last) for x in (u, v))
-    assert DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
-    u, v = CANNOT_PAIR[name](u, v)
-    weight = weight[:, : u.shape[1]].to(u.dtype)
+    call = DifferenceCall.of(u, v, weight, 1.0, options(), None)
+    assert call.can_pair
+    assert call.in_pairs is call
+    u, v = LIES_OTHERWISE[name](u, v)
+    call = DifferenceCall.of(u, v, weight[:, : u.shape[1]], 1.0, options(), None)
+    assert not call.can_pair
+    assert call.in_pairs.can_pair
+
+
+def test_what_cannot_be_paired(device) -> None:
+    u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
     assert not DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
     with pytest.raises(ValueError, match="cannot read channels in pairs"):
         launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
@@ -151,6 +157,9 @@ def test_images_beyond_32_bits_are_not_paired(size, outputs) -> None:
     u = torch.empty(1, 32, *size, dtype=torch.float16, device="meta").to(memory_format=torch.channels_last)
     weight = torch.empty(outputs, 32, 3, 3, dtype=torch.float16, device="meta")
     assert not DifferenceCall.of(u, u, weight, 1.0, options(), None).can_pair
+    assert not DifferenceCall.of(u.contiguous(), u, weight, 1.0, options(), None).can_pair_copies(
+        "difference_forward", False
+    )
     rows = u[:, :, :1024]
     assert DifferenceCall.of(rows, rows, weight[:8], 1.0, options(), None).can_pair
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -72,8 +73,9 @@ def describe_configs(
     call, config = _call(input, guidance, weight, contrast, options, configs)
     maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
     if _holds(config, call):
-        return *maps, f"block_forward: {config}"
-    first = f"difference_forward: {call.config('difference_forward')}"
+        return *maps, f"block_forward: {config}{difference_conv.copies_of(call, 'block_forward', config)}"
+    config = call.config("difference_forward")
+    first = f"difference_forward: {config}{difference_conv.copies_of(call, 'difference_forward', config)}"
     response = input.new_empty((input.shape[0], weight.shape[0], *call.output_size))
     second = fusion.describe_configs(_centres(call), response, fusion_weight, fusion_bias, None, None, "relu", configs)[
         0
@@ -128,6 +130,12 @@ def _fused(
     config: KernelConfig,
 ) -> None:
     maps = call.similarity_maps()
+    if config.pairs:
+        added = call.in_pairs.channels - call.channels
+        if added:
+            own, others = fusion_weight.split((call.channels, call.outputs), 1)
+            fusion_weight = torch.cat((F.pad(own, (0, 0, 0, 0, 0, added)), others), 1)
+        call = call.in_pairs
     guidance = call.guidance if maps is None else maps
     tensors = dict(
         z_ptr=output,

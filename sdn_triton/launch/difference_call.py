@@ -8,21 +8,25 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.backend import is_interpreted
 from sdn_triton.launch import similarity
+from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
     arithmetic_of,
     as_factor,
     needs_64_bits,
+    reaches_64_bits,
     refuse_wrong_interpretation,
     starts_at_word,
     target_of,
 )
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.outputs import empty_output
+from sdn_triton.tuning.channels_last import copies_pay, padded
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work
 from sdn_triton.tuning.lookup import config_for
@@ -104,18 +108,25 @@ class DifferenceCall:
     def can_pair(self) -> bool:
         """Whether two channels of input and guidance can travel in one word: they lie together, alike in both."""
         layout = self.input.stride()
-        rows, columns = self.output_size
         return (
-            self.input.dtype in (torch.float16, torch.bfloat16)
-            and self.options.similarity == "channel"
+            self.has_pairs
             and self.channels % PAIRED_CHANNELS == 0
-            and self.taps > 1
             and layout == self.guidance.stride()
             and layout[1] == 1
             and all(stride % WORD_ALIGNMENT == 0 for stride in (layout[0], *layout[2:]))
             and starts_at_word(self.input)
             and starts_at_word(self.guidance)
             and not needs_64_bits(self.input, margin=self.margin)
+        )
+
+    @cached_property
+    def has_pairs(self) -> bool:
+        """Whether there are kernels that take channels in pairs for such tensors, however they lie."""
+        rows, columns = self.output_size
+        return (
+            self.input.dtype in (torch.float16, torch.bfloat16)
+            and self.options.similarity == "channel"
+            and self.taps > 1
             and self.weight.shape[0] * rows * columns < 2**31
         )
 
@@ -129,16 +140,71 @@ class DifferenceCall:
             return self.can_pair
         return (
             self.can_pair
-            and self.groups == 1
-            and not needs_contrast
+            and self._has_paired_gradient(needs_contrast)
             and 0 not in self.input.stride()
             and self.input.shape[1:].numel() < 2**31
         )
 
+    def _has_paired_gradient(self, needs_contrast: bool) -> bool:
+        return self.groups == 1 and not needs_contrast
+
+    def can_pair_copies(self, kernel: str, needs_contrast: bool) -> bool:
+        """Whether they could in channels-last copies, which have more channels where these are no multiple of 32.
+
+        Channels are added to one group only: to many small ones it would be many times what they have.
+        """
+        rows, columns = self.input.shape[2:]
+        channels = self.groups * padded(self.channels)
+        return (
+            self.has_pairs
+            and kernel in PAIRED_KERNELS
+            and (self.groups == 1 or self.channels % PAIRED_CHANNELS == 0)
+            and (kernel != "difference_data_gradient" or self._has_paired_gradient(needs_contrast))
+            and not reaches_64_bits((rows, columns), (columns * channels, channels), self.margin)
+        )
+
+    def reads_copies(self, kernel: str, config: KernelConfig, needs_contrast: bool = False) -> bool:
+        """Whether ``kernel`` reads channels-last copies with this configuration, for want of pairs in the tensors."""
+        return config.pairs and not self.can_pair_in(kernel, needs_contrast)
+
+    @cached_property
+    def in_pairs(self) -> DifferenceCall:
+        """This call if its channels can be read in pairs, else the same call on copies, made at the first use.
+
+        Channels that were added have differences of 0, whatever their weight; that is 0, too.
+        """
+        if self.can_pair:
+            return self
+        channels = self.groups * padded(self.channels)
+        added = padded(self.channels) - self.channels
+        input = in_channels_last(self.input, channels)
+        guidance = input if self.guidance is self.input else in_channels_last(self.guidance, channels)
+        contrast, weight = self.contrast, self.weight
+        if added:
+            weight = F.pad(weight, (0, 0, 0, 0, 0, added))
+            if isinstance(contrast, Tensor) and contrast.ndim:
+                contrast = F.pad(contrast, (0, added), value=1.0)
+        return replace(self, input=input, guidance=guidance, weight=weight, contrast=contrast)
+
+    @property
+    def copied_bytes(self) -> int:
+        """What channels-last copies of the images take, if they are made."""
+        return self.images * self.pixels * self.groups * padded(self.channels) * self.input.element_size()
+
+    @property
+    def pixels(self) -> int:
+        """Those of the batch of inputs."""
+        return self.input.shape[0] * self.input.shape[2:].numel()
+
+    @property
+    def images(self) -> int:
+        """How many there are to copy: input and guidance, if they are not one."""
+        return 1 if self.guidance is self.input else 2
+
     def _channels_in(self, kernel: str) -> int:
         if kernel.startswith("similarity"):
             return self.guidance.shape[1]
-        return (self.taps - 1) * self.channels if kernel == "tap_products" else self.channels
+        return (self.taps - 1) * padded(self.channels) if kernel == "tap_products" else self.channels
 
     @property
     def margin(self) -> int:
@@ -149,17 +215,28 @@ class DifferenceCall:
         """The configuration of a kernel: the caller's, or the one for this size.
 
         Raises:
-            ValueError: the caller's asks for pairs where the tensors cannot be read in pairs.
+            ValueError: the caller's asks for pairs where no copy of the tensors could be read in pairs.
         """
         if kernel in self.configs:
             config = self.configs[kernel]
-            if config.pairs and not (self.can_pair_in(kernel, needs_contrast) and kernel in PAIRED_KERNELS):
+            can_pair = kernel in PAIRED_KERNELS and self.can_pair_in(kernel, needs_contrast)
+            if config.pairs and not (can_pair or self.can_pair_copies(kernel, needs_contrast)):
                 raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
             return config
         return config_for(kernel, self.work(kernel, needs_contrast), target_of(self.input.device))
 
     def work(self, kernel: str, needs_contrast: bool = False) -> Work:
-        """The size that the configuration of a kernel is chosen by."""
+        """The size that the configuration of a kernel is chosen by.
+
+        Channels may travel in pairs where they lie together, and where copies pay in which they do.
+        """
+        work = self._work_as_it_lies(kernel, needs_contrast)
+        if work.can_pair or not self.can_pair_copies(kernel, needs_contrast):
+            return work
+        pays = copies_pay(kernel, work, self.pixels, self.images, target_of(self.input.device))
+        return work._replace(can_pair=pays)
+
+    def _work_as_it_lies(self, kernel: str, needs_contrast: bool) -> Work:
         over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
         rows, columns = self.input.shape[2:] if over_input else self.output_size
         return Work(
@@ -187,7 +264,7 @@ class DifferenceCall:
         kernels = f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"
         if self.uses_maps:
             return "similarity", *kernels, "similarity_gradient"
-        if self.can_pair_in("difference_data_gradient", False) and not self.is_depthwise:
+        if not self.is_depthwise and self.work("difference_data_gradient").can_pair:
             return *kernels, "tap_products"
         return kernels
 

@@ -9,11 +9,12 @@ from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
-from sdn_triton.launch.difference_gradients import data_gradients, weight_gradients
+from sdn_triton.launch.difference_gradients import data_gradients, readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
+from sdn_triton.tuning.channels_last import gradient_copy_pays
 from sdn_triton.tuning.configs import KernelConfig
 
 
@@ -60,7 +61,7 @@ def backward(
     call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
     if grad.numel() == 0:
         return _zero_gradients(input, guidance, weight, contrast, grad, needs)
-    grad = grad.to(input.dtype)
+    grad = readable_gradient(call, grad.to(input.dtype), needs)
     maps = call.similarity_maps()
     if options.diffusivity == "constant":
         dinput, _, _ = data_gradients(call, grad, maps, needs._replace(guidance=False, contrast=False))
@@ -86,7 +87,24 @@ def describe_configs(
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
     if "tap_products" in configs and not configs["difference_data_gradient"].pairs:
         del configs["tap_products"]
-    return tuple(f"{kernel}: {config}" for kernel, config in configs.items())
+    return tuple(f"{kernel}: {config}{copies_of(call, kernel, config)}" for kernel, config in configs.items())
+
+
+def copies_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
+    """What to say of the copies that a kernel works on, behind its configuration; nothing where there are none."""
+    if kernel == "tap_products":
+        if not gradient_copy_pays(kernel, call.work(kernel), is_aligned=True):
+            return ""
+        rows, columns = call.output_size
+        taken = call.input.shape[0] * call.weight.shape[0] * rows * columns * call.input.element_size()
+        return f"; reads a contiguous gradient of the output as a channels_last copy ({taken:,} bytes)"
+    if not call.reads_copies(kernel, config):
+        return ""
+    what = "input" if call.images == 1 else "input and guidance"
+    shared = ", one set for the backward" if kernel.endswith("gradient") else ""
+    read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
+    is_written = kernel == "difference_data_gradient"
+    return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
 
 
 def _dense_forward(
@@ -94,7 +112,7 @@ def _dense_forward(
 ) -> None:
     config = call.config("difference_forward")
     if config.pairs:
-        _paired_forward(call, output, bias, moments, config)
+        _paired_forward(call.in_pairs, output, bias, moments, config)
         return
     guidance = call.guidance if maps is None else maps
     tensors = dict(

@@ -10,10 +10,30 @@ from sdn_triton.kernels.difference_data_gradient import difference_data_gradient
 from sdn_triton.kernels.difference_weight_gradient import difference_weight_gradient_kernel
 from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_kernel
 from sdn_triton.launch import similarity
-from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.difference_call import WORD_ALIGNMENT, DifferenceCall
+from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.paired_gradients import paired_data_gradients
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.options import Contrast, DifferenceNeeds
+from sdn_triton.tuning.channels_last import gradient_copy_pays
+
+
+def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
+    """The incoming gradient, or a channels-last copy where one pays for kernels that take channels in pairs."""
+    outputs = grad.shape[1]
+    if not call.has_pairs or call.is_depthwise or grad.stride(1) == 1 or outputs % WORD_ALIGNMENT:
+        return grad
+    is_aligned = grad.stride(3) == 1 and all(stride % WORD_ALIGNMENT == 0 for stride in grad.stride()[:3])
+    readers = {}
+    if needs.weight:
+        readers["difference_weight_gradient"] = call.config("difference_weight_gradient")
+    if needs.input or needs.guidance:
+        needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
+        readers["tap_products"] = call.config("difference_data_gradient", needs_contrast)
+    for kernel, config in readers.items():
+        if config.pairs and gradient_copy_pays(kernel, call.work(kernel), is_aligned):
+            return in_channels_last(grad, outputs)
+    return grad
 
 
 def data_gradients(
@@ -103,8 +123,11 @@ def weight_gradients(
     if not (needs.weight or needs.bias):
         return None, None
     config = call.config("depthwise_weight_gradient" if call.is_depthwise else "difference_weight_gradient")
-    weight, source = call.weight, call.guidance if maps is None else maps
-    outputs, channels, kernel_h, kernel_w = weight.shape
+    weight = call.weight
+    if config.pairs:
+        call = call.in_pairs
+    source = call.guidance if maps is None else maps
+    outputs, channels, kernel_h, kernel_w = call.weight.shape
     weight_sums = bias_sums = None
     if needs.weight:
         weight_sums = weight.new_empty((config.splits, outputs, kernel_h, kernel_w, channels), dtype=torch.float32)
@@ -178,5 +201,6 @@ def weight_gradients(
     launch(call.input.device)
     dweight = None
     if weight_sums is not None:
-        dweight = torch.empty_like(weight).copy_(weight_sums.sum(0).permute(0, 3, 1, 2))
+        total = weight_sums.sum(0)[..., : weight.shape[1]]  # without channels that copies have more
+        dweight = torch.empty_like(weight).copy_(total.permute(0, 3, 1, 2))
     return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)

@@ -15,6 +15,7 @@ from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
     arithmetic_of,
     as_factor,
+    as_long_rows,
     cdiv,
     count_tiles,
     image_strides,
@@ -52,7 +53,7 @@ def forward(
     output = empty_output((input.shape[0], weight.shape[0], *input.shape[2:]), like=input)
     if output.numel() == 0:
         return output
-    input_rows, response_rows, output_rows = _rows(input, response, output)
+    input_rows, response_rows, output_rows = as_long_rows(input, response, output)
     tensors = dict(
         z_ptr=output_rows,
         u_ptr=input_rows,
@@ -137,7 +138,7 @@ def describe_configs(
     configs: Configs | None = None,
 ) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
-    (input_rows,) = _rows(input)
+    (input_rows,) = as_long_rows(input)
     return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, configs)}" for kernel in KERNELS)
 
 
@@ -161,7 +162,7 @@ def _data_gradients(
     dinput = torch.empty_like(input) if needs.input else None
     dresponse = torch.empty_like(response) if needs.response else None
     present = [tensor for tensor in (dinput, dresponse) if tensor is not None]
-    grad_rows, response_rows, *present_rows = _rows(grad, response, *present)
+    grad_rows, response_rows, *present_rows = as_long_rows(grad, response, *present)
     dinput_rows = present_rows[0] if dinput is not None else None
     dresponse_rows = present_rows[-1] if dresponse is not None else None
     config = _config("fusion_data_gradient", grad_rows, response, weight, configs, channels=input.shape[1])
@@ -242,7 +243,7 @@ def _weight_gradients(
         return None, None
     outputs, weight_columns = weight.shape[:2]
     channels = input.shape[1]
-    grad_rows, input_rows, response_rows = _rows(grad, input, response)
+    grad_rows, input_rows, response_rows = as_long_rows(grad, input, response)
     config = _config("fusion_weight_gradient", input_rows, response, weight, configs)
     splits = config.splits
     weight_sums = bias_sums = None
@@ -301,22 +302,6 @@ def _weight_gradients(
     return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)
 
 
-def _rows(*tensors: Tensor) -> list[Tensor]:
-    """The same tensors as images of one long row, or of one image, where the strides of all of them allow it.
-
-    A product that treats every pixel alike then has no tiles that overhang the end of a row.
-    """
-    if all(t.stride(2) == t.shape[3] * t.stride(3) or t.shape[2] == 1 for t in tensors):
-        tensors = tuple(
-            t.as_strided((*t.shape[:2], 1, t.shape[2] * t.shape[3]), (*t.stride()[:2], 0, t.stride(3))) for t in tensors
-        )
-    if all(t.shape[2] == 1 and (t.stride(0) == t.shape[3] * t.stride(3) or t.shape[0] == 1) for t in tensors):
-        tensors = tuple(
-            t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
-        )
-    return list(tensors)
-
-
 def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Tensor | None]:
     return {
         "scale_ptr": None if scale is None else scale.contiguous(),
@@ -357,7 +342,7 @@ def _config(
 
 def work_of(input: Tensor, response: Tensor, weight: Tensor) -> Work:
     """The size that the configurations of all three kernels are chosen by."""
-    (input_rows,) = _rows(input)
+    (input_rows,) = as_long_rows(input)
     return _work(input_rows, input.shape[1], response, weight)
 
 

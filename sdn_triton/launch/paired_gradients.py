@@ -15,6 +15,7 @@ from torch import Tensor
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.kernels.tap_products import tap_products_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, needs_64_bits, precision_of
 from sdn_triton.options import DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
@@ -58,9 +59,33 @@ def paired_data_gradients(
     call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds, config: KernelConfig
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of input and guidance."""
+    dinput = torch.empty_like(call.input) if needs.input else None
+    dguidance = torch.empty_like(call.guidance) if needs.guidance else None
+    if not call.reads_copies("difference_data_gradient", config):
+        _fill(call, grad, config, call.config("tap_products"), dinput, dguidance)
+        return dinput, dguidance
+    pairs = call.in_pairs
+    du, dv = (
+        None if gradient is None else torch.empty_like(pairs.input, memory_format=torch.channels_last)
+        for gradient in (dinput, dguidance)
+    )
+    _fill(pairs, grad, config, call.config("tap_products"), du, dv)
+    for gradient, copy in ((dinput, du), (dguidance, dv)):
+        if gradient is not None and copy is not None:
+            copy_image(gradient, copy)
+    return dinput, dguidance
+
+
+def _fill(
+    call: DifferenceCall,
+    grad: Tensor,
+    config: KernelConfig,
+    products_config: KernelConfig,
+    dinput: Tensor | None,
+    dguidance: Tensor | None,
+) -> None:
+    """Compute the gradients that are there, which have the strides that pairs need."""
     input, guidance = call.input, call.guidance
-    dinput = torch.empty_like(input) if needs.input else None
-    dguidance = torch.empty_like(guidance) if needs.guidance else None
     # Both gradients have the same, as input and guidance have.
     strides = next((g.stride() for g in (dinput, dguidance) if g is not None), input.stride())
     columns = (call.taps - 1) * call.channels
@@ -76,7 +101,7 @@ def paired_data_gradients(
     for cut in cuts:
         images = slice(cut.first_image, cut.first_image + cut.images)
         if cut.output_rows:
-            _products(call, grad[images], weight, products, cut)(input.device)
+            _products(call, grad[images], weight, products, cut, products_config)(input.device)
         Launch(
             kernel=paired_data_gradient_kernel,
             grid=(count_tiles(cut.images, cut.rows, input.shape[3], config) * cdiv(call.channels, config.block_c),),
@@ -103,11 +128,11 @@ def paired_data_gradients(
             ),
             config=config,
         )(input.device)
-    return dinput, dguidance
 
 
-def _products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, cut: Strip) -> Launch:
-    config = call.config("tap_products")
+def _products(
+    call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, cut: Strip, config: KernelConfig
+) -> Launch:
     columns = weight.shape[1] * weight.shape[2]
     pixels = cut.images * cut.output_rows * call.output_size[1]
     return Launch(

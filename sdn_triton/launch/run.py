@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -164,10 +164,12 @@ def needs_64_bits(*tensors: Tensor, margin: int = 0) -> bool:
 
     Images themselves are always told apart in 64 bits.
     """
-    return any(
-        sum((size + margin) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:])) >= 2**31
-        for tensor in tensors
-    )
+    return any(reaches_64_bits(tensor.shape[1:], tensor.stride()[1:], margin) for tensor in tensors)
+
+
+def reaches_64_bits(sizes: Sequence[int], strides: Sequence[int], margin: int = 0) -> bool:
+    """The same of an image of these sizes and strides."""
+    return sum((size + margin) * stride for size, stride in zip(sizes, strides)) >= 2**31
 
 
 def starts_at_word(tensor: Tensor) -> bool:
@@ -199,6 +201,22 @@ def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
     """The strides of an image tensor as kernels name them; zeros where there is no tensor."""
     strides = (0, 0, 0, 0) if tensor is None else tensor.stride()
     return {f"stride_{name}{axis}": stride for axis, stride in zip("nchw", strides)}
+
+
+def as_long_rows(*tensors: Tensor) -> list[Tensor]:
+    """The same tensors as images of one long row, or of one image, where the strides of all of them allow it.
+
+    What treats every pixel alike then has no tiles that overhang the end of a row.
+    """
+    if all(t.stride(2) == t.shape[3] * t.stride(3) or t.shape[2] == 1 for t in tensors):
+        tensors = tuple(
+            t.as_strided((*t.shape[:2], 1, t.shape[2] * t.shape[3]), (*t.stride()[:2], 0, t.stride(3))) for t in tensors
+        )
+    if all(t.shape[2] == 1 and (t.stride(0) == t.shape[3] * t.stride(3) or t.shape[0] == 1) for t in tensors):
+        tensors = tuple(
+            t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
+        )
+    return list(tensors)
 
 
 def refuse_wrong_interpretation(input: Tensor) -> None:

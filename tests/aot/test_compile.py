@@ -15,6 +15,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
     pytest.skip("older compilers are not what the defaults are chosen for", allow_module_level=True)
 
 from sdn_triton.launch import block, moments, resize
+from sdn_triton.launch.image_copy import copy_image, in_channels_last
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockOptions, DifferenceOptions
 from sdn_triton.tuning.compile import TARGETS, compile_launch
@@ -22,6 +23,7 @@ from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, PRODUCT_KERNELS, Work, all_defaults, default_config
 from sdn_triton.tuning.examples import DTYPES, example_launches
 from sdn_triton.tuning.precision import convolutions_in
+from sdn_triton.tuning.pretended import pretended
 
 CASES = [
     (kernel, name, arithmetic)
@@ -124,7 +126,9 @@ def hopper_in_bf16(name: str, arithmetic: str) -> bool:
 
 
 @pytest.mark.parametrize(("name", "arithmetic"), sample(product(["sm_90", "sm_100"], ["fp16", "bf16"]), hopper_in_bf16))
-@pytest.mark.parametrize("variant", ["zero_flux", "exponential-5x5-dilation2", "rational-stride2", "learned-contrast"])
+@pytest.mark.parametrize(
+    "variant", ["zero_flux", "exponential-5x5-dilation2", "rational-stride2", "learned-contrast", "contiguous"]
+)
 @pytest.mark.parametrize("kernel", [*PAIRED_KERNELS, "tap_products"])
 @pytest.mark.sampled(6)
 def test_options_of_pairs_fit(kernel: str, variant: str, name: str, arithmetic: str) -> None:
@@ -197,6 +201,25 @@ def test_gradients_of_moments_and_resizing_fit(name: str, arithmetic: str) -> No
         resources = compile_launch(launch, target).resources()
         assert resources.local_bytes == 0
         assert resources.shared_bytes <= target.shared_bytes
+
+
+@pytest.mark.parametrize("name", ["sm_90", "sm_100"])
+def test_copies_of_images_fit(name: str) -> None:
+    """On either side 16 bytes at a time, whichever axis lies together, but for rows that begin at odd places."""
+    target = TARGETS[name]
+    for size, is_aligned in (((64, 64), True), ((17, 23), False)):
+        contiguous = torch.empty((2, 40, *size), device="meta", dtype=torch.bfloat16)
+        with pretended(target), recorded_launches() as launches:
+            copy = in_channels_last(contiguous, 64)
+            copy_image(contiguous, copy)
+        assert len(launches) == 2
+        for launch in launches:
+            compiled = compile_launch(launch, target)
+            resources = compiled.resources()
+            assert resources.local_bytes == 0
+            assert resources.shared_bytes <= target.shared_bytes
+            widths = set(re.findall(r"(?:ld|st)\.global(\.\S+)", compiled.assembly["ptx"]))
+            assert widths == ({".v4.b32"} if is_aligned else {".v4.b32", ".b16"})
 
 
 def test_the_report_sees_spills_and_shared_memory() -> None:

@@ -161,6 +161,7 @@ OPTIONS = {
     },
     "vector": {"options": DifferenceOptions((3, 3), padding=(1, 1), similarity="vector")},
     "contiguous": {"memory_format": torch.contiguous_format},
+    "contiguous, copied": {"memory_format": torch.contiguous_format},
     "odd-channels": {"channels": 37, "outputs": 19},
     "beyond-32-bits": {"size": (4096, 4096)},
 }
