@@ -82,6 +82,12 @@ class Case:
     def _changes(self) -> Mapping[str, Any]:
         return {**dict(self.overrides), "source": "explicit"}
 
+    def configured(self, config: KernelConfig) -> Case:
+        """The same with this configuration instead of the heuristic's."""
+        assumed = asdict(replace(self, overrides=()).config())
+        changes = tuple((name, value) for name, value in asdict(config).items() if value != assumed[name])
+        return replace(self, overrides=changes)
+
     def identity(self) -> dict[str, Any]:
         """The fields of a row that say what it is of."""
         config = asdict(self.config())
@@ -118,14 +124,15 @@ class Case:
         return launches[-1]
 
 
-def examine(case: Case, with_range: bool = True) -> dict[str, Any]:
+def examine(case: Case, with_range: bool = True, launch: Launch | None = None) -> dict[str, Any]:
     """The row of one case; where something cannot be found, ``error`` says what and the figures behind it are None.
 
-    ``with_range`` has the simulation played under all alternatives, which takes five times as long.
+    ``with_range`` has the simulation played under all alternatives, which takes five times as long. A ``launch`` of the
+    case's kernel and configuration is compiled as it is, on tensors of any layout.
     """
     row: dict[str, Any] = {**case.identity(), **dict.fromkeys(FIGURES), "error": None}
     try:
-        compiled = compile_launch(case.launch(), case.target)
+        compiled = compile_launch(case.launch() if launch is None else launch, case.target)
         row |= _resources(case, compiled)
         code = read_code(compiled, case.config().num_warps, case.arithmetic)
         row["hazards"] = count_hazards(find_hazards(code))

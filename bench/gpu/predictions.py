@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date, datetime, timezone
 from typing import Any
 
@@ -127,9 +127,7 @@ def _as_launched(kernel: str, case: BenchCase, config: KernelConfig) -> Case:
     (stage,) = case.workload.stages
     channels, size = stage.channels, (case.workload.batch, stage.height, stage.width)
     subject = Case(kernel, ARCHITECTURE, ARITHMETICS[case.dtype], channels, channels, case.memory_format, (), *size)
-    assumed, launched = asdict(subject.config()), asdict(config)
-    changes = tuple((name, value) for name, value in launched.items() if value != assumed[name])
-    return replace(subject, overrides=changes)
+    return subject.configured(config)
 
 
 def reference_ms(subject: Case) -> float:

@@ -1,0 +1,139 @@
+"""``python -m bench.yardstick``: what every pass of a 3x3 layer should cost here, and by other ways. Needs no GPU.
+
+For devices, dtypes, layouts and channels the launches of every pass are recorded as a device would get them, each kernel
+is compiled for it, and its machine code simulated or bounded (``prediction.py``); the times of a pass's kernels add up.
+Beside them stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every cache
+empty. Nothing is measured; left out on all sides is what does not grow with the pixels: launches, weights, and the
+partial sums of their gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdn_triton.launch import difference_conv
+from sdn_triton.launch.run import Launch, recorded_launches
+from sdn_triton.tuning.precision import convolutions_in
+from sdn_triton.tuning.pretended import pretended
+
+from . import arguments
+from .environment import package_version, write_json
+from .examination import Case, examine
+from .kernel_work import COLUMNS, IMAGES, KERNELS, ROWS
+from .other_ways import NEEDS, OPTIONS, PASSES, WAYS, Layer, Operators, Tally, describe, ratio_of
+from .revision import git_revision
+
+DEFAULT = Path(__file__).resolve().parent / "results/machine-code/yardstick.json"
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
+ARITHMETICS = ("bf16", "tf32")
+MEMORY_FORMATS = ("channels_last", "contiguous")
+CHANNELS = (64, 128, 256)
+KEPT = ("ratio", "ratio_is", "bound", "floor_ratio", "registers", "spill_bytes", "shared_bytes", "blocks_per_sm")
+"""What is kept of a kernel's examination."""
+
+
+def layers() -> list[Layer]:
+    """Every layer of the table."""
+    return [Layer(*case) for case in product(ARCHITECTURES, ARITHMETICS, MEMORY_FORMATS, CHANNELS)]
+
+
+def recorded(layer: Layer, pass_: str) -> tuple[list[Launch], list[Tally]]:
+    """What a pass launches on the device, and what PyTorch's operators do to images around it."""
+    input, guidance, weight, bias = layer.tensors(IMAGES, device="meta")
+    target = Case("difference_forward", layer.arch, layer.arithmetic, layer.channels, layer.channels).target
+    with pretended(target), convolutions_in(_products_in(layer)), recorded_launches() as launches:
+        with Operators(counts=_has_image) as operators:
+            if pass_ == "forward":
+                difference_conv.forward(input, guidance, weight, bias, 1.0, OPTIONS)
+            else:
+                grad = torch.empty_like(input)
+                difference_conv.backward(grad, input, guidance, weight, 1.0, OPTIONS, NEEDS[pass_])
+    return launches, operators.tallies
+
+
+def _products_in(layer: Layer) -> str:
+    return "tf32" if layer.arithmetic == "tf32" else "ieee"
+
+
+def _has_image(tensors: Sequence[Tensor]) -> bool:
+    return any(t.ndim == 4 and (t.shape[0], *t.shape[2:]) == (IMAGES, ROWS, COLUMNS) for t in tensors)
+
+
+def ours(layer: Layer, pass_: str) -> dict[str, Any]:
+    """The time of a pass, and of the kernels in it.
+
+    Raises:
+        ValueError: a kernel cannot be compiled, understood or trusted.
+    """
+    launches, tallies = recorded(layer, pass_)
+    parts = [*_kernels(layer, launches)]
+    if copies := ratio_of(tallies, layer, IMAGES * ROWS * COLUMNS):
+        parts.append({"kernel": "copies by PyTorch", "ratio": copies, "ratio_is": "bound", "bound": "memory"})
+    return {"ratio": sum(part["ratio"] for part in parts), "kernels": parts}
+
+
+def _kernels(layer: Layer, launches: Sequence[Launch]) -> Iterator[dict[str, Any]]:
+    """Each kernel once, however many strips it runs over."""
+    for name in dict.fromkeys(launch.tuned_as for launch in launches):
+        own = [launch for launch in launches if launch.tuned_as == name]
+        if name not in KERNELS:
+            # One that the instrument does not know reads or writes each of its tensors once.
+            tensors = [value for launch in own for value in launch.arguments.values() if isinstance(value, Tensor)]
+            moved = Tally(sum(tensor.nbytes for tensor in tensors), 0.0, layer.dtype)
+            ratio = ratio_of([moved], layer, IMAGES * ROWS * COLUMNS)
+            yield {"kernel": name, "ratio": ratio, "ratio_is": "bound", "bound": "memory", "floor_ratio": ratio}
+            continue
+        if len({launch.config for launch in own}) > 1:
+            raise ValueError(f"{layer}: {name} is launched with several configurations, of which one is examined")
+        case = Case(name, layer.arch, layer.arithmetic, layer.channels, layer.channels, layer.memory_format)
+        row = examine(case.configured(own[0].config), with_range=False, launch=own[0])
+        if row["error"] or row["hazards"] or not row["fits"]:
+            raise ValueError(f"{layer}: {name}: {row['error'] or 'its code cannot be trusted, or does not fit'}")
+        yield {"kernel": name, **{key: row[key] for key in KEPT}}
+
+
+def cell(layer: Layer) -> dict[str, Any]:
+    """All figures of a layer, in times of the tensor cores' time for the 3x3 convolution's same pass."""
+    return {
+        "arch": layer.arch,
+        "dtype": layer.arithmetic,
+        "memory_format": layer.memory_format,
+        "channels": layer.channels,
+        "ours": {name: ours(layer, name) for name in PASSES},
+        "others": {name: way(layer) for name, way in WAYS.items()},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file that the table of docs/benchmarks.md is made from."""
+    parser = argparse.ArgumentParser(prog="python -m bench.yardstick", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", type=arguments.writable_file, default=DEFAULT, metavar="FILE")
+    args = parser.parse_args(argv)
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
+        parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
+    cells = []
+    for layer in layers():
+        print(f"{layer.arch} {layer.arithmetic} {layer.memory_format} {layer.channels}", file=sys.stderr, flush=True)
+        cells.append(cell(layer))
+    environment = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "triton": package_version("triton"),
+        "git": git_revision(),
+    }
+    write_json(args.json, {"environment": environment, "assumptions": describe(), "cells": cells})
+    print(f"Written to {args.json}; `make report` brings it into docs/benchmarks.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
