@@ -20,4 +20,6 @@ environment.py  where a figure comes from;  revision.py  of which sources, with 
 doctor.py      ``sdn-triton doctor``;  gpu/  ``make gpu``;  predicted.py  what was predicted beside what was measured
 machine_code.py  ``python -m bench.machine_code``: examination.py compiles, sass.py and control_flow.py read,
 kernel_cost.py and throughput.py count;  prediction.py: simulation.py, trip.py and hopper.py in time, overlap.py a bound
+yardstick.py   ``python -m bench.yardstick``: every pass by its kernels;  other_ways.py  unfolding, torch.compile and
+the convolution beside them;  yardstick_text.py  the table and the aims
 """

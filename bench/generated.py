@@ -22,6 +22,7 @@ from .runs import Run, RunFileError, read_run
 from .sheets import headline, measured, summary_sheet
 from .standing import VERDICTS, summaries
 from .theme import THEMES
+from .yardstick_text import yardstick, yardstick_in_short
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/benchmarks.md", "docs/distributed.md", "docs/proofs.md", "bench/results/README.md")
@@ -102,6 +103,8 @@ def documents(root: Path) -> dict[Path, bytes]:
         "predictions": lambda page: texts.predictions(results, way(results, page)),
         "proofs": lambda page: texts.proofs(results, way(results, page)),
         "row-sharded": lambda page: texts.row_sharded(results, way(results, page)),
+        "yardstick": lambda page: yardstick(results, way(results, page)),
+        "yardstick-in-short": lambda page: yardstick_in_short(results, way(results, page)),
         "files": lambda page: listing.table_of_files(results),
     }
     found = {}

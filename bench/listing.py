@@ -21,6 +21,10 @@ KNOWN = {
         "what the compiler makes of every kernel with its default configuration, and the clocks that predicts",
         "python -m bench.machine_code --arch sm_80 --arch sm_90 --arch sm_100 --kernel ... --json FILE",
     ),
+    "yardstick": (
+        "what every pass of a 3x3 layer should cost by its machine code, and by other ways",
+        "python -m bench.yardstick",
+    ),
     "proofs": ("what a verifier proves of the compiled kernels", "python -m bench.proofs --json FILE"),
     "cpu": ("what SDN does to borders: every run of the experiment", "python -m bench.quality --json FILE"),
     "environment": ("a machine with a GPU, and how each step of `make gpu` ended there", "make gpu"),

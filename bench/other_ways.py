@@ -1,16 +1,20 @@
 """What other ways to the result of a 3x3 layer with C = O cost on a device, from bytes, operations and its rates.
 
-All times are those of one pass over the tensor cores' time for the 3x3 convolution's same pass, as in ``prediction.py``.
+All times are those of one pass over the tensor cores' time for the convolution's same pass, as in ``prediction.py``.
 Nothing was measured. What is assumed is in favour of the other ways: a kernel takes what its busiest part takes at the
-rates of ``throughput.py``, launches take nothing, and every tensor is read or written once in a kernel.
+rates of ``throughput.py``, launches take nothing, and a kernel reads or writes every tensor once.
+
+A way's time is given by pass, and as *training* for all three over three of the convolution's. That is less than their
+sum where the weight's gradient takes differences that the forward has written, which by itself it has to make.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +35,7 @@ from .providers import unfold
 from .throughput import MULTIPROCESSORS, Multiprocessor
 
 PASSES = ("forward", "weight_gradient", "data_gradient")
+TRAINING = "training"
 OPTIONS = DifferenceOptions((3, 3), padding=(1, 1))
 NEEDS = {
     "weight_gradient": DifferenceNeeds(input=False, guidance=False, weight=True, bias=True, contrast=False),
@@ -109,8 +114,9 @@ PRODUCT = Sweep("a library's product of eight differences and the weight", TAPS 
 GATHER = Sweep("both gradients from those of the differences, in one kernel", TAPS + 2 + 2, roots=TAPS)
 COMPILED = {
     "forward": (DIFFERENCES, PRODUCT),
-    "weight_gradient": (PRODUCT,),
+    "weight_gradient": (DIFFERENCES, PRODUCT),
     "data_gradient": (PRODUCT, GATHER),
+    TRAINING: (DIFFERENCES, PRODUCT, PRODUCT, PRODUCT, GATHER),
 }
 """torch.compile of the plain formula, as well as it could be. Assumed: it computes in the layer's dtype, leaves the
 centre out, fuses all that is no product into one kernel a pass, that gathers where autograd would scatter, writes its
@@ -121,16 +127,21 @@ CONVERSION = Sweep("both images to channels-last or back", 4)
 Convolutional Layers User's Guide, "Tensor Layouts In Memory". Of float32 none is assumed."""
 
 
+def per_pass(ratios: Mapping[str, float]) -> dict[str, float]:
+    """The time of a training step over its three passes."""
+    return {name: ratio / len(PASSES) if name == TRAINING else ratio for name, ratio in ratios.items()}
+
+
 def compiled(layer: Layer) -> dict[str, float]:
     """torch.compile of the plain formula."""
-    return {name: sum(sweep.ratio(layer) for sweep in COMPILED[name]) for name in PASSES}
+    return per_pass({name: sum(sweep.ratio(layer) for sweep in sweeps) for name, sweeps in COMPILED.items()})
 
 
 def convolution(layer: Layer) -> dict[str, float]:
     """The plain convolution itself."""
     converts = layer.memory_format == "contiguous" and layer.dtype != torch.float32
     sweeps = (CONVOLUTION, CONVERSION) if converts else (CONVOLUTION,)
-    return dict.fromkeys(PASSES, sum(sweep.ratio(layer) for sweep in sweeps))
+    return dict.fromkeys((*PASSES, TRAINING), sum(sweep.ratio(layer) for sweep in sweeps))
 
 
 class Tally(NamedTuple):
@@ -142,7 +153,7 @@ class Tally(NamedTuple):
 
 
 class Operators(TorchDispatchMode):
-    """Takes down what PyTorch's operators do inside; views and empty tensors do nothing.
+    """Takes down what PyTorch's operators do inside; views, empty tensors and questions do nothing.
 
     ``counts`` says of an operator's tensors whether it is taken down.
     """
@@ -162,7 +173,7 @@ class Operators(TorchDispatchMode):
         only_written = args[:1] if function._schema.name == "aten::copy_" else kwargs.get("out")
         read, written, overwritten = (_tensors(part) for part in ((args, kwargs), result, only_written))
         tensors = [t for t in read if not any(t is other for other in overwritten)] + written
-        if self.counts(tensors):
+        if written and self.counts(tensors):
             count = flop_registry.get(function._overloadpacket)
             flop = 0.0 if count is None else float(count(*args, **kwargs, out_val=result))
             self.tallies.append(Tally(sum(map(_bytes, tensors)), flop, tensors[0].dtype))
@@ -200,10 +211,15 @@ def _unfolding(arithmetic: str, memory_format: str, channels: int) -> dict[str, 
         input, guidance, weight, bias = layer.tensors(IMAGES, requires_grad=True)
         output = unfold(input, guidance, weight, bias)
         gradient = partial(torch.autograd.grad, output, grad_outputs=torch.empty_like(output), retain_graph=True)
+        forward = taken_down(lambda: unfold(input, guidance, weight, bias))
+        by_weight = taken_down(lambda: gradient(inputs=(weight, bias)))
+        by_data = taken_down(lambda: gradient(inputs=(input, guidance)))
+        differences = list(takewhile(lambda tally: not tally.flop, forward))
         return {
-            "forward": taken_down(lambda: unfold(input, guidance, weight, bias)),
-            "weight_gradient": taken_down(lambda: gradient(inputs=(weight, bias))),
-            "data_gradient": taken_down(lambda: gradient(inputs=(input, guidance))),
+            "forward": forward,
+            "weight_gradient": differences + by_weight,
+            "data_gradient": by_data,
+            TRAINING: forward + by_weight + by_data,
         }
 
 
@@ -212,21 +228,21 @@ def _eager(arithmetic: str, memory_format: str, channels: int) -> dict[str, list
     layer = Layer(SIMULATED, arithmetic, memory_format, channels)
     input, guidance, weight, bias = layer.tensors(1)
     backward = partial(eager.backward, torch.empty_like(input), input, guidance, weight, 1.0, OPTIONS)
-    return {"forward": taken_down(lambda: eager.forward(input, guidance, weight, bias, 1.0, OPTIONS))} | {
-        name: taken_down(partial(backward, needs)) for name, needs in NEEDS.items()
-    }
+    forward = taken_down(lambda: eager.forward(input, guidance, weight, bias, 1.0, OPTIONS))
+    gradients = {name: taken_down(partial(backward, needs)) for name, needs in NEEDS.items()}
+    return {"forward": forward, **gradients, TRAINING: sum(gradients.values(), forward)}
 
 
 def unfolding(layer: Layer) -> dict[str, float]:
     """Nine copies of input and guidance and one product, as public rewrites have it: the operators that run."""
     counted = _unfolding(layer.arithmetic, layer.memory_format, layer.channels)
-    return {name: ratio_of(tallies, layer, IMAGES * ROWS * COLUMNS) for name, tallies in counted.items()}
+    return per_pass({name: ratio_of(tallies, layer, IMAGES * ROWS * COLUMNS) for name, tallies in counted.items()})
 
 
 def eager_path(layer: Layer) -> dict[str, float]:
     """This library without its kernels: the operators that run, in strips as on a CPU."""
     counted = _eager(layer.arithmetic, layer.memory_format, layer.channels)
-    return {name: ratio_of(tallies, layer, ROWS * COLUMNS) for name, tallies in counted.items()}
+    return per_pass({name: ratio_of(tallies, layer, ROWS * COLUMNS) for name, tallies in counted.items()})
 
 
 WAYS = {"compiled": compiled, "unfolding": unfolding, "eager": eager_path, "convolution": convolution}

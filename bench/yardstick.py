@@ -1,7 +1,7 @@
 """``python -m bench.yardstick``: what every pass of a 3x3 layer should cost here, and by other ways. Needs no GPU.
 
-For devices, dtypes, layouts and channels the launches of every pass are recorded as a device would get them, each kernel
-is compiled for it, and its machine code simulated or bounded (``prediction.py``); the times of a pass's kernels add up.
+For devices, dtypes, layouts and channels the launches of every pass are recorded as a device would get them, kernels
+are compiled for it, and their machine code is simulated or bounded (``prediction.py``); their times add up.
 Beside them stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every cache
 empty. Nothing is measured; left out on all sides is what does not grow with the pixels: launches, weights, and the
 partial sums of their gradient.
@@ -51,18 +51,14 @@ def recorded(layer: Layer, pass_: str) -> tuple[list[Launch], list[Tally]]:
     """What a pass launches on the device, and what PyTorch's operators do to images around it."""
     input, guidance, weight, bias = layer.tensors(IMAGES, device="meta")
     target = Case("difference_forward", layer.arch, layer.arithmetic, layer.channels, layer.channels).target
-    with pretended(target), convolutions_in(_products_in(layer)), recorded_launches() as launches:
-        with Operators(counts=_has_image) as operators:
-            if pass_ == "forward":
-                difference_conv.forward(input, guidance, weight, bias, 1.0, OPTIONS)
-            else:
-                grad = torch.empty_like(input)
-                difference_conv.backward(grad, input, guidance, weight, 1.0, OPTIONS, NEEDS[pass_])
+    products = convolutions_in("tf32" if layer.arithmetic == "tf32" else "ieee")
+    with pretended(target), products, recorded_launches() as launches, Operators(counts=_has_image) as operators:
+        if pass_ == "forward":
+            difference_conv.forward(input, guidance, weight, bias, 1.0, OPTIONS)
+        else:
+            grad = torch.empty_like(input)
+            difference_conv.backward(grad, input, guidance, weight, 1.0, OPTIONS, NEEDS[pass_])
     return launches, operators.tallies
-
-
-def _products_in(layer: Layer) -> str:
-    return "tf32" if layer.arithmetic == "tf32" else "ieee"
 
 
 def _has_image(tensors: Sequence[Tensor]) -> bool:
@@ -78,7 +74,7 @@ def ours(layer: Layer, pass_: str) -> dict[str, Any]:
     launches, tallies = recorded(layer, pass_)
     parts = [*_kernels(layer, launches)]
     if copies := ratio_of(tallies, layer, IMAGES * ROWS * COLUMNS):
-        parts.append({"kernel": "copies by PyTorch", "ratio": copies, "ratio_is": "bound", "bound": "memory"})
+        parts.append(_bound_by_memory("copies by PyTorch", copies))
     return {"ratio": sum(part["ratio"] for part in parts), "kernels": parts}
 
 
@@ -91,7 +87,7 @@ def _kernels(layer: Layer, launches: Sequence[Launch]) -> Iterator[dict[str, Any
             tensors = [value for launch in own for value in launch.arguments.values() if isinstance(value, Tensor)]
             moved = Tally(sum(tensor.nbytes for tensor in tensors), 0.0, layer.dtype)
             ratio = ratio_of([moved], layer, IMAGES * ROWS * COLUMNS)
-            yield {"kernel": name, "ratio": ratio, "ratio_is": "bound", "bound": "memory", "floor_ratio": ratio}
+            yield _bound_by_memory(name, ratio)
             continue
         if len({launch.config for launch in own}) > 1:
             raise ValueError(f"{layer}: {name} is launched with several configurations, of which one is examined")
@@ -100,6 +96,10 @@ def _kernels(layer: Layer, launches: Sequence[Launch]) -> Iterator[dict[str, Any
         if row["error"] or row["hazards"] or not row["fits"]:
             raise ValueError(f"{layer}: {name}: {row['error'] or 'its code cannot be trusted, or does not fit'}")
         yield {"kernel": name, **{key: row[key] for key in KEPT}}
+
+
+def _bound_by_memory(kernel: str, ratio: float) -> dict[str, Any]:
+    return {"kernel": kernel, "ratio": ratio, "ratio_is": "bound", "bound": "memory", "floor_ratio": ratio}
 
 
 def cell(layer: Layer) -> dict[str, Any]:

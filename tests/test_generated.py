@@ -50,8 +50,7 @@ def tree(tmp_path):
         path = tmp_path / "bench/results" / name
         path.parent.mkdir(exist_ok=True)
         shutil.copy(RESULTS / name, path)
-    (tmp_path / "bench/results/machine-code").mkdir()
-    shutil.copy(RESULTS / "machine-code/defaults.json", tmp_path / "bench/results/machine-code/defaults.json")
+    shutil.copytree(RESULTS / "machine-code", tmp_path / "bench/results/machine-code")
     shutil.copy(RESULTS / "proofs.json", tmp_path / "bench/results/proofs.json")
     pytest.importorskip("matplotlib", reason="make report needs matplotlib: the extra bench")
     pytest.importorskip("jinja2", reason="make report needs jinja2: the extra bench")
