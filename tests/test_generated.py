@@ -72,6 +72,16 @@ def test_a_figure_that_changes_makes_its_documents_stale(tree):
     assert "1.20 to 99.12" in " ".join((tree / "README.md").read_text().split())
 
 
+def test_the_yardstick_follows_its_file(tree):
+    path = tree / "bench/results/machine-code/yardstick.json"
+    content = json.loads(path.read_text())
+    content["cells"][0]["ours"]["forward"]["ratio"] = 99.125
+    path.write_text(json.dumps(content))
+    assert "docs/benchmarks.md: not what bench/results gives" in generated.stale(tree)
+    generated.write(tree)
+    assert "99.12 (" in (tree / "docs/benchmarks.md").read_text()
+
+
 def test_an_edit_by_hand_is_found_and_undone(tree):
     page = tree / "README.md"
     page.write_text(page.read_text().replace("all keep the aim", "all  keep the aim", 1))
