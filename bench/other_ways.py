@@ -159,6 +159,7 @@ class Operators(TorchDispatchMode):
     """
 
     NOTHING = ("aten::_unsafe_view", "aten::empty", "aten::new_empty")
+    OVERWRITE = ("aten::copy_", "aten::fill_", "aten::zero_")
 
     def __init__(self, counts: Callable[[list[Tensor]], bool] = bool) -> None:
         super().__init__()
@@ -168,13 +169,14 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if function.is_view or function._schema.name.startswith(self.NOTHING):
+        name = function._schema.name
+        if function.is_view or name.startswith(self.NOTHING):
             return result
-        only_written = args[:1] if function._schema.name == "aten::copy_" else kwargs.get("out")
+        only_written = args[:1] if name in self.OVERWRITE else kwargs.get("out")
         read, written, overwritten = (_tensors(part) for part in ((args, kwargs), result, only_written))
         tensors = [t for t in read if not any(t is other for other in overwritten)] + written
         if written and self.counts(tensors):
-            count = flop_registry.get(function._overloadpacket)
+            count = flop_registry.get(getattr(torch.ops.aten, name.removeprefix("aten::").rstrip("_"), None))
             flop = 0.0 if count is None else float(count(*args, **kwargs, out_val=result))
             self.tallies.append(Tally(sum(map(_bytes, tensors)), flop, tensors[0].dtype))
         return result

@@ -70,8 +70,11 @@ def test_operators_are_taken_down():
     assert taken_down(lambda: torch.mul(a, b, out=torch.empty(4, 8))) == [Tally(3 * 128, 0.0, torch.float32)]
     assert taken_down(lambda: a.mul_(b)) == [Tally(3 * 128, 0.0, torch.float32)]
     assert taken_down(lambda: a[:, :1].expand(-1, 8) + b) == [Tally(16 + 2 * 128, 0.0, torch.float32)]
+    assert taken_down(lambda: a.zero_()) == [Tally(128, 0.0, torch.float32)]
+    sums, product = torch.ones(4, 4), 2.0 * 4 * 8 * 4
+    assert taken_down(lambda: sums.addmm_(a, b.t())) == [Tally(2 * 64 + 2 * 128, product, torch.float32)]
     half = a.bfloat16()
-    assert taken_down(lambda: half @ half.t()) == [Tally(2 * (32 + 32 + 16), 2.0 * 4 * 8 * 4, torch.bfloat16)]
+    assert taken_down(lambda: half @ half.t()) == [Tally(2 * (32 + 32 + 16), product, torch.bfloat16)]
 
 
 def test_operators_take_what_binds_them():
