@@ -99,6 +99,7 @@ class Sweep(NamedTuple):
     products: int = 0
     """Multiplications with a row of C weights."""
     roots: int = 0
+    source: str = "assumed"
 
     def ratio(self, layer: Layer) -> float:
         """Its time."""
@@ -118,13 +119,18 @@ COMPILED = {
     "data_gradient": (PRODUCT, GATHER),
     TRAINING: (DIFFERENCES, PRODUCT, PRODUCT, PRODUCT, GATHER),
 }
-"""torch.compile of the plain formula, as well as it could be. Assumed: it computes in the layer's dtype, leaves the
-centre out, fuses all that is no product into one kernel a pass, that gathers where autograd would scatter, writes its
-result in the layout that the product wants, and keeps the differences of the forward for the weight's gradient."""
+FUSED = (
+    "torch.compile of the plain formula, as well as it could be. Assumed: it computes in the layer's dtype; it "
+    "leaves the centre out; it fuses all that is no product into one kernel a pass, which gathers where "
+    "autograd would scatter and writes in the layout that the product wants; it keeps the differences of the "
+    "forward for the weight's gradient."
+)
 CONVOLUTION = Sweep("the 3x3 convolution, or a gradient of it", 2, products=TAPS + 1)
-CONVERSION = Sweep("both images to channels-last or back", 4)
-"""cuDNN's kernels for half types take channels-last; it converts other tensors and its results inside. Source: NVIDIA,
-Convolutional Layers User's Guide, "Tensor Layouts In Memory". Of float32 none is assumed."""
+CONVERSION = Sweep(
+    "both images to channels-last or back, inside cuDNN: its kernels for half types take nothing else",
+    4,
+    source="NVIDIA, Convolutional Layers User's Guide, Tensor Layouts In Memory",
+)
 
 
 def per_pass(ratios: Mapping[str, float]) -> dict[str, float]:
@@ -253,7 +259,12 @@ WAYS = {"compiled": compiled, "unfolding": unfolding, "eager": eager_path, "conv
 def describe() -> dict[str, Any]:
     """The assumptions, for a file."""
     return {
+        "rates_of_a_multiprocessor": {
+            name: {"memory_bytes": device.memory_bytes, "tensor_flop": dict(device.tensor)}
+            for name, device in MULTIPROCESSORS.items()
+        },
         "product_share": {SIMULATED: PRODUCT_SHARE},
+        "compiled_is": FUSED,
         "compiled": {name: [sweep._asdict() for sweep in sweeps] for name, sweeps in COMPILED.items()},
         "convolution": [CONVOLUTION._asdict()],
         "convolution_of_contiguous_half_types": [CONVOLUTION._asdict(), CONVERSION._asdict()],

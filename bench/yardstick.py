@@ -1,10 +1,10 @@
 """``python -m bench.yardstick``: what every pass of a 3x3 layer should cost here, and by other ways. Needs no GPU.
 
 For devices, dtypes, layouts and channels the launches of every pass are recorded as a device would get them, kernels
-are compiled for it, and their machine code is simulated or bounded (``prediction.py``); their times add up.
-Beside them stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every cache
-empty. Nothing is measured; left out on all sides is what does not grow with the pixels: launches, weights, and the
-partial sums of their gradient.
+are compiled for it, and their machine code is simulated or bounded (``prediction.py``); their times add up. Beside them
+stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every cache empty. A
+training step is the sum of its passes: what two of them share counts in both. Nothing is measured. What does
+not grow with the pixels is left out: launches and, where operators are not counted, weights and their partial sums.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sdn_triton.launch import difference_conv
 from sdn_triton.launch.run import Launch, recorded_launches
+from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 
@@ -50,9 +51,13 @@ def layers() -> list[Layer]:
 def recorded(layer: Layer, pass_: str) -> tuple[list[Launch], list[Tally]]:
     """What a pass launches on the device, and what PyTorch's operators do to images around it."""
     input, guidance, weight, bias = layer.tensors(IMAGES, device="meta")
-    target = Case("difference_forward", layer.arch, layer.arithmetic, layer.channels, layer.channels).target
     products = convolutions_in("tf32" if layer.arithmetic == "tf32" else "ieee")
-    with pretended(target), products, recorded_launches() as launches, Operators(counts=_has_image) as operators:
+    with (
+        pretended(TARGETS[layer.arch]),
+        products,
+        recorded_launches() as launches,
+        Operators(counts=_has_image) as operators,
+    ):
         if pass_ == "forward":
             difference_conv.forward(input, guidance, weight, bias, 1.0, OPTIONS)
         else:
