@@ -39,6 +39,7 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         >>> from sdn_triton import SemanticDifferenceConv2d, explain
         >>> print(explain(SemanticDifferenceConv2d(4, 4, padding=1), torch.zeros(1, 4, 8, 8)))
         semantic_difference_conv2d: eager (the tensors are on cpu)
+            all taps at once, as for every small map
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 

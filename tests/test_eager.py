@@ -304,12 +304,15 @@ def test_repeated_runs_are_equal(layout):
             assert torch.equal(again, gradient)
 
 
-def test_no_call_on_a_gpu_keeps_a_tensor_for_later_ones():
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_stand_ins_keep_no_tensor_for_later_ones(device):
     """What is allocated while a CUDA graph is captured belongs to the graph; stand-ins of another time fail alike."""
     for _ in range(2):
         with FakeTensorMode():
-            step = torch.empty(2, 3, device="cuda")
+            step = torch.empty(2, 3, device=device)
             assert diffusivity_of_step("charbonnier", step, step).shape == (2, 3)
+    step = torch.zeros(2, 3)
+    assert diffusivity_of_step("charbonnier", step, step).sum() == 6
 
 
 @pytest.mark.parametrize("name", DifferenceNeeds._fields)

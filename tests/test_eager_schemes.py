@@ -1,4 +1,4 @@
-"""By which scheme the eager path computes, what it says of that, what it keeps for the backward and how much it takes."""
+"""By which scheme the eager path computes, what it says of it, what it keeps for the backward, what memory it takes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def diffusivity(name: str, a: Tensor) -> Tensor:
 def diffusivity_of_step(name: str, step: Tensor, out: Tensor) -> Tensor:
     """g at ``a = step^2``, in ``out``, which may be ``step``."""
     if _adds_one(name):
-        torch.addcmul(_number(1, step.dtype, step.device), step, step, out=out)
+        torch.addcmul(_number(1, step), step, step, out=out)
     else:
         torch.mul(step, step, out=out)
     return _of_sum(name, out, out)
@@ -71,15 +71,18 @@ def _of_sum(name: str, x: Tensor, out: Tensor | None = None) -> Tensor:
 
 def zero(like: Tensor) -> Tensor:
     """0 as a tensor."""
-    return _number(0, like.dtype, like.device)
+    return _number(0, like)
 
 
-def _number(value: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A number as a tensor.
+def _number(value: int, like: Tensor) -> Tensor:
+    """A number as a tensor of the dtype and device of ``like``.
 
-    Kept on a CPU only: on a GPU a first call may be inside a capture, and memory allocated there is the graph's own.
+    Kept for tensors in a CPU's memory only: on a GPU a first call may be inside a capture, and memory allocated there
+    is the graph's own; a stand-in for a tensor belongs to those of its time.
     """
-    return _kept(value, dtype) if device.type == "cpu" else torch.full((), value, dtype=dtype, device=device)
+    if like.device.type == "cpu" and type(like) is Tensor:
+        return _kept(value, like.dtype)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 @lru_cache
