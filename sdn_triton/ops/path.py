@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note
+from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note, prefers_triton
 from sdn_triton.ops.batching import image_by_image
 from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
@@ -126,15 +126,12 @@ class PathOperator:
 
     def run_forward_and_keep(self, arguments: Arguments, static: Any, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
         """The same, with what the eager path keeps for its backward, if it can keep something."""
-        if self.keeps and not torch.are_deterministic_algorithms_enabled():
-            path, _ = self.choose(arguments, static, backend)
-            if path == "eager":
-                note_call(self.name, arguments, static)
-                found: tuple[Any, tuple[Tensor, ...]] = path_module(path, self.module).forward_and_keep(
-                    *arguments, static
-                )
-                return found
-        return self.run_forward(arguments, static, backend), ()
+        is_eager = not prefers_triton(backend, arguments[0])
+        if not self.keeps or not is_eager or torch.are_deterministic_algorithms_enabled():
+            return self.run_forward(arguments, static, backend), ()
+        note_call(self.name, arguments, static)
+        found: tuple[Any, tuple[Tensor, ...]] = path_module("eager", self.module).forward_and_keep(*arguments, static)
+        return found
 
     def _run(self, step: str, given: Arguments, arguments: Arguments, static: Any, backend: str) -> Any:
         """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
