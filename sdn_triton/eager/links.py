@@ -84,7 +84,7 @@ def backward(
     make = torch.zeros_like if is_cut else torch.empty_like
     by_input = make(input, dtype=dtype) if needs.input else None
     by_guidance = make(guidance, dtype=dtype) if needs.guidance else None
-    by_kernels = input.new_zeros((multiply.taps, O, weight.shape[1]), dtype=dtype)
+    by_kernels = input.new_zeros((multiply.taps if needs.weight else 0, O, weight.shape[1]), dtype=dtype)
     sums = Sums(by_input, by_guidance, by_kernels.unbind(0), input.new_zeros(Cg, dtype=dtype))
     for strip, places in cuts:
         _backward_strips(call, multiply, strip, places, at_once, grad, needs, sums, is_cut)
