@@ -49,9 +49,11 @@ def forward_and_keep(
     at = taps.taps_of(call)
     if at is None:
         links.forward(call, output)
-        return output, ()
-    kept = taps.forward(at, call, output, keeps)
-    return output, kept if keeps else ()
+    elif keeps:
+        return output, taps.forward_and_keep(at, call, output)
+    else:
+        taps.forward(at, call, output)
+    return output, ()
 
 
 def backward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -29,28 +28,6 @@ def transposed(x: Tensor, rows: int, columns: int) -> Tensor:
     size = rows * columns
     lists = x.numel() // size
     return torch.channel_shuffle(x.as_strided((1, size, lists, 1), (lists * size, 1, size, size)), rows)
-
-
-def buffers(like: Tensor, dtype: torch.dtype, *sizes: tuple[int, ...]) -> list[Tensor]:
-    """Empty tensors in one block of memory.
-
-    As blocks of their own, glibc would give them back to the system after every call, and to touch fresh memory costs
-    more than to compute with it: it keeps at most twice the largest block that was ever given back.
-    """
-    line, starts, numbers = 64 // dtype.itemsize, [], 0
-    for size in sizes:
-        starts.append(numbers)
-        numbers += -(-math.prod(size) // line) * line
-    block = like.new_empty(numbers, dtype=dtype)
-    return [block.as_strided(size, dense_strides(size), start) for size, start in zip(sizes, starts, strict=True)]
-
-
-def dense_strides(size: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of a contiguous tensor."""
-    strides = [1]
-    for length in size[:0:-1]:
-        strides.append(strides[-1] * length)
-    return tuple(reversed(strides))
 
 
 def channels_are_together(image: Tensor) -> bool:
@@ -95,12 +72,6 @@ class Grid(NamedTuple):
         channel, pixel = (1, C) if values.dim() == 2 else (self.pitch, 1)
         start = values.storage_offset() + (self.start + first) * row
         return values.as_strided((self.maps, C, *size), (self.spacing * row, channel, row, pixel), start)
-
-    def planes_in(self, values: Tensor, first: int, size: tuple[int, int]) -> Tensor:
-        """The same in ``[C, length]``."""
-        start = values.storage_offset() + (self.start + first) * self.pitch
-        strides = self.spacing * self.pitch, self.length, self.pitch, 1
-        return values.as_strided((self.maps, values.shape[0], *size), strides, start)
 
 
 class Reader:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.differences import Call, flow, weighted
-from sdn_triton.eager.layouts import Reader, buffers, copies_to_list, maps_like
+from sdn_triton.eager.layouts import Reader, copies_to_list, maps_like
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Load, Place, Strip, closed_pairs, cut
+from sdn_triton.eager.workspace import buffers
 from sdn_triton.options import DifferenceNeeds
 
 FORWARD_BYTES = 12 * 2**20
@@ -47,7 +48,7 @@ def _forward_strips(
 ) -> None:
     """Write ``y`` at ``places``, in one block of memory that is given back before that of other strips is taken."""
     input, guidance, grid, pairs = call.input, call.guidance, strip.pixels, (at_once, *strip.pair_size)
-    u_values, v_values, e, d, y = buffers(
+    with buffers(
         input,
         call.dtype,
         grid.size_for(input),
@@ -55,18 +56,18 @@ def _forward_strips(
         (*pairs, input.shape[1]),
         (*pairs, guidance.shape[1]),
         (strip.outputs.length, output.shape[1]),
-    )
-    images, fs = _Images(call, strip, u_values, v_values), strip.pairs_in(e)
-    for place in places:
-        images.read(place)
-        for first in range(0, len(strip.links), at_once):
-            images.subtract(first, e, d)
-            weighted(e, d, call.options)
-            for i in range(first, first + at_once):
-                images.close(fs[i].all, i)
-                multiply.add(strip, strip.links[i], fs[i], y, is_first=i == 0)
-        part = strip.part_of(output, place)
-        part.copy_(maps_like(part, y, strip.outputs))
+    ) as (u_values, v_values, e, d, y):
+        images, fs = _Images(call, strip, u_values, v_values), strip.pairs_in(e)
+        for place in places:
+            images.read(place)
+            for first in range(0, len(strip.links), at_once):
+                images.subtract(first, e, d)
+                weighted(e, d, call.options)
+                for i in range(first, first + at_once):
+                    images.close(fs[i].all, i)
+                    multiply.add(strip, strip.links[i], fs[i], y, is_first=i == 0)
+            part = strip.part_of(output, place)
+            part.copy_(maps_like(part, y, strip.outputs))
 
 
 def backward(
@@ -121,7 +122,7 @@ def _backward_strips(
     """Add the gradients of the outputs at ``places`` to ``sums``."""
     input, guidance, grid, pairs = call.input, call.guidance, strip.pixels, (at_once, *strip.pair_size)
     C, Cg = input.shape[1], guidance.shape[1]
-    u_values, v_values, G_values, back_u, back_v, e, t, d, g = buffers(
+    with buffers(
         input,
         call.dtype,
         grid.size_for(input),
@@ -130,34 +131,34 @@ def _backward_strips(
         (grid.length, C),
         (grid.length, Cg),
         *((*pairs, channels) for channels in (C, C, Cg, Cg)),
-    )
-    images, G_reader = _Images(call, strip, u_values, v_values), Reader(strip.gradients, G_values)
-    fs, ts, ends_back = strip.pairs_in(e), strip.pairs_in(t), (strip.ends(back_u), strip.ends(back_v))
-    for place in places:
-        images.read(place)
-        G = G_reader.read(strip.part_of(grad, place))
-        back_u.zero_()
-        back_v.zero_()
-        for first in range(0, len(strip.links), at_once):
-            images.subtract(first, e, d)
-            f, similarity = weighted(e, d, call.options, g)
-            for i in range(first, first + at_once):
-                images.close(fs[i].all, i)
-                if needs.weight:
-                    multiply.add_gradient(strip, strip.links[i], fs[i], G, sums.kernels)
-                if needs.input or needs.guidance or needs.contrast:
-                    multiply.back(strip, strip.links[i], G, ts[i])
-                    images.close(ts[i].all, i)
-            *flows, to_contrast = flow(t, f, d, similarity, call.options, needs)
-            for values, (near, *far) in zip(flows, ends_back):
-                for i, of_link in enumerate(() if values is None else values.unbind(0)):
-                    far[first + i].add_(of_link)
-                    near.sub_(of_link)
-            if to_contrast is not None:
-                sums.contrast.add_(to_contrast)
-        for total, back in ((sums.input, back_u), (sums.guidance, back_v)):
-            if total is not None:
-                strip.pass_back(total, place, back, is_cut)
+    ) as (u_values, v_values, G_values, back_u, back_v, e, t, d, g):
+        images, G_reader = _Images(call, strip, u_values, v_values), Reader(strip.gradients, G_values)
+        fs, ts, ends_back = strip.pairs_in(e), strip.pairs_in(t), (strip.ends(back_u), strip.ends(back_v))
+        for place in places:
+            images.read(place)
+            G = G_reader.read(strip.part_of(grad, place))
+            back_u.zero_()
+            back_v.zero_()
+            for first in range(0, len(strip.links), at_once):
+                images.subtract(first, e, d)
+                f, similarity = weighted(e, d, call.options, g)
+                for i in range(first, first + at_once):
+                    images.close(fs[i].all, i)
+                    if needs.weight:
+                        multiply.add_gradient(strip, strip.links[i], fs[i], G, sums.kernels)
+                    if needs.input or needs.guidance or needs.contrast:
+                        multiply.back(strip, strip.links[i], G, ts[i])
+                        images.close(ts[i].all, i)
+                *flows, to_contrast = flow(t, f, d, similarity, call.options, needs)
+                for values, (near, *far) in zip(flows, ends_back):
+                    for i, of_link in enumerate(() if values is None else values.unbind(0)):
+                        far[first + i].add_(of_link)
+                        near.sub_(of_link)
+                if to_contrast is not None:
+                    sums.contrast.add_(to_contrast)
+            for total, back in ((sums.input, back_u), (sums.guidance, back_v)):
+                if total is not None:
+                    strip.pass_back(total, place, back, is_cut)
 
 
 class _Images:

@@ -18,6 +18,7 @@ from torch import Tensor
 from sdn_triton.eager.differences import Call, flow, weighted
 from sdn_triton.eager.layouts import match
 from sdn_triton.eager.strips import Strip
+from sdn_triton.eager.workspace import workspace
 from sdn_triton.options import DifferenceNeeds, DifferenceOptions
 
 NUMBERS = 2**15
@@ -127,18 +128,60 @@ def _taps_of(shape: tuple[int, ...], O: int, options: DifferenceOptions, is_last
     )
 
 
+class Memory:
+    """What differences are made in, with all views of it.
+
+    For the smallest maps, to make it takes as long as to compute with it.
+    """
+
+    def __init__(self, at: Taps, dtype: torch.dtype) -> None:
+        with torch.inference_mode(False):
+            lists = torch.zeros(at.lists, dtype=dtype, device="cpu")
+            self.steps = torch.empty((2, *at.steps), dtype=dtype, device="cpu")
+        self.nbytes = lists.nbytes + self.steps.nbytes
+        self.images = [lists.as_strided(*view) for view in at.images]
+        self.near, self.far = lists.as_strided(*at.near), lists.as_strided(*at.far)
+        self.d, self.e = self.steps.unbind(0)
+        self.f = self.e.view(at.flat)
+
+    def subtract(self, call: Call) -> tuple[Tensor, Tensor]:
+        """The differences of guidance and of input of all taps of all outputs; those of the centre are zero."""
+        # What lies around the images is zero and is never written to.
+        for image, values in zip(self.images, (call.guidance, call.input)):
+            image.copy_(values)
+        if call.is_scaled:
+            self.images[0].div_(call.k.view(-1, 1, 1) if isinstance(call.k, Tensor) else call.k)
+        torch.sub(self.far, self.near, out=self.steps)
+        return self.d, self.e
+
+
 class Kept(NamedTuple):
-    """What the forward keeps for the backward, of all taps of all outputs."""
+    """What a forward keeps for the backward, of all taps of all outputs."""
 
     weighted: Tensor
     step: Tensor
     similarity: Tensor
 
 
-def forward(at: Taps, call: Call, output: Tensor, keeps: bool) -> Kept:
-    """Write ``y`` to ``output [N, O, H, W]``; what is returned serves the backward if ``keeps``."""
-    kept = _differences(at, call, keeps)
-    kernel, f = _flat(at, call.weight.to(call.dtype)), kept.weighted.view(at.flat)
+def forward(at: Taps, call: Call, output: Tensor) -> None:
+    """Write ``y`` to ``output [N, O, H, W]``."""
+    memory = workspace.take((at, call.dtype), lambda: Memory(at, call.dtype))
+    d, e = memory.subtract(call)
+    weighted(e, d, call.options)
+    _multiply(at, call, memory.f, output)
+    workspace.give_back((at, call.dtype), memory)
+
+
+def forward_and_keep(at: Taps, call: Call, output: Tensor) -> Kept:
+    """The same, and what the backward need not compute again."""
+    kept = _differences(at, call)
+    _multiply(at, call, kept.weighted.view(at.flat), output)
+    return kept
+
+
+def _multiply(at: Taps, call: Call, f: Tensor, output: Tensor) -> None:
+    """Write ``y`` to ``output`` from the weighted differences of all taps, as :attr:`Taps.flat`."""
+    kernel = _flat(at, call.weight.to(call.dtype))
     left, right = (f, kernel.t()) if at.is_last else (kernel, f)
     if call.bias is None:
         y = torch.mm(left, right)
@@ -146,7 +189,6 @@ def forward(at: Taps, call: Call, output: Tensor, keeps: bool) -> Kept:
         bias = call.bias.to(call.dtype)
         y = torch.addmm(bias if at.is_last else bias.unsqueeze(1), left, right)
     output.copy_(y.as_strided(*at.outputs))
-    return kept
 
 
 def backward(
@@ -158,7 +200,7 @@ def backward(
     changes its sign with the edge's direction, so gradients are plain sums over the taps of a pixel.
     """
     input, guidance, weight, options = call.input, call.guidance, call.weight, call.options
-    f, d, g = _differences(at, call, keeps=True) if kept is None else kept
+    f, d, g = _differences(at, call) if kept is None else kept
     G = input.new_zeros(at.by_output, dtype=call.dtype)
     G.as_strided(*at.outputs).copy_(grad)
     by_input = by_guidance = by_weight = None
@@ -183,21 +225,10 @@ def backward(
     return by_input, by_guidance, by_weight
 
 
-def _differences(at: Taps, call: Call, keeps: bool) -> Kept:
-    """The weighted differences of all taps of all outputs, with what they are made of if that is kept.
-
-    Those of the centre, which is no tap, are zero.
-    """
-    lists = call.input.new_zeros(at.lists, dtype=call.dtype)
-    for image, view in zip((call.guidance, call.input), at.images):
-        lists.as_strided(*view).copy_(image)
-    if call.is_scaled:
-        k = call.k
-        lists[0].div_(k.unsqueeze(1) if isinstance(k, Tensor) and k.dim() and not at.is_last else k)
-    steps = call.input.new_empty((2, *at.steps), dtype=call.dtype)
-    torch.sub(lists.as_strided(*at.far), lists.as_strided(*at.near), out=steps)
-    d, e = steps.unbind(0)
-    f, g = weighted(e, d, call.options, torch.empty_like(d) if keeps else d)
+def _differences(at: Taps, call: Call) -> Kept:
+    """The weighted differences of all taps of all outputs, with what they are made of, for keeping."""
+    d, e = Memory(at, call.dtype).subtract(call)
+    f, g = weighted(e, d, call.options, torch.empty_like(d))
     return Kept(f, d, g)
 
 
