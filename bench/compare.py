@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=arguments.count, metavar="N", help="CPU threads (default: as torch finds)")
     add("--quick", action="store_true", help="a first impression: a fifth of the time, no torch.compile")
     add(
-        "--budget", type=arguments.seconds, metavar="SECONDS", help="time for the run (default: 150 a network and size)"
+        "--budget", type=arguments.seconds, metavar="SECONDS", help="time for the run (default: 270 a network and size)"
     )
     add(
         "--json",
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     workloads = _workloads(args)
     if args.budget is None:
         pyramids = len({workload.network for workload in workloads})
-        args.budget = (30.0 if args.quick else 150.0) * pyramids
+        args.budget = (30.0 if args.quick else 270.0) * pyramids
     names = {FLOOR, *(args.provider or COMPARED)}
     chosen = [provider for provider in PROVIDERS.values() if provider.name in names]
     session = Session(setting, chosen, Budget(args.budget, workloads), quick=args.quick)

@@ -105,7 +105,7 @@ class Budget:
     """The time of a run, shared out over its workloads; a neck counts as two layers."""
 
     def __init__(self, seconds: float, workloads: Sequence[Workload]) -> None:
-        self.seconds = seconds
+        self.seconds, self.workloads = seconds, list(workloads)
         self.stop = time.perf_counter() + seconds
         self.ahead = sum(self._weight(workload) for workload in workloads)
 
@@ -126,6 +126,15 @@ class Budget:
         weight = self._weight(workload)
         return self.left * weight / (self.ahead + weight)
 
+    def compilations(self, reserve: float) -> list[Workload]:
+        """The workloads whose compilation is expected to fit, those with few layers first."""
+        left, found = self.seconds - reserve * sum(map(self._weight, self.workloads)), []
+        for workload in sorted(self.workloads, key=_size):
+            left -= COMPILE_GUESS * _size(workload)
+            if left >= 0:
+                found.append(workload)
+        return found
+
     def has_room(self, seconds: float, reserve: float) -> bool:
         """Whether something this long fits, with a reserve for each of the workloads that follow."""
         return seconds + reserve * (self.ahead + 1) <= self.left
@@ -142,6 +151,9 @@ class Session:
         self.results: list[tuple[Workload, list[Result]]] = []
         self.settings: dict[str, Any] = {"quick": quick, "budget_seconds": budget.seconds, "backward": setting.backward}
         self._compile_seconds = COMPILE_GUESS
+        compiled = budget.compilations(RESERVE[setting.device.type])
+        self.uncompiled = [workload for workload in budget.workloads if workload not in compiled]
+        """The workloads that torch.compile is left out of from the beginning, for want of time."""
 
     def _why_absent(self, provider: Provider) -> str | None:
         if self.quick and provider.compiled:
@@ -196,6 +208,8 @@ class Session:
 
     def _why_not_compile(self, workload: Workload, checking_seconds: float) -> str | None:
         expected = self._compile_seconds * _size(workload)
+        if workload in self.uncompiled:
+            return f"compiling takes about {expected:.0f} s, which the budget has no room for (see --budget)"
         reserve = max(RESERVE[self.setting.device.type], RESERVE_FACTOR * checking_seconds)
         if self.budget.has_room(expected, reserve):
             torch.compiler.reset()

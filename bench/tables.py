@@ -57,6 +57,9 @@ def introduction(session: Session) -> list[str]:
         lines.append(f"This machine is busy with other work (load {load:.1f} on {cores} cores): times will vary.")
     lines += ["", *(f"{p.name}: {p.title}" for p in session.providers)]
     lines += [f"{name}: not run: {reason}" for name, reason in session.absent.items()]
+    if session.uncompiled and (compiled := [p.name for p in session.providers if p.compiled]):
+        names = ", ".join(workload.name for workload in session.uncompiled)
+        lines.append(f"{', '.join(compiled)}: left out of {names}: the budget is too short (see --budget)")
     return [*lines, "", *LEGEND, ""]
 
 

@@ -164,6 +164,20 @@ def test_compilation_waits_for_time():
     assert "compiling takes about" in str(result.reason)
 
 
+def test_what_is_not_compiled_is_said_beforehand():
+    setting, provider = Setting(torch.device("cpu"), torch.float32), replace(PROVIDERS["eager"], compiled=True)
+    session = Session(setting, [PROVIDERS[FLOOR], provider], Budget(60.0, [NECK, LAYER]))
+    assert session.uncompiled == [NECK]
+    said = f"eager: left out of {NECK.name}: the budget is too short (see --budget)"
+    assert said in tables.introduction(session)
+    result = session.run(NECK)[1]
+    assert (result.status, result.forward) == ("skipped", None)
+    assert "which the budget has no room for" in str(result.reason)
+    roomy = Session(setting, [PROVIDERS[FLOOR], provider], Budget(600.0, [NECK, LAYER]))
+    assert roomy.uncompiled == []
+    assert said not in tables.introduction(roomy)
+
+
 def test_the_reference_is_the_definition():
     u, v, weight, bias = (torch.randn(s, dtype=torch.float64) for s in ((2, 3, 5, 7), (2, 3, 5, 7), (4, 3, 3, 3), (4,)))
     expected = oracle.sdc(u, v, weight, bias, padding=(1, 1))
