@@ -2,7 +2,7 @@
 
 What counts there is the number of operations, and the weight, which is larger than the images. It is used where it
 lies, and decides what lies together: channels for a weight in channels_last, else pixels. So a list of pixels is
-``[pixels, C]`` or ``[C, pixels]``, and what every tap of every output has is ``[pixels, kh, kw, C]`` or
+``[pixels, C]`` or ``[C, pixels]``, and what every tap of every output has is ``[N, H, W, kh, kw, C]`` or
 ``[C, kh, kw, pixels]``. Guidance and input go together, in this order, as ``[2, ...]``.
 """
 
@@ -41,6 +41,8 @@ class Taps(NamedTuple):
     flat: tuple[int, int]
     """Taps and channels as one dimension, in the order of the weight."""
     outputs: View
+    gradients: View
+    """Those of outputs, in a list of pixels."""
     by_output: tuple[int, int]
     sums: tuple[View, View]
     back: tuple[int, int]
@@ -85,20 +87,34 @@ def _taps_of(shape: tuple[int, ...], O: int, options: DifferenceOptions, is_last
     (height, width), (down, right) = options.kernel_size, (options.dilation[0] * pitch, options.dilation[1])
     T, M = height * width, P + 2 * lead
 
-    def ordered(pixels: int, rows: int, columns: int, channels: int) -> tuple[int, int, int, int]:
-        return (pixels, rows, columns, channels) if is_last else (channels, rows, columns, pixels)
+    # The pixels around the images, which a list has, take part only where their rows are what is long in memory.
+    pixels = (N, H, W) if is_last else (P,)
+    Q = math.prod(pixels)
+
+    def across(pixel: int) -> tuple[int, ...]:
+        """The strides of pixels in a list."""
+        return (strip.pixels.spacing * pitch * pixel, pitch * pixel, pixel) if is_last else (pixel,)
+
+    def ordered(pixels: tuple[int, ...], rows: int, columns: int, channels: int) -> tuple[int, ...]:
+        return (*pixels, rows, columns, channels) if is_last else (channels, rows, columns, *pixels)
 
     def flat(pixels: int, channels: int) -> tuple[int, int]:
         return (pixels, channels) if is_last else (channels, pixels)
 
-    def maps(channels: int, length: int, first: int, offset: int = 0) -> View:
+    def maps(channels: int, length: int, first: int = 0, offset: int = 0) -> View:
         """The images in a list of ``length`` pixels that begin with pixel ``first``."""
         pixel, channel = (channels, 1) if is_last else (1, length)
         row = pitch * pixel
         return (N, channels, H, W), (strip.pixels.spacing * row, channel, row, pixel), offset + first * pixel
 
+    def results(channels: int, offset: int = 0) -> View:
+        """The images in what was computed for all pixels."""
+        if not is_last:
+            return maps(channels, P, 0, offset)
+        return (N, channels, H, W), (H * W * channels, 1, W * channels, channels), offset
+
     pixel, channel = (C, 1) if is_last else (1, L)
-    first, steps = (strip.pixels.start + options.reach[0]) * pitch, ordered(P, height, width, C)
+    first, steps = (strip.pixels.start + options.reach[0]) * pitch, ordered(pixels, height, width, C)
     # Those of h, which has taps between pixels and channels.
     h_pixel, h_tap, h_channel = (T * C, C, 1) if is_last else (1, M, T * M)
     back = -h_tap if is_last else h_tap
@@ -106,23 +122,24 @@ def _taps_of(shape: tuple[int, ...], O: int, options: DifferenceOptions, is_last
         is_last,
         lists=(2, *flat(L, C)),
         images=(maps(C, L, first), maps(C, L, first, L * C)),
-        near=((2, *steps), (L * C, *ordered(pixel, 0, 0, channel)), strip.centre * pixel),
+        near=((2, *steps), (L * C, *ordered(across(pixel), 0, 0, channel)), strip.centre * pixel),
         far=(
             (2, *steps),
-            (L * C, *ordered(pixel, down * pixel, right * pixel, channel)),
+            (L * C, *ordered(across(pixel), down * pixel, right * pixel, channel)),
             (strip.centre - lead) * pixel,
         ),
         steps=steps,
-        flat=flat(P, T * C),
-        outputs=maps(O, P, 0),
+        flat=flat(Q, T * C),
+        outputs=results(O),
+        gradients=maps(O, P),
         by_output=flat(P, O),
-        sums=(maps(C, P, 0), maps(C, P, 0, P * C)),
+        sums=(results(C), results(C, Q * C)),
         back=flat(M, T * C),
         lead=lead,
-        here=(steps, ordered(h_pixel, width * h_tap, h_tap, h_channel), lead * h_pixel),
+        here=(steps, ordered(across(h_pixel), width * h_tap, h_tap, h_channel), lead * h_pixel),
         there=(
             steps,
-            ordered(h_pixel, down * h_pixel + width * back, right * h_pixel + back, h_channel),
+            ordered(across(h_pixel), down * h_pixel + width * back, right * h_pixel + back, h_channel),
             (T - 1) * h_tap if is_last else 0,
         ),
     )
@@ -202,20 +219,20 @@ def backward(
     input, guidance, weight, options = call.input, call.guidance, call.weight, call.options
     f, d, g = _differences(at, call) if kept is None else kept
     G = input.new_zeros(at.by_output, dtype=call.dtype)
-    G.as_strided(*at.outputs).copy_(grad)
+    G.as_strided(*at.gradients).copy_(grad)
     by_input = by_guidance = by_weight = None
     if needs.weight:
         layout = torch.channels_last if at.is_last else torch.contiguous_format
         by_weight = torch.empty_like(weight, dtype=call.dtype, memory_format=layout)
-        left, right = (G.t(), f.view(at.flat)) if at.is_last else (G, f.view(at.flat).t())
-        torch.mm(left, right, out=_flat(at, by_weight))
+        by_pixel = grad.permute(1, 0, 2, 3).reshape(grad.shape[1], -1).to(call.dtype) if at.is_last else G
+        torch.mm(by_pixel, f.view(at.flat) if at.is_last else f.view(at.flat).t(), out=_flat(at, by_weight))
         by_weight = match(by_weight, weight)
     if needs.input or needs.guidance:
         flows = input.new_empty((2, *at.steps), dtype=call.dtype)
         along, t = flows.unbind(0)
         _back(at, G, _flat(at, weight.to(call.dtype)), out=t)
         flow(t, f, d, g, options, needs._replace(input=True), out=along)
-        sums = flows.flatten(2, 3).sum(2)
+        sums = flows.flatten(-3, -2).sum(-2) if at.is_last else flows.flatten(2, 3).sum(2)
         if needs.guidance and options.diffusivity == "constant":
             by_guidance = torch.zeros_like(guidance)
         elif needs.guidance:
