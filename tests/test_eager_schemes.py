@@ -33,7 +33,7 @@ def test_schemes_are_chosen(monkeypatch):
 
 
 REFUSED = {
-    "more than 32768 numbers": dict(size=(64, 64), channels=16, padding=(1, 1)),
+    "more than 65536 numbers": dict(size=(64, 64), channels=32, padding=(1, 1)),
     "not of the input's size": dict(),
     "groups=2": dict(groups=2, padding=(1, 1)),
     "padding_mode='zero_flux'": dict(border="zero_flux", padding=(1, 1)),

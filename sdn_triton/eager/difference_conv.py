@@ -49,7 +49,7 @@ def forward_and_keep(
     at = taps.taps_of(call)
     if at is None:
         links.forward(call, output)
-    elif keeps:
+    elif keeps and input.numel() <= taps.BACKWARD_NUMBERS:
         return output, taps.forward_and_keep(at, call, output)
     else:
         taps.forward(at, call, output)
@@ -73,7 +73,7 @@ def backward(
         zeros = (torch.zeros_like(x) if need else None for x, need in zip((input, guidance, weight), needs))
         by_input, by_guidance, by_weight = zeros
         by_logarithm = input.new_zeros(guidance.shape[1], dtype=call.dtype) if needs.contrast else None
-    elif not needs.contrast and (at := taps.taps_of(call)) is not None:
+    elif not needs.contrast and (at := taps.taps_of(call, taps.BACKWARD_NUMBERS)) is not None:
         by_input, by_guidance, by_weight = taps.backward(at, call, grad, needs, taps.Kept(*kept) if kept else None)
         by_logarithm = None
     else:

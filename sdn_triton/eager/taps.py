@@ -21,8 +21,10 @@ from sdn_triton.eager.strips import Strip
 from sdn_triton.eager.workspace import workspace
 from sdn_triton.options import DifferenceNeeds, DifferenceOptions
 
-NUMBERS = 2**15
-"""Up to so many numbers in the input a call goes by taps."""
+NUMBERS = 2**16
+"""Up to so many numbers in the input a forward goes by taps ..."""
+BACKWARD_NUMBERS = 2**15
+"""... and up to so many a backward, for which the forward keeps what it has made."""
 
 View = tuple[tuple[int, ...], tuple[int, ...], int]
 """Sizes, strides and offset."""
@@ -68,10 +70,10 @@ def why_not(shape: tuple[int, ...], options: DifferenceOptions, device: str = "c
     return None if options.similarity == "channel" else f"similarity='{options.similarity}'"
 
 
-def taps_of(call: Call) -> Taps | None:
-    """Where everything lies; None where the scheme does not suit."""
+def taps_of(call: Call, most: int = NUMBERS) -> Taps | None:
+    """Where everything lies; None where the scheme does not suit, as for inputs of more than ``most`` numbers."""
     weight = call.weight
-    if weight.device.type != "cpu":
+    if weight.device.type != "cpu" or call.input.numel() > most:
         return None
     is_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return _taps_of(call.input.shape, weight.shape[0], call.options, is_last)
