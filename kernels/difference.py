@@ -57,9 +57,35 @@ def weighted_difference(
 
 
 @triton.jit
-def edge_fluxes(u_x, u_q, v_x, v_q, t, inverse_contrast, DIFFUSIVITY: tl.constexpr):
-    """``s t``, ``k g'(d) e t`` and ``d / k`` of the edge from x to q, where ``t = dL/d(s e)``, in float32."""
-    e = u_q.to(tl.float32) - u_x.to(tl.float32)
-    d = relative_difference(v_x, v_q, inverse_contrast)
+def load_edge(
+    u_ptr,
+    v_ptr,
+    h_ptr,
+    u_offsets,  # [PIXELS, channels], of the far ends
+    v_offsets,
+    x_outputs,  # [PIXELS, channels], of the near ends as centres, in h
+    q_outputs,  # of the far ends as centres
+    q_mask,
+    x_is_centre,
+    q_is_centre,
+    all_inside,  # no mask is needed
+):
+    """Both images at the far ends of edges, and what the tap passes back: ``h[x,tap]`` and ``h[q,opposite]``."""
+    if all_inside:
+        u_q = tl.load(u_ptr + u_offsets)
+        v_q = tl.load(v_ptr + v_offsets)
+        h_x = tl.load(h_ptr + x_outputs)
+        h_q = tl.load(h_ptr + q_outputs)
+    else:
+        u_q = tl.load(u_ptr + u_offsets, mask=q_mask, other=0)
+        v_q = tl.load(v_ptr + v_offsets, mask=q_mask, other=0)
+        h_x = tl.load(h_ptr + x_outputs, mask=x_is_centre, other=0)
+        h_q = tl.load(h_ptr + q_outputs, mask=q_is_centre, other=0)
+    return u_q, v_q, h_x, h_q
+
+
+@triton.jit
+def edge_fluxes(e, d, t, DIFFUSIVITY: tl.constexpr):
+    """``s t`` and ``k g'(d) e t`` of an edge with the relative difference d, where ``t = dL/d(s e)``, in float32."""
     s = diffusivity(d * d, DIFFUSIVITY)
-    return s * t, diffusivity_slope(s, DIFFUSIVITY) * d * e * t, d
+    return s * t, diffusivity_slope(s, DIFFUSIVITY) * d * (e * t)

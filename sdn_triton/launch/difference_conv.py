@@ -9,7 +9,8 @@ from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
-from sdn_triton.launch.difference_gradients import data_gradients, readable_gradient, weight_gradients
+from sdn_triton.launch.data_gradients import data_gradients
+from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
@@ -85,8 +86,6 @@ def describe_configs(
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
     call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
-    if "tap_products" in configs and not configs["difference_data_gradient"].pairs:
-        del configs["tap_products"]
     return tuple(f"{kernel}: {config}{copies_of(call, kernel, config)}" for kernel, config in configs.items())
 
 

@@ -135,6 +135,13 @@ def target_of(device: torch.device) -> Target:
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
 
 
+def l2_bytes(device: torch.device) -> int:
+    """The size of the second-level cache of ``device``, or of the device that it is taken for."""
+    if device.type != "cuda":
+        return target_of(device).l2_bytes
+    return torch.cuda.get_device_properties(device).L2_cache_size
+
+
 def arithmetic_of(dtype: torch.dtype) -> str:
     """How matrix products of this dtype are formed: float32 as PyTorch's setting for convolutions says."""
     if dtype == torch.float32:

@@ -25,6 +25,18 @@ SHARED_BYTES: dict[int | str, int] = {
 """Shared memory that one block may have, by architecture."""
 
 SMALLEST_SHARED_BYTES = 65_536
+
+L2_BYTES: dict[int | str, int] = {
+    80: 40 * 2**20,
+    86: 6 * 2**20,
+    89: 72 * 2**20,
+    90: 50 * 2**20,
+    100: 126 * 2**20,
+    103: 126 * 2**20,
+    120: 96 * 2**20,
+}
+"""The second-level cache of a common GPU of the architecture; a GPU that is there is asked itself."""
+SMALLEST_L2_BYTES = 4 * 2**20
 PAIRED_CHANNELS = 32
 """Channels of a block whose channels travel in pairs: 16 bytes for each of the four threads that share a pixel."""
 
@@ -112,6 +124,11 @@ class Target(NamedTuple):
     def shared_bytes(self) -> int:
         """Shared memory that one block may have; for an unknown device what all known ones have."""
         return SHARED_BYTES.get(self.architecture, SMALLEST_SHARED_BYTES)
+
+    @property
+    def l2_bytes(self) -> int:
+        """The second-level cache of a common device of this architecture; of an unknown one that of a small device."""
+        return L2_BYTES.get(self.architecture, SMALLEST_L2_BYTES)
 
     def __str__(self) -> str:
         return f"sm_{self.architecture}" if isinstance(self.architecture, int) else self.architecture

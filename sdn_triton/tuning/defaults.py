@@ -29,7 +29,11 @@ KERNELS = (
     "fusion_weight_gradient",
 )
 
-PRODUCT_KERNELS = tuple(kernel for kernel in KERNELS if not kernel.startswith(("depthwise", "similarity")))
+PRODUCT_KERNELS = tuple(
+    kernel
+    for kernel in KERNELS
+    if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
+)
 """The kernels that form matrix products."""
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
@@ -46,9 +50,9 @@ ALIGNED_CHANNELS = 8
 _ALL = ("half", "tf32", "ieee")
 _TILES = {
     "difference_forward": {"half": (64, 32, 128, 4, 1), "tf32": (64, 32, 64, 8, 1), "ieee": (64, 16, 32, 4, 1)},
-    "difference_data_gradient": {"half": (64, 64, 64, 8, 1), "tf32": (64, 32, 32, 4, 1), "ieee": (64, 16, 32, 8, 1)},
+    "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
-    "tap_products": {"half": (128, 256, 64, 8, 3)},
+    "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 128, 32, 8, 3), "ieee": (64, 32, 32, 4, 1)},
     "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
@@ -113,6 +117,8 @@ TENSOR_MEMORY = (100, 103)
 """Architectures that keep the sums of a matrix product in a memory of their own."""
 PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
 """Where that form has the left operand in registers, or it takes fewer instructions all the same."""
+PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
+"""Where a kernel without matrix products has that form: it converts two channels in one instruction."""
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -135,13 +141,25 @@ class Work(NamedTuple):
     channels_last: bool = True
 
 
+def takes_pairs(kernel: str, target: Target) -> bool:
+    """Whether ``kernel`` has a form on ``target`` in which channels travel in pairs.
+
+    Example:
+        >>> a100 = Target("cuda", 80, 108)
+        >>> takes_pairs("difference_data_gradient", a100), takes_pairs("difference_forward", a100)
+        (True, False)
+    """
+    architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
+    return kernel in PAIRED_KERNELS and target.architecture in architectures
+
+
 @lru_cache(maxsize=4096)
 def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration that ``kernel`` runs ``work`` with on ``target`` where nobody says otherwise."""
     if target.kind == "interpreter":
         config = _interpreted(kernel, work)
     else:
-        if work.can_pair and kernel in PAIRED_KERNELS and target.architecture in PAIRED_ARCHITECTURES:
+        if work.can_pair and takes_pairs(kernel, target):
             config = _paired(kernel, work, target)
         else:
             config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
@@ -157,11 +175,9 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
-    pairs = arithmetic in ("fp16", "bf16") and target.architecture in PAIRED_ARCHITECTURES
-    if kernel == "tap_products" and not pairs:
-        return ()
+    pairs = arithmetic in ("fp16", "bf16") and takes_pairs(kernel, target)
     configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
-    if kernel in PAIRED_KERNELS and pairs:
+    if pairs:
         tiles = _paired_tiles(kernel, target).values()
         configs += [_with_stages(_paired_config(*tile), arithmetic, target) for tile in tiles]
     return tuple(dict.fromkeys(configs))

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdn_triton.launch import block, difference_conv, fusion
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.options import BlockOptions, Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.precision import convolutions_in
 
 DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -46,8 +46,6 @@ def example_launches(
         return torch.empty(length, device="meta", dtype=dtype)
 
     configs = {kernel: config}
-    if kernel == "tap_products":
-        configs["difference_data_gradient"] = KernelConfig(32, 16, PAIRED_CHANNELS, 32, 4, 1, pairs=True)
     with convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
         if kernel.startswith("fusion"):
             weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)

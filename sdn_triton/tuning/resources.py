@@ -152,7 +152,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
         return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 8 * o * c
     products, others = {
         "difference_forward": (p * o, 0),
-        "difference_data_gradient": (p * c, 2 * p * c),
+        "difference_data_gradient": (0, 2 * p * c),
         "difference_weight_gradient": (o * c, 0),
         "tap_products": (p * c, 0),
         "depthwise_forward": (0, p * o),
@@ -188,7 +188,6 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         held = {
             "difference_forward": item * config.num_stages * 2 * co,
             "block_forward": item * max(config.num_stages * 2 * co, fused),
-            "difference_data_gradient": 0,
             "difference_weight_gradient": max(4 * 8 * co, item * (config.num_stages * po + 8 * pc)),
         }
         return held[kernel] + 2 * SCRATCH_BYTES
@@ -199,7 +198,6 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
     factors, made, sources, result = {
         "difference_forward": ((co,), pc, 2 * pc, item * po),
         "block_forward": ((co,), pc, 2 * pc, item * po),
-        "difference_data_gradient": ((po, co), 0, 0, 4 * pc),
         "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
         "tap_products": ((po, co), 0, 0, item * pc),
         "fusion_forward": ((co, pc), pc * is_pipelined, 0, item * po),
