@@ -180,20 +180,19 @@ def difference_data_gradient_kernel(
     for tap in range(TAPS - 1):
         position = skip_centre(tap, KERNEL_H, KERNEL_W)
         dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        q_rows = x_rows + dy
-        q_columns = x_columns + dx
-        q_inside = inside(q_rows, q_columns, H, W) & x_inside
-        q_i, q_j, q_is_centre = output_of_centre(q_rows, q_columns, origin_h, origin_w, step_h, step_w, HO, WO)
-        q_is_centre = q_is_centre & x_inside
-        q_mask = q_inside[:, None] & c_mask[None, :]
         u_far = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
         if VECTOR:
             v_far, v_places = u_far, u_offsets  # of no use
         else:
             v_far, v_places = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
         if MULTIPLIER > 0:
+            q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
+            q_mask = q_inside[:, None] & c_mask[None, :]
             u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0.0)
             v_q = tl.load(v_far + v_places, mask=q_mask, other=0.0)
+            q_i, q_j, q_is_centre = output_of_centre(
+                x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+            )
             q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
             t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
             t = add_depthwise_products(
@@ -222,29 +221,31 @@ def difference_data_gradient_kernel(
                 MULTIPLIER=MULTIPLIER,
                 INT64=INT64,
             )
+            if ZERO_FLUX:
+                t = tl.where(q_inside[:, None], t, 0.0)
         else:
-            q_outputs = pixel_offsets(q_i - first_output_row, q_j, stride_hh, stride_hw, INT64)
-            x_tap = channel_offsets(tl.cast(tap, tl.int32), C * stride_hc, INT64)
-            q_tap = channel_offsets((TAPS - 2 - tl.cast(tap, tl.int32)) * C, stride_hc, INT64)
+            opposite = TAPS - 2 - tl.cast(tap, tl.int32)
             u_q, v_q, h_x, h_q = load_edge(
-                u_far, v_far, h_ptr, u_offsets, v_places, x_outputs + x_tap,
-                q_outputs[:, None] + h_channels + q_tap, q_mask,
-                x_is_centre[:, None] & c_mask[None, :], q_is_centre[:, None] & c_mask[None, :],
-                all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+                u_far, v_far, h_ptr + channel_offsets(tl.cast(tap, tl.int32), C * stride_hc, INT64),
+                h_ptr + channel_offsets(opposite, C * stride_hc, INT64), u_offsets, v_places, x_outputs, h_channels,
+                x_rows, x_columns, x_inside, x_is_centre, c_mask, dy, dx, H, W, HO, WO, origin_h, origin_w,
+                step_h, step_w, first_output_row, stride_hh, stride_hw,
+                ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, INT64,
             )  # fmt: skip
             t = h_x.to(tl.float32) - h_q.to(tl.float32)
-        if ZERO_FLUX:
-            t = tl.where(q_inside[:, None], t, 0.0)
 
         e = u_q.to(tl.float32) - u_x.to(tl.float32)
         if VECTOR:
+            q_i, q_j, q_is_centre = output_of_centre(
+                x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+            )
             # The similarity is symmetric: where x is no centre, the map of the centre x + delta has it.
             x_map = v_ptr + channel_offsets(tl.cast(tap, tl.int32), stride_vc, INT64)
             q_map = v_ptr + channel_offsets(TAPS - 2 - tl.cast(tap, tl.int32), stride_vc, INT64)
             x_pixels = pixel_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
             q_pixels = pixel_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
             s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [PIXELS]
-            s += tl.load(q_map + q_pixels, mask=q_is_centre & (x_is_centre == 0), other=0.0)
+            s += tl.load(q_map + q_pixels, mask=q_is_centre & x_inside & (x_is_centre == 0), other=0.0)
             du -= s[:, None] * t
             if NEEDS_V:
                 coefficient = tl.sum(e * t, axis=1) * diffusivity_slope(s, DIFFUSIVITY)
@@ -258,6 +259,7 @@ def difference_data_gradient_kernel(
             du -= u_flux
             dv -= v_flux
             if NEEDS_CONTRAST:
+                q_inside = inside(x_rows + dy, x_columns + dx, H, W)
                 once = tl.where(q_inside, 0.5, 1.0)[:, None]
                 contrast_sum -= tl.sum(tl.where(x_mask, v_flux * d * once, 0.0), axis=0, keep_dims=True)
 

@@ -9,7 +9,6 @@ import triton.language as tl
 from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast
 from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, wide
 from sdn_triton.kernels.pixels import (
-    inside,
     output_of_centre,
     pixel_offsets,
     room_to_move,
@@ -112,26 +111,18 @@ def paired_data_gradient_kernel(
     for tap in range(TAPS - 1):
         position = skip_centre(tap, KERNEL_H, KERNEL_W)
         dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
-        q_i, q_j, q_is_centre = output_of_centre(
-            x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
-        )
-        q_outputs = pixel_offsets(q_i - first_output_row, q_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
         own = tl.cast(tap, tl.int32) * (C // 2)
-        q_offsets = offsets + (dy * stride_uh + dx * stride_uw)
+        moved = dy * stride_uh + dx * stride_uw
         u_q, v_q, h_x, h_q = load_edge(
-            u_words, v_words, h_words, q_offsets, q_offsets, x_outputs + own,
-            q_outputs + (TAPS - 2) * (C // 2) - own, q_inside[:, None], x_is_centre[:, None],
-            (q_is_centre & x_inside)[:, None],
-            all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+            u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
+            offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
+            dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
+            ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, False,
         )  # fmt: skip
         x_lower, x_upper = wide(h_x, dtype, PTX)
         q_lower, q_upper = wide(h_q, dtype, PTX)
         t_lower = x_lower - q_lower
         t_upper = x_upper - q_upper
-        if ZERO_FLUX:
-            t_lower = tl.where(q_inside[:, None], t_lower, 0.0)
-            t_upper = tl.where(q_inside[:, None], t_upper, 0.0)
         e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
         d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
         if not UNIT_CONTRAST:

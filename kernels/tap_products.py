@@ -6,7 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
 
 
-@triton.jit(do_not_specialize=["rows", "WO"])
+@triton.jit(do_not_specialize=["rows"])
 def tap_products_kernel(
     h_ptr,  # [groups, images * rows * WO, COLUMNS], in any strides
     gradient_ptr,  # of the first row of the first image
@@ -38,13 +38,17 @@ def tap_products_kernel(
     Grid: (images * cdiv(rows * WO, BLOCK_P) * cdiv(COLUMNS, BLOCK_C), groups).
     """
     blocks = tl.cdiv(COLUMNS, BLOCK_C)
-    tiles = tl.cdiv(rows * WO, BLOCK_P)
+    if ONE_ROW:
+        image_pixels = WO
+    else:
+        image_pixels = rows * WO
+    tiles = tl.cdiv(image_pixels, BLOCK_P)
     tile = tl.program_id(0) // blocks
     group = tl.program_id(1).to(tl.int64)
     n = (tile // tiles).to(tl.int64)
     pixels = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     columns = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    p_mask = pixels < rows * WO
+    p_mask = pixels < image_pixels
     c_mask = columns < COLUMNS
     gradient_ptr += n * stride_gn + group * O * stride_gc
     weight_ptr += group * stride_wg
@@ -62,6 +66,6 @@ def tap_products_kernel(
         weight_offsets = (outputs * stride_wo)[:, None] + (columns * stride_wk)[None, :]
         weight = tl.load(weight_ptr + weight_offsets, mask=o_mask[:, None] & c_mask[None, :], other=0.0)
         h = tl.dot(gradient, weight, h, input_precision=PRECISION)
-    h_ptr += group * stride_hg + n * rows * WO * stride_hp
+    h_ptr += group * stride_hg + n * image_pixels * stride_hp
     h_offsets = pixels.to(tl.int64)[:, None] * stride_hp + columns.to(tl.int64)[None, :] * stride_hk
     tl.store(h_ptr + h_offsets, h.to(h_ptr.dtype.element_ty), mask=p_mask[:, None] & c_mask[None, :])

@@ -29,6 +29,7 @@ from sdn_triton.launch.run import (
     l2_bytes,
     needs_64_bits,
     precision_of,
+    target_of,
 )
 from sdn_triton.options import Contrast, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
@@ -65,9 +66,11 @@ def data_gradients(
     if not (needs.input or needs.guidance or needs_contrast):
         return None, None, None
     config = call.config("depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient", needs_contrast)
+    # The gradient of a contrast is float32, mostly, which products in half precision would fall short of.
+    dtype = torch.float32 if needs_contrast else call.input.dtype
     dinput = torch.empty_like(call.input) if needs.input else None
     if maps is not None:
-        return _with_maps(call, grad, maps, dinput, needs._replace(contrast=needs_contrast), config)
+        return _with_maps(call, grad, maps, dtype, dinput, needs._replace(contrast=needs_contrast), config)
     dguidance = torch.empty_like(call.guidance) if needs.guidance else None
     if call.reads_copies("difference_data_gradient", config, needs_contrast):
         _fill_by_copies(call, grad, Gradients(dinput, dguidance), config)
@@ -76,7 +79,7 @@ def data_gradients(
     if needs_contrast:
         tiles = count_tiles(call.input.shape[0], *call.input.shape[2:], config)
         sums = call.input.new_empty((tiles, call.input.shape[1]), dtype=torch.float32)
-    _fill(call, grad, None, Gradients(dinput, dguidance, sums), config)
+    _fill(call, grad, None, dtype, Gradients(dinput, dguidance, sums), config)
     return dinput, dguidance, None if sums is None else _contrast_gradient(sums, call.contrast)
 
 
@@ -84,6 +87,7 @@ def _with_maps(
     call: DifferenceCall,
     grad: Tensor,
     maps: Tensor,
+    dtype: torch.dtype,
     dinput: Tensor | None,
     needs: DifferenceNeeds,
     config: KernelConfig,
@@ -94,7 +98,7 @@ def _with_maps(
     if needs.guidance or needs.contrast:
         blocks = call.groups * cdiv(call.channels, config.block_c)
         edges = call.input.new_empty((blocks, images, call.taps - 1, rows, columns), dtype=torch.float32)
-    _fill(call, grad, maps, Gradients(dinput, edges), config)
+    _fill(call, grad, maps, dtype, Gradients(dinput, edges), config)
     if edges is None:
         return dinput, None, None
     dguidance, sums = similarity.backward(
@@ -125,7 +129,7 @@ def _fill_by_copies(call: DifferenceCall, grad: Tensor, gradients: Gradients, co
             for gradient in gradients[:2]
         )
     )
-    _fill(pairs, grad, None, copies, config, call.config("tap_products"))
+    _fill(pairs, grad, None, call.input.dtype, copies, config, call.config("tap_products"))
     for gradient, copy in zip(gradients[:2], copies[:2]):
         if gradient is not None and copy is not None:
             copy_image(gradient, copy)
@@ -135,18 +139,17 @@ def _fill(
     call: DifferenceCall,
     grad: Tensor,
     maps: Tensor | None,
+    dtype: torch.dtype,
     gradients: Gradients,
     config: KernelConfig,
     products_config: KernelConfig | None = None,
 ) -> None:
-    """Fill the gradients that are there, strip by strip."""
+    """Fill the gradients that are there, strip by strip, from products of this dtype."""
     if call.is_depthwise:
         images, _, rows, _ = call.input.shape
         whole = Strip(0, images, 0, rows, 0, call.output_size[0])
         _gather(call, None, None, gradients, whole, config, _depthwise_arguments(call, grad))(call.input.device)
         return
-    # The gradient of a contrast is float32, mostly, which products in half precision would fall short of.
-    dtype = torch.float32 if gradients.contrast_sums is not None else call.input.dtype
     products_config = products_config or call.config("tap_products")
     for cut, products in _products_of_strips(call, grad, dtype, config, products_config):
         if config.pairs:
@@ -156,16 +159,17 @@ def _fill(
         launch(call.input.device)
 
 
-def strips(call: DifferenceCall, block_h: int, item_bytes: int) -> Iterator[Strip]:
-    """Cut the batch into strips whose products the second-level cache holds, if it holds those of a row of tiles."""
+def strips(call: DifferenceCall, block_h: int, row_bytes: int, room: int) -> Iterator[Strip]:
+    """Cut the batch into strips whose products take no more than ``room``, if a row of tiles does not alone.
+
+    ``row_bytes`` are those of the products of a row of outputs.
+    """
     batch, _, height, _ = call.input.shape
-    output_height, output_width = call.output_size
+    output_height, _ = call.output_size
     reach, step, origin = call.options.reach[0], call.options.stride[0], call.options.origin[0]
-    room = int(L2_SHARE * l2_bytes(call.input.device))
-    row_bytes = output_width * (call.taps - 1) * call.groups * call.channels * item_bytes
     images, rows = 1, height
     if output_height * row_bytes <= room:
-        images = min(batch, room // (output_height * row_bytes))
+        images = min(batch, room // max(output_height * row_bytes, 1))
     else:
         rows = (room // row_bytes * step - 2 * reach) // block_h * block_h
         rows = min(height, max(rows, block_h))
@@ -177,6 +181,12 @@ def strips(call: DifferenceCall, block_h: int, item_bytes: int) -> Iterator[Stri
             yield Strip(image, min(images, batch - image), row, last - row, first_output, last_output - first_output)
 
 
+def _room(device: torch.device, config: KernelConfig, dtype: torch.dtype) -> int:
+    """Bytes that the products of a strip may take: what the cache holds, but a tile for every multiprocessor."""
+    fewest = target_of(device).multiprocessors * config.block_p * config.block_c * dtype.itemsize
+    return max(int(L2_SHARE * l2_bytes(device)), fewest)
+
+
 def _products_of_strips(
     call: DifferenceCall, grad: Tensor, dtype: torch.dtype, config: KernelConfig, products_config: KernelConfig
 ) -> Iterator[tuple[Strip, Tensor]]:
@@ -184,11 +194,12 @@ def _products_of_strips(
 
     Where the columns of an image lie together they do so in the products, too.
     """
-    cuts = list(strips(call, config.block_h, dtype.itemsize))
     weight = _weight_of_taps(call)
     columns = weight.shape[2]
-    most = max(cut.images * max(cut.output_rows, 1) for cut in cuts) * call.output_size[1]
-    room = torch.empty(call.groups * most * columns, dtype=dtype, device=call.input.device)
+    row_bytes = call.output_size[1] * call.groups * columns * dtype.itemsize
+    cuts = list(strips(call, config.block_h, row_bytes, _room(call.input.device, products_config, dtype)))
+    most = max(cut.images * max(cut.output_rows, 1) for cut in cuts)
+    room = torch.empty(most * row_bytes // dtype.itemsize, dtype=dtype, device=call.input.device)
     for cut in cuts:
         pixels = cut.images * cut.output_rows * call.output_size[1]
         shape = call.groups, pixels, columns
@@ -197,7 +208,7 @@ def _products_of_strips(
             products = products.view(shape)
         else:
             products = products.view(call.groups, columns, pixels).transpose(1, 2)
-        if pixels:
+        if products.numel():
             rows = slice(cut.first_output_row, cut.first_output_row + cut.output_rows)
             images = slice(cut.first_image, cut.first_image + cut.images)
             _products(call, grad[images, :, rows], weight, products, products_config)(call.input.device)

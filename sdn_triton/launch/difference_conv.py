@@ -92,11 +92,7 @@ def describe_configs(
 def copies_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     """What to say of the copies that a kernel works on, behind its configuration; nothing where there are none."""
     if kernel == "tap_products":
-        if not gradient_copy_pays(kernel, call.work(kernel), is_aligned=True):
-            return ""
-        rows, columns = call.output_size
-        taken = call.input.shape[0] * call.weight.shape[0] * rows * columns * call.input.element_size()
-        return f"; reads a contiguous gradient of the output as a channels_last copy ({taken:,} bytes)"
+        return f"; products in strips of {strip_bytes(call, config):,} bytes"
     if not call.reads_copies(kernel, config):
         return ""
     what = "input" if call.images == 1 else "input and guidance"

@@ -24,12 +24,11 @@ outputs and stride. A 3x3 kernel at stride 1 always gains: its forward saves 8 x
 for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, which has a quarter of the pixels. With
 more than 256 outputs, three times 128, both do.
 
-The incoming gradient is a matter of its own: kernels in pairs read it in any layout, but not equally well. Products of
-all taps read a contiguous one two bytes at a time, without prefetching, and anew for every 256 columns: 0.208 - 0.090
-clocks of issue an element at C = O = 256, or 1.6 bytes for each output of a pixel and each time, and by the simulation
-2.5 times that; a copy costs 4. So it is made from the third time on. The weight gradient reads a contiguous one as well
-as any, unless its rows begin at odd places: then it has to read two bytes at a time too, spills, and takes 7.0 times a
-convolution instead of 3.5, which is 6.8 bytes for each output and each of its blocks of channels.
+The incoming gradient is a matter of its own: kernels in pairs read it in any layout, as well as channels_last, unless
+its rows begin at odd places. Then they read two bytes at a time, without prefetching. Products of all taps do so anew
+for every 256 columns, which takes 1.6 bytes for each output of a pixel and each time by the floor, and by the
+simulation 2.5 times that; a copy costs 4. So it is made from the third time on. The weight gradient spills and takes
+7.0 times a convolution instead of 3.5, which is 6.8 bytes for each output and each of its blocks of channels.
 """
 
 from __future__ import annotations
@@ -86,10 +85,10 @@ def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
     ``is_aligned`` says whether all rows of the gradient begin at multiples of 16 bytes.
 
     Example:
-        >>> work = Work("bf16", images=2, rows=64, columns=64, channels=8 * 64, outputs=64)
+        >>> work = Work("bf16", images=2, rows=64, columns=64, channels=8 * 256, outputs=256)
         >>> gradient_copy_pays("tap_products", work, is_aligned=True)
         False
+        >>> gradient_copy_pays("tap_products", work, is_aligned=False)
+        True
     """
-    if kernel == "tap_products":
-        return work.channels > READ_TWICE
-    return kernel == "difference_weight_gradient" and not is_aligned
+    return not is_aligned and (kernel == "difference_weight_gradient" or work.channels > READ_TWICE)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import FUSED_BYTES, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
+from sdn_triton.tuning.defaults import FUSED_BYTES, GROUP_PRODUCTS, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
 from sdn_triton.tuning.pipelining import why_not_pipelined
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "ieee": 4}
@@ -37,8 +37,6 @@ SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
 """What threads exchange of a result before it is stored goes through so much at a time."""
-GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
-"""Architectures with products that a group of warps starts and does not wait for."""
 
 
 @dataclass(frozen=True)
