@@ -8,8 +8,8 @@ A *difference element* is one pixel, one tap of the eight and one input channel:
 - block: as forward, made once, for all responses; the normalisation and the product of the fusion stand outside of the
   hot loop, and count there. Beside it stand a 3x3 convolution and the 1x1 convolution over its concatenated output.
 - data gradient: the edge from the pixel x that is differentiated to x + delta, with its ``s``, ``e`` and ``g'``. The
-  products that it gathers were made before, by ``tap_products``: 8 for a pixel and channel, where the data gradient of a
-  3x3 convolution, which stands beside it, has 9. The times of the two kernels add up.
+  products that it gathers were made before, by ``tap_products``: 8 for a pixel and channel, where the data gradient of
+  a 3x3 convolution, which stands beside it, has 9. The times of the two kernels add up.
 - weight gradient: as forward, but the long axis of its matrix product is the pixels; made again for every block of
   outputs. The weight gradient of a 3x3 convolution has 9 products.
 - depthwise kernels: one pixel, tap and output. They have no matrix product, and beside each stands the depthwise 3x3

@@ -38,10 +38,7 @@ def tap_products_kernel(
     Grid: (images * cdiv(rows * WO, BLOCK_P) * cdiv(COLUMNS, BLOCK_C), groups).
     """
     blocks = tl.cdiv(COLUMNS, BLOCK_C)
-    if ONE_ROW:
-        image_pixels = WO
-    else:
-        image_pixels = rows * WO
+    image_pixels = WO if ONE_ROW else rows * WO
     tiles = tl.cdiv(image_pixels, BLOCK_P)
     tile = tl.program_id(0) // blocks
     group = tl.program_id(1).to(tl.int64)

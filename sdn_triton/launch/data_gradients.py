@@ -7,7 +7,7 @@ rows that a GPU's second-level cache holds, or of whole small images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ from sdn_triton.launch.run import (
     target_of,
 )
 from sdn_triton.options import Contrast, DifferenceNeeds
+from sdn_triton.tuning.channels_last import padded
 from sdn_triton.tuning.configs import KernelConfig
 
 L2_SHARE = 0.65
@@ -77,7 +78,7 @@ def data_gradients(
         return dinput, dguidance, None
     sums = None
     if needs_contrast:
-        tiles = count_tiles(call.input.shape[0], *call.input.shape[2:], config)
+        tiles = count_tiles(call.input.shape[0], call.input.shape[2], call.input.shape[3], config)
         sums = call.input.new_empty((tiles, call.input.shape[1]), dtype=torch.float32)
     _fill(call, grad, None, dtype, Gradients(dinput, dguidance, sums), config)
     return dinput, dguidance, None if sums is None else _contrast_gradient(sums, call.contrast)
@@ -160,12 +161,12 @@ def _fill(
 
 
 def strips(call: DifferenceCall, block_h: int, row_bytes: int, room: int) -> Iterator[Strip]:
-    """Cut the batch into strips whose products take no more than ``room``, if a row of tiles does not alone.
+    """Cut the batch into strips whose products take no more than ``room`` bytes, if a row of tiles does not alone.
 
     ``row_bytes`` are those of the products of a row of outputs.
     """
     batch, _, height, _ = call.input.shape
-    output_height, _ = call.output_size
+    output_height = call.output_size[0]
     reach, step, origin = call.options.reach[0], call.options.stride[0], call.options.origin[0]
     images, rows = 1, height
     if output_height * row_bytes <= room:
@@ -181,37 +182,51 @@ def strips(call: DifferenceCall, block_h: int, row_bytes: int, room: int) -> Ite
             yield Strip(image, min(images, batch - image), row, last - row, first_output, last_output - first_output)
 
 
-def _room(device: torch.device, config: KernelConfig, dtype: torch.dtype) -> int:
+def products_bytes(call: DifferenceCall) -> int:
+    """What the products of a backward pass take at once; where a contrast is a tensor, if its gradient is wanted."""
+    learned = isinstance(call.contrast, Tensor)
+    config = call.config("difference_data_gradient", learned)
+    columns = call.groups * (call.taps - 1) * (padded(call.channels) if config.pairs else call.channels)
+    item_bytes = torch.float32.itemsize if learned else call.input.dtype.itemsize
+    row_bytes = call.output_size[1] * columns * item_bytes
+    room = strip_room(call.input.device, call.config("tap_products"), item_bytes)
+    return _most_rows(strips(call, config.block_h, row_bytes, room)) * row_bytes
+
+
+def _most_rows(cuts: Iterable[Strip]) -> int:
+    return max(cut.images * cut.output_rows for cut in cuts)
+
+
+def strip_room(device: torch.device, config: KernelConfig, item_bytes: int) -> int:
     """Bytes that the products of a strip may take: what the cache holds, but a tile for every multiprocessor."""
-    fewest = target_of(device).multiprocessors * config.block_p * config.block_c * dtype.itemsize
-    return max(int(L2_SHARE * l2_bytes(device)), fewest)
+    tiles = target_of(device).multiprocessors * config.block_p * config.block_c
+    return max(int(L2_SHARE * l2_bytes(device)), tiles * item_bytes)
 
 
 def _products_of_strips(
     call: DifferenceCall, grad: Tensor, dtype: torch.dtype, config: KernelConfig, products_config: KernelConfig
 ) -> Iterator[tuple[Strip, Tensor]]:
-    """Each strip with the products of all taps there, [groups, pixels, taps, C], in memory that the next one reuses.
+    """Each strip with the products of all taps there, [groups, pixels, taps * C], in memory that the next one reuses.
 
     Where the columns of an image lie together they do so in the products, too.
     """
+    device, output_columns = call.input.device, call.output_size[1]
     weight = _weight_of_taps(call)
     columns = weight.shape[2]
-    row_bytes = call.output_size[1] * call.groups * columns * dtype.itemsize
-    cuts = list(strips(call, config.block_h, row_bytes, _room(call.input.device, products_config, dtype)))
-    most = max(cut.images * max(cut.output_rows, 1) for cut in cuts)
-    room = torch.empty(most * row_bytes // dtype.itemsize, dtype=dtype, device=call.input.device)
+    row_bytes = output_columns * call.groups * columns * dtype.itemsize
+    cuts = list(strips(call, config.block_h, row_bytes, strip_room(device, products_config, dtype.itemsize)))
+    memory = torch.empty(_most_rows(cuts) * row_bytes // dtype.itemsize, dtype=dtype, device=device)
     for cut in cuts:
-        pixels = cut.images * cut.output_rows * call.output_size[1]
-        shape = call.groups, pixels, columns
-        products = room[: call.groups * pixels * columns]
+        pixels = cut.images * cut.output_rows * output_columns
+        products = memory[: call.groups * pixels * columns]
         if call.input.stride(1) == 1 or call.input.stride(3) != 1:
-            products = products.view(shape)
+            products = products.view(call.groups, pixels, columns)
         else:
             products = products.view(call.groups, columns, pixels).transpose(1, 2)
         if products.numel():
             rows = slice(cut.first_output_row, cut.first_output_row + cut.output_rows)
             images = slice(cut.first_image, cut.first_image + cut.images)
-            _products(call, grad[images, :, rows], weight, products, products_config)(call.input.device)
+            _products(call, grad[images, :, rows], weight, products, products_config)(device)
         yield cut, products
 
 
@@ -281,7 +296,7 @@ def _gather(
         dv = dv[0]
     if sums is not None:
         # Tiles are counted image by image, row by row: those before this strip have theirs in front.
-        before = count_tiles(cut.first_image, *call.input.shape[2:], config)
+        before = count_tiles(cut.first_image, call.input.shape[2], call.input.shape[3], config)
         before += count_tiles(1, cut.first_row, call.input.shape[3], config)
         sums = sums[before:]
     row_pixels = call.output_size[1]
@@ -354,9 +369,7 @@ def _gather_pairs(
     del constants["INT64"]  # see DifferenceCall.can_pair
     return Launch(
         kernel=paired_data_gradient_kernel,
-        grid=(
-            count_tiles(cut.images, cut.rows, call.input.shape[3], config) * cdiv(call.channels, config.block_c),
-        ),
+        grid=(count_tiles(cut.images, cut.rows, call.input.shape[3], config) * cdiv(call.channels, config.block_c),),
         arguments=dict(
             du_ptr=None if du is None else du[images],
             dv_ptr=None if dv is None else dv[images],

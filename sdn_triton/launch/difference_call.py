@@ -264,10 +264,10 @@ class DifferenceCall:
     def kernels(self) -> tuple[str, ...]:
         """The kernels that forward and backward may launch."""
         family = "depthwise" if self.is_depthwise else "difference"
-        kernels = f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"
+        kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
         if self.uses_maps:
-            kernels = "similarity", *kernels, "similarity_gradient"
-        return kernels if self.is_depthwise else (*kernels, "tap_products")
+            kernels = ["similarity", *kernels, "similarity_gradient"]
+        return tuple(kernels) if self.is_depthwise else (*kernels, "tap_products")
 
     def similarity_maps(self) -> Tensor | None:
         """The similarity of every tap, for all channels at once; None where each channel has its own."""

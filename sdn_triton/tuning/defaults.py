@@ -184,7 +184,10 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
     pairs = arithmetic in ("fp16", "bf16") and takes_pairs(kernel, target)
-    works = [Work(arithmetic, 1, 1, 1, *pair, channels_last=last) for *pair, last in product(sizes, sizes, (True, False))]
+    works = [
+        Work(arithmetic, images=1, rows=1, columns=1, channels=c, outputs=o, channels_last=channels_last)
+        for c, o, channels_last in product(sizes, sizes, (True, False))
+    ]
     configs = [_compiled(kernel, work, target) for work in works]
     if pairs:
         tiles = _paired_tiles(kernel, target).values()

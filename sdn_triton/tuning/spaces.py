@@ -89,10 +89,14 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
     return (first, *(config for config in ordered if replace(config, source=first.source) != first))
 
 
-def _candidate(kernel: str, first: KernelConfig, values: dict[str, Any], work: Work, target: Target) -> KernelConfig | None:
+def _candidate(
+    kernel: str, first: KernelConfig, values: dict[str, Any], work: Work, target: Target
+) -> KernelConfig | None:
     if values["block_w"] > values["block_p"]:
         return None
-    if values.get("pairs") and not (work.can_pair and takes_pairs(kernel, target) and values["block_c"] == PAIRED_CHANNELS):
+    if values.get("pairs") and not (
+        work.can_pair and takes_pairs(kernel, target) and values["block_c"] == PAIRED_CHANNELS
+    ):
         return None
     values["block_w"] = tile_width(values["block_p"], work.rows, work.columns, wanted=values["block_w"])
     return replace(first, **values, source="candidate")
