@@ -48,7 +48,7 @@ def difference_data_gradient_kernel(
     du_ptr,
     dv_ptr,  # with VECTOR: the edge coefficients [groups * c_blocks, N, TAPS - 1, H, W] in float32
     contrast_sums_ptr,  # [tiles, groups * C] in float32
-    h_ptr,  # [groups, images * rows of output * WO, TAPS - 1, C]; not in a depthwise convolution
+    h_ptr,  # [groups, images, rows of output, WO, TAPS - 1, C]; not in a depthwise convolution
     gradient_ptr,  # of a depthwise convolution only, as its weight
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]

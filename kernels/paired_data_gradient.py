@@ -23,7 +23,7 @@ from sdn_triton.kernels.pixels import (
 def paired_data_gradient_kernel(
     du_ptr,
     dv_ptr,
-    h_ptr,  # [images * rows of output * WO, TAPS - 1, C], contiguous
+    h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous
     u_ptr,
     v_ptr,
     contrast_ptr,

@@ -206,28 +206,38 @@ def strip_room(device: torch.device, config: KernelConfig, item_bytes: int) -> i
 def _products_of_strips(
     call: DifferenceCall, grad: Tensor, dtype: torch.dtype, config: KernelConfig, products_config: KernelConfig
 ) -> Iterator[tuple[Strip, Tensor]]:
-    """Each strip with the products of all taps there, [groups, pixels, taps * C], in memory that the next one reuses.
+    """Each strip with the products of all taps there, [groups, images * rows, columns, taps * C], in the same memory.
 
-    Where the columns of an image lie together they do so in the products, too.
+    Where the columns of an image lie together they do so in the products, too. Rows that two strips of an image share
+    are moved, not made again.
     """
     device, output_columns = call.input.device, call.output_size[1]
     weight = _weight_of_taps(call)
     columns = weight.shape[2]
     row_bytes = output_columns * call.groups * columns * dtype.itemsize
     cuts = list(strips(call, config.block_h, row_bytes, strip_room(device, products_config, dtype.itemsize)))
-    memory = torch.empty(_most_rows(cuts) * row_bytes // dtype.itemsize, dtype=dtype, device=device)
+    most = _most_rows(cuts)
+    if call.input.stride(1) == 1 or call.input.stride(3) != 1:
+        memory = torch.empty((call.groups, most, output_columns, columns), dtype=dtype, device=device)
+    else:
+        memory = torch.empty((call.groups, columns, most, output_columns), dtype=dtype, device=device)
+        memory = memory.permute(0, 2, 3, 1)
+    before: Strip | None = None
     for cut in cuts:
-        pixels = cut.images * cut.output_rows * output_columns
-        products = memory[: call.groups * pixels * columns]
-        if call.input.stride(1) == 1 or call.input.stride(3) != 1:
-            products = products.view(call.groups, pixels, columns)
-        else:
-            products = products.view(call.groups, columns, pixels).transpose(1, 2)
-        if products.numel():
-            rows = slice(cut.first_output_row, cut.first_output_row + cut.output_rows)
-            images = slice(cut.first_image, cut.first_image + cut.images)
-            _products(call, grad[images, :, rows], weight, products, products_config)(device)
+        last = cut.first_output_row + cut.output_rows
+        first = cut.first_output_row
+        if before is not None and before.first_image == cut.first_image:
+            there = before.first_output_row + before.output_rows
+            shared = memory[:, first - before.first_output_row : before.output_rows]
+            overlaps = shared.shape[1] > first - before.first_output_row
+            memory[:, : there - first] = shared.clone() if overlaps else shared
+            first = there
+        products = memory[:, : cut.images * cut.output_rows]
+        if first < last and columns:
+            gradient = grad[cut.first_image : cut.first_image + cut.images, :, first:last]
+            _products(call, gradient, weight, products[:, first - cut.first_output_row :], products_config)(device)
         yield cut, products
+        before = cut
 
 
 def _weight_of_taps(call: DifferenceCall) -> Tensor:
@@ -262,8 +272,8 @@ def _products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tens
             O=call.outputs,
             COLUMNS=weight.shape[2],
             stride_hg=products.stride(0),
-            stride_hp=products.stride(1),
-            stride_hk=products.stride(2),
+            stride_hp=products.stride(2),
+            stride_hk=products.stride(3),
             **image_strides("g", grad),
             stride_wg=weight.stride(0),
             stride_wo=weight.stride(1),
@@ -299,8 +309,7 @@ def _gather(
         before = count_tiles(cut.first_image, call.input.shape[2], call.input.shape[3], config)
         before += count_tiles(1, cut.first_row, call.input.shape[3], config)
         sums = sums[before:]
-    row_pixels = call.output_size[1]
-    stride_hp = 0 if products is None else products.stride(1)
+    hg, hh, hw, hc = (0, 0, 0, 0) if products is None else products.stride()
     addressed = [x for x in (gradients.input, dv, depthwise["gradient_ptr"]) if x is not None]
     constants = call.constants(source, *addressed)
     constants["INT64"] |= products is not None and products.numel() >= 2**31
@@ -323,11 +332,11 @@ def _gather(
             first_row=cut.first_row,
             rows=cut.rows,
             first_output_row=cut.first_output_row,
-            stride_hg=0 if products is None else products.stride(0),
-            stride_hn=cut.output_rows * row_pixels * stride_hp,
-            stride_hh=row_pixels * stride_hp,
-            stride_hw=stride_hp,
-            stride_hc=0 if products is None else products.stride(2),
+            stride_hg=hg,
+            stride_hn=cut.output_rows * hh,
+            stride_hh=hh,
+            stride_hw=hw,
+            stride_hc=hc,
             **image_strides("du", du),
             **image_strides("dv", dv),
             **image_strides("u", call.input),
@@ -380,7 +389,7 @@ def _gather_pairs(
             first_row=cut.first_row,
             rows=cut.rows,
             first_output_row=cut.first_output_row,
-            stride_hn=cut.output_rows * call.output_size[1] * products.stride(1) // 2,
+            stride_hn=cut.output_rows * products.stride(1) // 2,
             stride_dun=strides[0] // 2,
             stride_duh=strides[2] // 2,
             stride_duw=strides[3] // 2,
