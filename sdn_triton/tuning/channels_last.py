@@ -7,22 +7,26 @@ clock and multiprocessor (``bench/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There
-are two images, input and guidance, if they are not one. A data gradient makes as many more, which are copied back.
+are two images, input and guidance, if they are not one. A data gradient makes as many, which are copied back; those
+that it reads the weight gradient has in any case.
 
-What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and it makes
-them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16, as if all pipes overlapped,
-which is the least), contiguous less channels_last:
+What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and where it
+forms products itself it makes them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16,
+as if all pipes overlapped, which is the least), contiguous less channels_last:
 
 | clocks of an element | C = O = 64 | C = O = 256, two times 128 outputs | bytes for 128 outputs, at least |
 |---|---|---|---|
 | forward | 0.214 - 0.083 | 2 x 0.221 - 0.147 | 1.8 |
 | weight gradient | 0.351 - 0.094 | 2 x 0.307 - 2 x 0.101 | 2.8 |
-| data gradient, in pairs from products | 0.596 - 0.180 - 0.158 | 1.230 - 0.180 - 0.211 | 3.5 |
+| data gradient, whatever the outputs | 0.303 - 0.159 | 0.303 - 0.159 | 2.0 |
 
 Both sides grow with C', as an unpaired kernel computes all 32 channels of a block, too. So what decides is taps,
 outputs and stride. A 3x3 kernel at stride 1 always gains: its forward saves 8 x 1.8 = 14.4 bytes a pixel and channel
 for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, which has a quarter of the pixels. With
 more than 256 outputs, three times 128, both do.
+
+Where only the data gradient takes pairs nothing is copied: memory is too slow for it on sm_86, sm_89 and sm_120, and on
+sm_80 what is saved is what copies cost.
 
 The incoming gradient is a matter of its own: kernels in pairs read it in any layout, as well as channels_last, unless
 its rows begin at odd places. Then they read two bytes at a time, without prefetching. Products of all taps do so anew
@@ -34,17 +38,17 @@ simulation 2.5 times that; a copy costs 4. So it is made from the third time on.
 from __future__ import annotations
 
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, Target
-from sdn_triton.tuning.defaults import Work, takes_pairs
+from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work
 
 SAVED_BYTES = {
     "difference_forward": 1.8,
     "block_forward": 1.8,
     "difference_weight_gradient": 2.8,
-    "difference_data_gradient": 3.5,
+    "difference_data_gradient": 2.0,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
 OUTPUTS = 128
-"""Those that share the differences of an unpaired kernel; in the block's all share them."""
+"""Those that share the differences of an unpaired kernel; in the block and the data gradient all share them."""
 COPIED_BYTES = 4
 """What it costs to copy a channel of a pixel."""
 READ_TWICE = 512
@@ -71,12 +75,12 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
         >>> copies_pay("difference_forward", work._replace(taps=3), 2 * 64 * 64, 2, Target("cuda", 90, 132))
         False
     """
-    if kernel not in SAVED_BYTES or not takes_pairs(kernel, target):
+    if kernel not in SAVED_BYTES or target.architecture not in PAIRED_ARCHITECTURES:
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
-    blocks = 1 if kernel == "block_forward" else -(-work.outputs // OUTPUTS)
-    copies = 2 * images if kernel == "difference_data_gradient" else images
-    return copies * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
+    is_shared = kernel in ("block_forward", "difference_data_gradient")
+    blocks = 1 if is_shared else -(-work.outputs // OUTPUTS)
+    return images * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
 
 
 def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:

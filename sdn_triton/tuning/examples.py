@@ -32,6 +32,7 @@ def example_launches(
 ) -> list[Launch]:
     """The launches of ``kernel`` with ``config`` in the forward or backward pass that it belongs to.
 
+    Of strips, which differ by magnitudes only, it is the first.
     Channels, outputs and options are those of the layer; a kernel of the depthwise or vector kind sets its own groups
     or similarity. Every gradient is asked for, that of the contrast where it is a tensor.
     """
@@ -78,4 +79,6 @@ def example_launches(
                 block.forward(*given)
             else:
                 difference_conv.forward(*arguments, vector(outputs), contrast, options, configs=configs)
-    return [launch for launch in launches if launch.config is config]
+    own = [launch for launch in launches if launch.config is config]
+    in_strips = kernel in ("difference_data_gradient", "tap_products")
+    return own[:1] if in_strips else own
