@@ -6,12 +6,12 @@ import triton.language as tl
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["WO"])
 def tap_products_kernel(
-    h_ptr,  # [groups, images * rows * WO, COLUMNS], in any strides
+    h_ptr,  # [groups, images * pixels_of_image, COLUMNS], in any strides
     gradient_ptr,  # of the first row of the first image
     weight_ptr,  # [groups, O, COLUMNS], in any strides
-    rows,  # of output
+    pixels_of_image,  # rows of output * WO
     WO,
     O,
     COLUMNS,  # taps, without the centre, times channels
@@ -25,7 +25,7 @@ def tap_products_kernel(
     stride_wg,
     stride_wo,
     stride_wk,
-    ONE_ROW: tl.constexpr,  # rows is 1: then neighbouring pixels lie alike
+    ONE_ROW: tl.constexpr,  # all pixels of an image lie as those of a row do
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -35,22 +35,21 @@ def tap_products_kernel(
     """``h[g,p,(tap,c)] = sum_o G[g,o,p] K[g,o,c,tap]`` for some rows of outputs of some images.
 
     One program: BLOCK_P outputs of one image by BLOCK_C columns.
-    Grid: (images * cdiv(rows * WO, BLOCK_P) * cdiv(COLUMNS, BLOCK_C), groups).
+    Grid: (images * cdiv(pixels_of_image, BLOCK_P) * cdiv(COLUMNS, BLOCK_C), groups).
     """
     blocks = tl.cdiv(COLUMNS, BLOCK_C)
-    image_pixels = WO if ONE_ROW else rows * WO
-    tiles = tl.cdiv(image_pixels, BLOCK_P)
+    tiles = tl.cdiv(pixels_of_image, BLOCK_P)
     tile = tl.program_id(0) // blocks
     group = tl.program_id(1).to(tl.int64)
     n = (tile // tiles).to(tl.int64)
     pixels = tile % tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     columns = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    p_mask = pixels < image_pixels
+    p_mask = pixels < pixels_of_image
     c_mask = columns < COLUMNS
     gradient_ptr += n * stride_gn + group * O * stride_gc
     weight_ptr += group * stride_wg
     if ONE_ROW:
-        g_pixels = pixel_offsets(0 * pixels, pixels, stride_gh, stride_gw, INT64)
+        g_pixels = channel_offsets(pixels, stride_gw, INT64)
     else:
         g_pixels = pixel_offsets(pixels // WO, pixels % WO, stride_gh, stride_gw, INT64)
 
@@ -63,6 +62,6 @@ def tap_products_kernel(
         weight_offsets = (outputs * stride_wo)[:, None] + (columns * stride_wk)[None, :]
         weight = tl.load(weight_ptr + weight_offsets, mask=o_mask[:, None] & c_mask[None, :], other=0.0)
         h = tl.dot(gradient, weight, h, input_precision=PRECISION)
-    h_ptr += group * stride_hg + n * image_pixels * stride_hp
+    h_ptr += group * stride_hg + n * pixels_of_image * stride_hp
     h_offsets = pixels.to(tl.int64)[:, None] * stride_hp + columns.to(tl.int64)[None, :] * stride_hk
     tl.store(h_ptr + h_offsets, h.to(h_ptr.dtype.element_ty), mask=p_mask[:, None] & c_mask[None, :])

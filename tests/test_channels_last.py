@@ -204,7 +204,7 @@ WEIGHT = ["paired_weight_gradient"]
         (["image_copy", *COPIES, *DATA, *COPIES, *WEIGHT], {"size": (31, 47)}),
         ([*COPIES, *DATA, *COPIES, *WEIGHT], {"size": (31, 47), "outputs": 19}),
         (["image_copy", *COPIES, *WEIGHT], {"size": (31, 47), "needs": (False, False, True, True, False)}),
-        ([*PLAIN_DATA, "difference_weight_gradient"], {"stride": (2, 2)}),
+        ([*COPIES, *DATA, *COPIES, "difference_weight_gradient"], {"stride": (2, 2)}),
         ([*PLAIN_DATA, "difference_weight_gradient"], {"target": "sm_89"}),
     ],
     ids=str,

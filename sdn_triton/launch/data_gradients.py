@@ -22,11 +22,9 @@ from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.run import (
     Launch,
     as_factor,
-    as_long_rows,
     cdiv,
     count_tiles,
     image_strides,
-    l2_bytes,
     needs_64_bits,
     precision_of,
     target_of,
@@ -199,8 +197,9 @@ def _most_rows(cuts: Iterable[Strip]) -> int:
 
 def strip_room(device: torch.device, config: KernelConfig, item_bytes: int) -> int:
     """Bytes that the products of a strip may take: what the cache holds, but a tile for every multiprocessor."""
-    tiles = target_of(device).multiprocessors * config.block_p * config.block_c
-    return max(int(L2_SHARE * l2_bytes(device)), tiles * item_bytes)
+    target = target_of(device)
+    tiles = target.multiprocessors * config.block_p * config.block_c
+    return max(int(L2_SHARE * target.l2_bytes), tiles * item_bytes)
 
 
 def _products_of_strips(
@@ -255,7 +254,6 @@ def _weight_of_taps(call: DifferenceCall) -> Tensor:
 
 
 def _products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, config: KernelConfig) -> Launch:
-    (grad,) = as_long_rows(grad)
     images, _, rows, columns = grad.shape
     return Launch(
         kernel=tap_products_kernel,
@@ -267,7 +265,7 @@ def _products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tens
             h_ptr=products,
             gradient_ptr=grad,
             weight_ptr=weight,
-            rows=rows,
+            pixels_of_image=rows * columns,
             WO=columns,
             O=call.outputs,
             COLUMNS=weight.shape[2],
@@ -278,7 +276,7 @@ def _products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tens
             stride_wg=weight.stride(0),
             stride_wo=weight.stride(1),
             stride_wk=weight.stride(2),
-            ONE_ROW=rows == 1,
+            ONE_ROW=rows == 1 or grad.stride(2) == columns * grad.stride(3),
             PRECISION=precision_of(call.arithmetic),
             INT64=needs_64_bits(grad),
             BLOCK_P=config.block_p,

@@ -122,10 +122,10 @@ def recorded_launches() -> Iterator[list[Launch]]:
 @cache
 def _cuda_target(index: int) -> Target:
     properties = torch.cuda.get_device_properties(index)
+    known = properties.multi_processor_count, properties.L2_cache_size
     if torch.version.hip:
-        architecture = properties.gcnArchName.split(":")[0]
-        return Target("hip", architecture, properties.multi_processor_count)
-    return Target("cuda", 10 * properties.major + properties.minor, properties.multi_processor_count)
+        return Target("hip", properties.gcnArchName.split(":")[0], *known)
+    return Target("cuda", 10 * properties.major + properties.minor, *known)
 
 
 def target_of(device: torch.device) -> Target:
@@ -133,13 +133,6 @@ def target_of(device: torch.device) -> Target:
     if device.type != "cuda":
         return pretended_target() or INTERPRETER
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
-
-
-def l2_bytes(device: torch.device) -> int:
-    """The size of the second-level cache of ``device``, or of the device that it is taken for."""
-    if device.type != "cuda":
-        return target_of(device).l2_bytes
-    return torch.cuda.get_device_properties(device).L2_cache_size
 
 
 def arithmetic_of(dtype: torch.dtype) -> str:

@@ -35,7 +35,7 @@ L2_BYTES: dict[int | str, int] = {
     103: 126 * 2**20,
     120: 96 * 2**20,
 }
-"""The second-level cache of a common GPU of the architecture; a GPU that is there is asked itself."""
+"""The second-level cache of a common GPU of the architecture."""
 SMALLEST_L2_BYTES = 4 * 2**20
 PAIRED_CHANNELS = 32
 """Channels of a block whose channels travel in pairs: 16 bytes for each of the four threads that share a pixel."""
@@ -113,12 +113,14 @@ def config_from_json(content: Any, source: str) -> KernelConfig:
 class Target(NamedTuple):
     """The device that a configuration is chosen for.
 
-    ``kind`` is "cuda", "hip" or "interpreter"; ``architecture`` is 90 for sm_90, or a name like "gfx942".
+    ``kind`` is "cuda", "hip" or "interpreter"; ``architecture`` is 90 for sm_90, or a name like "gfx942"; ``l2`` is the
+    size of its second-level cache in bytes, None for that of a common GPU of its architecture.
     """
 
     kind: str
     architecture: int | str
     multiprocessors: int
+    l2: int | None = None
 
     @property
     def shared_bytes(self) -> int:
@@ -127,8 +129,8 @@ class Target(NamedTuple):
 
     @property
     def l2_bytes(self) -> int:
-        """The second-level cache of a common device of this architecture; of an unknown one that of a small device."""
-        return L2_BYTES.get(self.architecture, SMALLEST_L2_BYTES)
+        """The size of the second-level cache; of an unknown device that of a small one."""
+        return self.l2 or L2_BYTES.get(self.architecture, SMALLEST_L2_BYTES)
 
     def __str__(self) -> str:
         return f"sm_{self.architecture}" if isinstance(self.architecture, int) else self.architecture
