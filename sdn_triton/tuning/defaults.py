@@ -45,6 +45,8 @@ NARROWEST_CHANNELS = 32
 LARGEST_TAP_SUMS = 4096
 NARROWEST_OUTPUTS = 64
 ALIGNED_CHANNELS = 8
+COLUMNS_OF_A_WARP = 16
+"""With fewer the sums of products leave registers unused, which compilers then give to more blocks, and spill."""
 
 # Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
 # cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
@@ -53,7 +55,7 @@ _TILES = {
     "difference_forward": {"half": (64, 32, 128, 4, 1), "tf32": (64, 32, 64, 8, 1), "ieee": (64, 16, 32, 4, 1)},
     "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
-    "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 32, 4, 1)},
+    "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
     "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
@@ -211,6 +213,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     block_p, block_c, block_o, num_warps, num_stages = tile
     block_c = min(block_c, max(_next_power(work.channels), NARROWEST_CHANNELS))
     block_o = min(block_o, max(_next_power(work.outputs), NARROWEST_OUTPUTS))
+    if kernel == "tap_products":
+        num_warps = min(num_warps, max(block_c // COLUMNS_OF_A_WARP, 4))
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
 
