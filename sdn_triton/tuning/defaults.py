@@ -45,8 +45,9 @@ NARROWEST_CHANNELS = 32
 LARGEST_TAP_SUMS = 4096
 NARROWEST_OUTPUTS = 64
 ALIGNED_CHANNELS = 8
-COLUMNS_OF_A_WARP = 16
-"""With fewer the sums of products leave registers unused, which compilers then give to more blocks, and spill."""
+FEW_COLUMNS = 64
+"""Of products of all taps where there are no more than 128: what needs fewer registers than the widest tile and more
+than this one, compilers squeeze into the registers of one block more, and spill."""
 
 # Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
 # cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
@@ -213,8 +214,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     block_p, block_c, block_o, num_warps, num_stages = tile
     block_c = min(block_c, max(_next_power(work.channels), NARROWEST_CHANNELS))
     block_o = min(block_o, max(_next_power(work.outputs), NARROWEST_OUTPUTS))
-    if kernel == "tap_products":
-        num_warps = min(num_warps, max(block_c // COLUMNS_OF_A_WARP, 4))
+    if kernel == "tap_products" and block_c < tile[1]:
+        block_c, num_warps = FEW_COLUMNS, 4 if target.architecture in TENSOR_MEMORY else num_warps
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
 
