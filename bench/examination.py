@@ -70,6 +70,7 @@ class Case:
             channels=TAPS * self.channels if self.kernel == "tap_products" else self.channels,
             outputs=self.outputs,
             taps=TAPS + 1,
+            channels_last=self.memory_format == "channels_last",
             can_pair=(
                 self.memory_format == "channels_last"
                 and self.arithmetic in ("fp16", "bf16")

@@ -7,10 +7,9 @@ A *difference element* is one pixel, one tap of the eight and one input channel:
   operations each.
 - block: as forward, made once, for all responses; the normalisation and the product of the fusion stand outside of the
   hot loop, and count there. Beside it stand a 3x3 convolution and the 1x1 convolution over its concatenated output.
-- data gradient: the edge from the pixel x that is differentiated to x + delta, with its ``s``, ``e`` and ``g'``. Two
-  matrix products over all outputs make its ``T``: 16 for a pixel and channel, where the data gradient of a 3x3
-  convolution, which stands beside it, has 9. Where channels come in pairs the products were made before, each once, by
-  ``tap_products``: 8 for a pixel and channel; the times of the two kernels add up.
+- data gradient: the edge from the pixel x that is differentiated to x + delta, with its ``s``, ``e`` and ``g'``. The
+  products that it gathers were made before, by ``tap_products``: 8 for a pixel and channel, where the data gradient of
+  a 3x3 convolution, which stands beside it, has 9. The times of the two kernels add up.
 - weight gradient: as forward, but the long axis of its matrix product is the pixels; made again for every block of
   outputs. The weight gradient of a 3x3 convolution has 9 products.
 - depthwise kernels: one pixel, tap and output. They have no matrix product, and beside each stands the depthwise 3x3
@@ -118,26 +117,13 @@ def _block_forward(shape: Shape, config: KernelConfig) -> Work:
 
 
 def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
-    if config.pairs:
-        # The products were made before, by tap_products.
-        return Work(
-            block=config.block_c,
-            products=0,
-            steps=TAPS,
-            repeats=1,
-            memory=shape.item * 4,
-            streamed=shape.item * _halo(config) * (1 + 2 / TAPS),
-            reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
-        )
-    weights = 2 * shape.outputs / config.block_p
-    touched = (2 + shape.outputs / config.block_c) * _halo(config) / TAPS
     return Work(
         block=config.block_c,
-        products=2 * _blocks(shape.outputs, config.block_o),
+        products=0,  # made before, by tap_products
         steps=TAPS,
         repeats=1,
-        memory=shape.item * (4 + shape.outputs / shape.channels),
-        streamed=shape.item * (weights + touched),
+        memory=shape.item * 4,
+        streamed=shape.item * _halo(config) * (1 + 2 / TAPS),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
     )
 

@@ -18,6 +18,7 @@ from sdn_triton.ops.path import path_module
 from sdn_triton.ops.resize import resized_gradient
 from sdn_triton.options import BlockOptions, DifferenceNeeds, DifferenceOptions, FusionNeeds
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS
+from sdn_triton.tuning.defaults import PACKED_ARCHITECTURES, PAIRED_ARCHITECTURES
 
 from .contract import error_and_bound
 
@@ -109,7 +110,7 @@ def _named(gradients: Any) -> Results:
 class Example:
     """A call of an operator; ``kernels`` are those that it is there for, as Triton names them without "_kernel".
 
-    ``needs_pairs`` says that it is there for devices on which channels are packed in pairs; it runs on all of them.
+    ``architectures`` are those that it is there for, all if there are none; it runs on all of them.
     """
 
     name: str
@@ -124,7 +125,7 @@ class Example:
     options: DifferenceOptions = field(default_factory=lambda: DifferenceOptions((3, 3), padding=(1, 1)))
     memory_format: torch.memory_format = torch.contiguous_format
     arithmetics: tuple[str, ...] = ARITHMETICS
-    needs_pairs: bool = False
+    architectures: tuple[int | str, ...] = ()
 
     def aligned(self) -> Example:
         """The same with channels, outputs and columns that are multiples of what kernels load and store at once."""
@@ -210,12 +211,11 @@ def _paired(name: str, call: Call, kernels: tuple[str, ...], **others: Any) -> E
         (3, 21),
         memory_format=torch.channels_last,
         arithmetics=HALF,
-        needs_pairs=True,
-        **others,
+        **{"architectures": PAIRED_ARCHITECTURES, **others},
     )
 
 
-DIFFERENCE = ("difference_forward", "difference_data_gradient", "difference_weight_gradient")
+DIFFERENCE = ("difference_forward", "tap_products", "difference_data_gradient", "difference_weight_gradient")
 EXAMPLES = (
     Example(
         "difference",
@@ -230,13 +230,19 @@ EXAMPLES = (
         difference,
         ("paired_forward", "tap_products", "paired_data_gradient", "paired_weight_gradient"),
     ),
+    _paired(
+        "difference-gathered",
+        difference,
+        ("difference_forward", "tap_products", "paired_data_gradient", "difference_weight_gradient"),
+        architectures=tuple(sorted({*PACKED_ARCHITECTURES} - {*PAIRED_ARCHITECTURES})),
+    ),
     Example(
         "difference-copied",
         difference,
         ("image_copy", "paired_forward", "tap_products", "paired_data_gradient", "paired_weight_gradient"),
         *(40, 16, (3, 21)),
         arithmetics=HALF,
-        needs_pairs=True,
+        architectures=PAIRED_ARCHITECTURES,
     ),
     Example(
         "depthwise",

@@ -22,7 +22,7 @@ from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockOptions, DifferenceNeeds, FusionNeeds
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.compile import compile_launch
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
+from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_in
@@ -36,8 +36,6 @@ from .poison import poisoned
 
 Results = dict[str, Tensor]
 EPS = 1e-5
-GATHERING = KernelConfig(64, 16, PAIRED_CHANNELS, 64, 4, 1, pairs=True)
-"""What reads the products of all taps while these are tuned."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ def _units_of_shape(shape: LayerShape) -> list[Unit]:
         if shape.op == "block":
             maps = [Unit(shape, "similarity", call.work("similarity"))] if call.uses_maps else []
             return [*maps, Unit(shape, "block_forward", call.work("block_forward"))]
-        kernels = [kernel for kernel in call.kernels if not (kernel == "tap_products" and learned)]
-        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in kernels]
+        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in call.kernels]
 
 
 @contextmanager
@@ -173,8 +170,6 @@ class Trial:
         """The operator's step that the kernel belongs to, with this configuration of the kernel."""
         unit = self.unit
         configs = {unit.kernel: config}
-        if unit.kernel == "tap_products":
-            configs["difference_data_gradient"] = GATHERING
         return lambda: _run("triton", unit.shape, unit.kernel, self.tensors, configs)
 
     def why_not_run(self, config: KernelConfig, target: Target) -> str | None:

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.diffusivity import diffusivity, diffusivity_slope
+from sdn_triton.kernels.pixels import inside, output_of_centre, pixel_offsets
 
 
 @triton.jit
@@ -57,9 +58,64 @@ def weighted_difference(
 
 
 @triton.jit
-def edge_fluxes(u_x, u_q, v_x, v_q, t, inverse_contrast, DIFFUSIVITY: tl.constexpr):
-    """``s t``, ``k g'(d) e t`` and ``d / k`` of the edge from x to q, where ``t = dL/d(s e)``, in float32."""
-    e = u_q.to(tl.float32) - u_x.to(tl.float32)
-    d = relative_difference(v_x, v_q, inverse_contrast)
+def load_edge(
+    u_far,  # u and v at the far end of the tap
+    v_far,
+    h_tap,  # the tap in h, and its opposite
+    h_opposite,
+    u_offsets,  # [PIXELS, channels], of the near ends
+    v_offsets,
+    h_offsets,
+    h_channels,  # the part of these offsets that is the channels'
+    x_rows,  # [PIXELS]
+    x_columns,
+    x_inside,
+    x_is_centre,
+    c_mask,  # [channels]
+    dy,
+    dx,
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    first_output_row,
+    stride_hh,
+    stride_hw,
+    all_inside,  # every near and far end is inside the image and an output centre, and has all channels
+    ZERO_FLUX: tl.constexpr,
+    INT64: tl.constexpr,
+):
+    """Both images at the far ends of edges, and what the tap passes back: ``h[x,tap]`` and ``h[q,opposite]``.
+
+    Where a pixel is no output centre, or the edge has no flux, h is 0.
+    """
+    if all_inside:
+        u_q = tl.load(u_far + u_offsets)
+        v_q = tl.load(v_far + v_offsets)
+        h_x = tl.load(h_tap + h_offsets)
+        h_q = tl.load(h_opposite + pixel_offsets(dy, dx, stride_hh, stride_hw, INT64) + h_offsets)
+    else:
+        q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
+        q_mask = q_inside[:, None] & c_mask[None, :]
+        u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0)
+        v_q = tl.load(v_far + v_offsets, mask=q_mask, other=0)
+        i, j, q_is_centre = output_of_centre(x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
+        q_is_centre = q_is_centre & x_inside
+        if ZERO_FLUX:
+            x_is_centre = x_is_centre & q_inside
+            q_is_centre = q_is_centre & q_inside
+        q_offsets = pixel_offsets(i - first_output_row, j, stride_hh, stride_hw, INT64)[:, None] + h_channels
+        h_x = tl.load(h_tap + h_offsets, mask=x_is_centre[:, None] & c_mask[None, :], other=0)
+        h_q = tl.load(h_opposite + q_offsets, mask=q_is_centre[:, None] & c_mask[None, :], other=0)
+    return u_q, v_q, h_x, h_q
+
+
+@triton.jit
+def edge_fluxes(e, d, t, DIFFUSIVITY: tl.constexpr):
+    """``s t`` and ``k g'(d) e t`` of an edge with the relative difference d, where ``t = dL/d(s e)``, in float32."""
     s = diffusivity(d * d, DIFFUSIVITY)
-    return s * t, diffusivity_slope(s, DIFFUSIVITY) * d * e * t, d
+    return s * t, diffusivity_slope(s, DIFFUSIVITY) * d * (e * t)

@@ -3,46 +3,20 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.difference import edge_fluxes, load_inverse_contrast
+from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast, relative_difference
 from sdn_triton.kernels.diffusivity import diffusivity_slope
 from sdn_triton.kernels.pixels import (
+    NO_ROOM,
     channel_offsets,
     inside,
     output_of_centre,
     pixel_offsets,
+    room_to_move,
     skip_centre,
     tap_position,
     tile_origin,
     tile_pixels,
 )
-
-
-@triton.jit
-def add_output_products(
-    accumulator,  # [BLOCK_P, BLOCK_C]
-    gradient_ptr,  # G of one image and group
-    gradient_pixels,  # [BLOCK_P] offsets
-    pixel_mask,
-    weight_ptr,  # K of one group and tap
-    channels,
-    c_mask,
-    O,
-    stride_gc,
-    stride_ko,
-    PRECISION: tl.constexpr,
-    INT64: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-):
-    """``accumulator + sum_o G[o,p] K[o,c,tap]``, where a pixel that is no output centre has G = 0."""
-    for o in range(0, O, BLOCK_O):
-        outputs = o + tl.arange(0, BLOCK_O)
-        o_mask = outputs < O
-        gradient_offsets = gradient_pixels[:, None] + channel_offsets(outputs, stride_gc, INT64)[None, :]
-        gradient = tl.load(gradient_ptr + gradient_offsets, mask=pixel_mask[:, None] & o_mask[None, :], other=0.0)
-        weight_offsets = (outputs * stride_ko)[:, None] + channels[None, :]  # [BLOCK_O, BLOCK_C]
-        weight = tl.load(weight_ptr + weight_offsets, mask=o_mask[:, None] & c_mask[None, :], other=0.0)
-        accumulator = tl.dot(gradient, weight, accumulator, input_precision=PRECISION)
-    return accumulator
 
 
 @triton.jit
@@ -69,30 +43,38 @@ def add_depthwise_products(
     return accumulator
 
 
-@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
 def difference_data_gradient_kernel(
     du_ptr,
     dv_ptr,  # with VECTOR: the edge coefficients [groups * c_blocks, N, TAPS - 1, H, W] in float32
-    contrast_sums_ptr,  # [N * tiles, groups * C] in float32
-    gradient_ptr,
+    contrast_sums_ptr,  # [tiles, groups * C] in float32
+    h_ptr,  # [groups, images, rows of output, WO, TAPS - 1, C]; not in a depthwise convolution
+    gradient_ptr,  # of a depthwise convolution only, as its weight
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
-    weight_ptr,  # [groups * O, TAPS, C], contiguous
+    weight_ptr,  # [C * MULTIPLIER, TAPS], contiguous
     contrast_ptr,
     inverse_contrast,
-    N,
+    N,  # images of the batch
     C,  # channels of one group
-    O,  # outputs of one group
     H,
     W,
     HO,
     WO,
+    first_row,  # of the rows of the input that are differentiated
+    rows,
+    first_output_row,  # of h
     origin_h,
     origin_w,
     step_h,
     step_w,
     dilation_h,
     dilation_w,
+    stride_hg,
+    stride_hn,
+    stride_hh,
+    stride_hw,
+    stride_hc,
     stride_dun,
     stride_duc,
     stride_duh,
@@ -124,55 +106,73 @@ def difference_data_gradient_kernel(
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
-    PRECISION: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    BLOCK_O: tl.constexpr,
 ):
     """Every edge of the pixel graph, gathered from the end x that is differentiated.
 
-    With ``d = v[x+delta] - v[x]``, ``e = u[x+delta] - u[x]``, ``s = g(d)`` and both roles of x, as centre and as tap of
-    the centre ``x + delta``, in ``T = K[tap]^T G(x as centre) - K[opposite]^T G(x + delta as centre)``:
+    With ``d = v[x+delta] - v[x]``, ``e = u[x+delta] - u[x]``, ``s = g(d)``, ``h[p,tap] = K[tap]^T G[p]`` as
+    ``tap_products`` makes it, 0 where p is no output centre, and both roles of x, as centre and as tap of the centre
+    ``x + delta``, in ``T = h[x,tap] - h[x + delta,opposite]``:
 
         dL/du[x] = - sum_delta s T      dL/dv[x] = - sum_delta g'(d) e T
         dL/dk    = - 1/k sum_{x, delta} w d g'(d) e T
 
     ``w`` is 1/2 where both ends lie inside the image, since such an edge is met from both, else 1.
-    A depthwise convolution is one group in which ``T`` sums over the outputs of each channel alone.
+    A depthwise convolution is one group in which ``h`` sums over the outputs of each channel alone, made here.
     With ``VECTOR``, ``dL/du`` as above and the edge coefficient ``(k^2 g'(r) / r) sum_c e_c T_c``, a sum over one block
     of channels, from which ``kernels/similarity.py`` makes the gradients of guidance and contrast.
-    Grid: (tiles of the input * cdiv(C, BLOCK_C), groups).
+    One program: a tile of BLOCK_H x BLOCK_W pixels of some rows of the input by BLOCK_C channels.
+    Grid: (images * tiles of the rows * cdiv(C, BLOCK_C), groups).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
     c_blocks = tl.cdiv(C, BLOCK_C)
     tile = tl.program_id(0) // c_blocks
     c_block = tl.program_id(0) % c_blocks
     group = tl.program_id(1).to(tl.int64)
-    n, first_row, first_column = tile_origin(tile, H, W, BLOCK_H, BLOCK_W)
-    rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
-    x_inside = inside(rows, columns, H, W)
+    n, tile_row, tile_column = tile_origin(tile, rows, W, BLOCK_H, BLOCK_W)
+    tile_row += first_row
+    last_row = first_row + rows
+    x_rows, x_columns = tile_pixels(tile_row, tile_column, BLOCK_H, BLOCK_W)  # [PIXELS]
+    x_inside = (x_rows < last_row) & (x_columns < W)
     channels = c_block * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = channels < C
     x_mask = x_inside[:, None] & c_mask[None, :]
 
     u_ptr += n * stride_un + group * C * stride_uc
-    u_pixels = pixel_offsets(rows, columns, stride_uh, stride_uw, INT64)
-    u_offsets = u_pixels[:, None] + channel_offsets(channels, stride_uc, INT64)[None, :]  # [BLOCK_P, BLOCK_C]
+    u_offsets = (  # [PIXELS, BLOCK_C]
+        pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, INT64)[:, None]
+        + channel_offsets(channels, stride_uc, INT64)[None, :]
+    )
+    u_x = tl.load(u_ptr + u_offsets, mask=x_mask, other=0.0)
     if VECTOR:
         v_ptr += n * stride_vn
     else:
         v_ptr += n * stride_vn + group * C * stride_vc
-        v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
-        v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
+        v_offsets = (
+            pixel_offsets(x_rows, x_columns, stride_vh, stride_vw, INT64)[:, None]
+            + channel_offsets(channels, stride_vc, INT64)[None, :]
+        )
+        v_x = tl.load(v_ptr + v_offsets, mask=x_mask, other=0.0)
     if LOAD_CONTRAST:
         contrast_ptr += group * C * stride_contrast
     inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
-    gradient_ptr += n * stride_gn + group * O * stride_gc
-    weight_ptr += group * O * TAPS * C
-    x_i, x_j, x_is_centre = output_of_centre(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO)
-    x_outputs = pixel_offsets(x_i, x_j, stride_gh, stride_gw, INT64)
+    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    x_is_centre = x_is_centre & x_inside
+    if MULTIPLIER > 0:
+        gradient_ptr += n * stride_gn
+        x_outputs = pixel_offsets(x_i, x_j, stride_gh, stride_gw, INT64)
+    else:
+        h_ptr += group * stride_hg + n * stride_hn
+        h_channels = channel_offsets(channels, stride_hc, INT64)[None, :]
+        x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, INT64)[:, None] + h_channels
+    up, down, left, right = room_to_move(
+        tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
+    )
+    if (c_block + 1) * BLOCK_C > C:
+        down = NO_ROOM
 
     du = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     dv = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
@@ -180,14 +180,21 @@ def difference_data_gradient_kernel(
     for tap in range(TAPS - 1):
         position = skip_centre(tap, KERNEL_H, KERNEL_W)
         dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        q_rows = rows + dy
-        q_columns = columns + dx
-        q_inside = inside(q_rows, q_columns, H, W)
-        q_i, q_j, q_is_centre = output_of_centre(q_rows, q_columns, origin_h, origin_w, step_h, step_w, HO, WO)
-        q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
-
-        t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
+        u_far = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+        if VECTOR:
+            v_far, v_places = u_far, u_offsets  # of no use
+        else:
+            v_far, v_places = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
         if MULTIPLIER > 0:
+            q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
+            q_mask = q_inside[:, None] & c_mask[None, :]
+            u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0.0)
+            v_q = tl.load(v_far + v_places, mask=q_mask, other=0.0)
+            q_i, q_j, q_is_centre = output_of_centre(
+                x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+            )
+            q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
+            t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
             t = add_depthwise_products(
                 t,
                 gradient_ptr,
@@ -214,83 +221,56 @@ def difference_data_gradient_kernel(
                 MULTIPLIER=MULTIPLIER,
                 INT64=INT64,
             )
+            if ZERO_FLUX:
+                t = tl.where(q_inside[:, None], t, 0.0)
         else:
-            t = add_output_products(
-                t,
-                gradient_ptr,
-                q_outputs,
-                q_is_centre,
-                weight_ptr + (TAPS - 1 - position) * C,
-                channels,
-                c_mask,
-                O,
-                stride_gc,
-                stride_ko=TAPS * C,
-                PRECISION=PRECISION,
-                INT64=INT64,
-                BLOCK_O=BLOCK_O,
-            )
-            t = add_output_products(
-                -t,
-                gradient_ptr,
-                x_outputs,
-                x_is_centre,
-                weight_ptr + position * C,
-                channels,
-                c_mask,
-                O,
-                stride_gc,
-                stride_ko=TAPS * C,
-                PRECISION=PRECISION,
-                INT64=INT64,
-                BLOCK_O=BLOCK_O,
-            )
-        if ZERO_FLUX:
-            t = tl.where((x_inside & q_inside)[:, None], t, 0.0)
+            opposite = TAPS - 2 - tl.cast(tap, tl.int32)
+            u_q, v_q, h_x, h_q = load_edge(
+                u_far, v_far, h_ptr + channel_offsets(tl.cast(tap, tl.int32), C * stride_hc, INT64),
+                h_ptr + channel_offsets(opposite, C * stride_hc, INT64), u_offsets, v_places, x_outputs, h_channels,
+                x_rows, x_columns, x_inside, x_is_centre, c_mask, dy, dx, H, W, HO, WO, origin_h, origin_w,
+                step_h, step_w, first_output_row, stride_hh, stride_hw,
+                ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, INT64,
+            )  # fmt: skip
+            t = h_x.to(tl.float32) - h_q.to(tl.float32)
 
-        q_mask = q_inside[:, None] & c_mask[None, :]
-        u_tap = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
-        # The centre is read again with every tap, by way of the tap, so that the compiler does not keep it in registers
-        # through the matrix products, which need them.
-        u_x = tl.load(u_tap - pixel_offsets(dy, dx, stride_uh, stride_uw, INT64) + u_offsets, mask=x_mask, other=0.0)
-        u_q = tl.load(u_tap + u_offsets, mask=q_mask, other=0.0)
+        e = u_q.to(tl.float32) - u_x.to(tl.float32)
         if VECTOR:
+            q_i, q_j, q_is_centre = output_of_centre(
+                x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+            )
             # The similarity is symmetric: where x is no centre, the map of the centre x + delta has it.
             x_map = v_ptr + channel_offsets(tl.cast(tap, tl.int32), stride_vc, INT64)
             q_map = v_ptr + channel_offsets(TAPS - 2 - tl.cast(tap, tl.int32), stride_vc, INT64)
             x_pixels = pixel_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
             q_pixels = pixel_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
-            s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [BLOCK_P]
-            s += tl.load(q_map + q_pixels, mask=q_is_centre & (x_is_centre == 0), other=0.0)
+            s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [PIXELS]
+            s += tl.load(q_map + q_pixels, mask=q_is_centre & x_inside & (x_is_centre == 0), other=0.0)
             du -= s[:, None] * t
             if NEEDS_V:
-                e = u_q.to(tl.float32) - u_x.to(tl.float32)
                 coefficient = tl.sum(e * t, axis=1) * diffusivity_slope(s, DIFFUSIVITY)
-                dv_pixels = pixel_offsets(rows, columns, stride_dvh, stride_dvw, INT64)
+                dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
                 dv_image = dv_ptr + ((group * c_blocks + c_block) * N + n) * stride_dvn
                 dv_tap = dv_image + channel_offsets(tl.cast(tap, tl.int32), stride_dvc, INT64)
                 tl.store(dv_tap + dv_pixels, coefficient, mask=x_inside)
         else:
-            v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
-            v_x = tl.load(
-                v_tap - pixel_offsets(dy, dx, stride_vh, stride_vw, INT64) + v_offsets, mask=x_mask, other=0.0
-            )
-            v_q = tl.load(v_tap + v_offsets, mask=q_mask, other=0.0)
-            u_flux, v_flux, d = edge_fluxes(u_x, u_q, v_x, v_q, t, inverse, DIFFUSIVITY)
+            d = relative_difference(v_x, v_q, inverse)
+            u_flux, v_flux = edge_fluxes(e, d, t, DIFFUSIVITY)
             du -= u_flux
             dv -= v_flux
             if NEEDS_CONTRAST:
+                q_inside = inside(x_rows + dy, x_columns + dx, H, W)
                 once = tl.where(q_inside, 0.5, 1.0)[:, None]
                 contrast_sum -= tl.sum(tl.where(x_mask, v_flux * d * once, 0.0), axis=0, keep_dims=True)
 
     if NEEDS_U:
         du_ptr += n * stride_dun + group * C * stride_duc
-        du_pixels = pixel_offsets(rows, columns, stride_duh, stride_duw, INT64)
+        du_pixels = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, INT64)
         du_offsets = du_pixels[:, None] + channel_offsets(channels, stride_duc, INT64)[None, :]
         tl.store(du_ptr + du_offsets, du.to(du_ptr.dtype.element_ty), mask=x_mask)
     if NEEDS_V and not VECTOR:
         dv_ptr += n * stride_dvn + group * C * stride_dvc
-        dv_pixels = pixel_offsets(rows, columns, stride_dvh, stride_dvw, INT64)
+        dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
         dv_offsets = dv_pixels[:, None] + channel_offsets(channels, stride_dvc, INT64)[None, :]
         tl.store(dv_ptr + dv_offsets, (dv * inverse).to(dv_ptr.dtype.element_ty), mask=x_mask)
     if NEEDS_CONTRAST and not VECTOR:

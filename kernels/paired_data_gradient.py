@@ -6,57 +6,17 @@ That of a contrast has its dtype, mostly float32, which products in half precisi
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.diffusivity import diffusivity, diffusivity_slope
+from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast
 from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, wide
 from sdn_triton.kernels.pixels import (
-    NO_ROOM,
-    inside,
     output_of_centre,
     pixel_offsets,
+    room_to_move,
     skip_centre,
     tap_position,
     tile_origin,
     tile_pixels,
 )
-
-
-@triton.jit
-def load_edge(
-    u_words,
-    v_words,
-    h_words,
-    offsets,  # [PIXELS, WORDS], of the far ends in u and v
-    x_outputs,  # [PIXELS, WORDS], of the near ends as centres, in h
-    q_outputs,  # of the far ends as centres
-    x_is_centre,  # [PIXELS]
-    q_is_centre,
-    q_inside,
-    all_inside,
-):
-    """Words at the far ends of edges, and what the tap passes back: ``h[x,tap]`` and ``h[q,opposite]``."""
-    if all_inside:
-        u_q = tl.load(u_words + offsets)
-        v_q = tl.load(v_words + offsets)
-        h_x = tl.load(h_words + x_outputs)
-        h_q = tl.load(h_words + q_outputs)
-    else:
-        u_q = tl.load(u_words + offsets, mask=q_inside[:, None], other=0)
-        v_q = tl.load(v_words + offsets, mask=q_inside[:, None], other=0)
-        h_x = tl.load(h_words + x_outputs, mask=x_is_centre[:, None], other=0)
-        h_q = tl.load(h_words + q_outputs, mask=q_is_centre[:, None], other=0)
-    return u_q, v_q, h_x, h_q
-
-
-@triton.jit
-def add_edge(du, dv, t, e, d, inverse, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr):
-    """The sums of the near end, ``-s t`` and ``-k g'(d) e t``, with those of one more edge."""
-    if not UNIT_CONTRAST:
-        d *= inverse
-    s = diffusivity(d * d, DIFFUSIVITY)
-    du -= s * t
-    dv -= diffusivity_slope(s, DIFFUSIVITY) * d * (e * t)
-    return du, dv
 
 
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
@@ -124,14 +84,9 @@ def paired_data_gradient_kernel(
     x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
     x_is_centre = x_is_centre & x_inside
 
-    # How far the tile can be moved and still all of it is inside the image and an output centre.
-    up = tl.minimum(tile_row, tile_row - origin_h)
-    left = tl.minimum(tile_column, tile_column - origin_w)
-    down = tl.minimum(H, HO + origin_h) - BLOCK_H - tile_row
-    right = tl.minimum(W, WO + origin_w) - BLOCK_W - tile_column
-    has_gaps = (step_h != 1) | (step_w != 1)
-    if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
-        down = NO_ROOM
+    up, down, left, right = room_to_move(
+        tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
+    )
 
     words = c_block * WORDS + tl.arange(0, WORDS)
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
@@ -156,32 +111,29 @@ def paired_data_gradient_kernel(
     for tap in range(TAPS - 1):
         position = skip_centre(tap, KERNEL_H, KERNEL_W)
         dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
-        q_i, q_j, q_is_centre = output_of_centre(
-            x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
-        )
-        q_outputs = pixel_offsets(q_i - first_output_row, q_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
         own = tl.cast(tap, tl.int32) * (C // 2)
+        moved = dy * stride_uh + dx * stride_uw
         u_q, v_q, h_x, h_q = load_edge(
-            u_words, v_words, h_words, offsets + (dy * stride_uh + dx * stride_uw), x_outputs + own,
-            q_outputs + (TAPS - 2) * (C // 2) - own, x_is_centre, q_is_centre & x_inside, q_inside,
-            all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+            u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
+            offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
+            dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
+            ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, False,
         )  # fmt: skip
         x_lower, x_upper = wide(h_x, dtype, PTX)
         q_lower, q_upper = wide(h_q, dtype, PTX)
         t_lower = x_lower - q_lower
         t_upper = x_upper - q_upper
-        if ZERO_FLUX:
-            t_lower = tl.where(q_inside[:, None], t_lower, 0.0)
-            t_upper = tl.where(q_inside[:, None], t_upper, 0.0)
         e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
         d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
-        du_lower, dv_lower = add_edge(
-            du_lower, dv_lower, t_lower, e_lower, d_lower, inverse_lower, DIFFUSIVITY, UNIT_CONTRAST
-        )
-        du_upper, dv_upper = add_edge(
-            du_upper, dv_upper, t_upper, e_upper, d_upper, inverse_upper, DIFFUSIVITY, UNIT_CONTRAST
-        )
+        if not UNIT_CONTRAST:
+            d_lower *= inverse_lower
+            d_upper *= inverse_upper
+        u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
+        u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
+        du_lower -= u_lower
+        du_upper -= u_upper
+        dv_lower -= v_lower
+        dv_upper -= v_upper
 
     out_offsets = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, False)[:, None] + words[None, :]
     if NEEDS_U:

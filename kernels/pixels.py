@@ -74,3 +74,19 @@ def output_of_centre(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO):
     j = (columns - origin_w) // step_w
     on_grid = (i * step_h == rows - origin_h) & (j * step_w == columns - origin_w)
     return i, j, on_grid & inside(rows - origin_h, columns - origin_w, HO * step_h, WO * step_w)
+
+
+@triton.jit
+def room_to_move(
+    tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
+    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """How far a tile can be moved up, down, left and right and still all of it is inside and an output centre."""
+    up = tl.minimum(tile_row, tile_row - origin_h)
+    left = tl.minimum(tile_column, tile_column - origin_w)
+    down = tl.minimum(H, HO + origin_h) - BLOCK_H - tile_row
+    right = tl.minimum(W, WO + origin_w) - BLOCK_W - tile_column
+    has_gaps = (step_h != 1) | (step_w != 1)
+    if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
+        down = NO_ROOM
+    return up, down, left, right

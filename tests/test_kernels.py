@@ -13,6 +13,7 @@ from sampling import sample
 pytest.importorskip("triton")
 
 from sdn_triton.eager import difference_conv as eager
+from sdn_triton.launch import data_gradients
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.options import DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
@@ -126,6 +127,41 @@ def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch: pyt
     # Guidance and contrast scaled together change nothing, so that these are the terms of the contrast's gradient.
     terms = {"contrast": (tensors[1].cpu() * exact[2]).norm().item()}
     assert_as_good_as(results, run(eager, tensors, o), exact, ("output", *GRADIENTS), terms)
+
+
+STRIPPED = (
+    "stride3x1-dilation1x2",
+    "padding-beyond-reach-zero_flux",
+    "no-padding-stride2-zero_flux",
+    "groups3-stride2-zero_flux",
+    "vector-groups2-zero_flux",
+)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("name", STRIPPED)
+@pytest.mark.sampled(3)
+def test_strips(name, layout, device, monkeypatch) -> None:
+    """Data gradients a few rows at a time, whichever axis of the products lies together."""
+    case = replace(CASES[name], images=2)
+    tensors, o = case.tensors(torch.float32, device), case.options
+    for image in (0, 1, 5):
+        tensors[image] = tensors[image].contiguous(memory_format=layout)
+    u, v, weight, _, contrast, grad = tensors
+    exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], grad)
+    needs = DifferenceNeeds(True, True, False, False, isinstance(contrast, torch.Tensor))
+    made: list[data_gradients.Strip] = []
+    strips = data_gradients.strips
+    monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 1)
+    monkeypatch.setattr(data_gradients, "strips", lambda *a: made.extend(strips(*a)) or made)
+    configs = {"difference_data_gradient": KernelConfig(32, 16, 16, 16, 4, 1)}
+    with guarded(monkeypatch):
+        results = launch.backward(grad, u, v, weight, contrast, o, needs, configs)
+    assert len(made) > case.images
+    assert sum(cut.images * cut.rows for cut in made) == case.images * case.size[0]
+    peers = eager.backward(grad, u, v, weight, contrast, o, needs)
+    terms = {"contrast": (tensors[1].cpu() * exact[2]).norm().item()}
+    assert_as_good_as(results, peers, exact[1:], GRADIENTS, terms)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -140,7 +140,9 @@ def test_offsets_beyond_32_bits(name, distant, direction, device) -> None:
 EVERYTHING = DifferenceNeeds(True, True, True, True, False)
 MANY = {
     "forward": lambda x, k, o: launch.forward(x, x, k, None, 0.7, o),
-    "backward": lambda x, k, o: launch.backward(x, x, x, k, 0.7, o, EVERYTHING),
+    "depthwise-backward": lambda x, k, o: launch.backward(
+        *(x.expand(-1, 2, 1, 1),) * 3, k.expand(2, 1, 3, 3), 0.7, replace(o, groups=2), EVERYTHING
+    ),
     "similarity": lambda x, k, o: similarity.forward(x[: len(x) // 8], 0.7, o, (1, 1), PLAIN),
     "similarity-gradient": lambda x, k, o: similarity.backward(
         x.expand(-1, 8, 1, 1), x, 0.7, o, PLAIN, needs_guidance=True, needs_contrast=False
@@ -235,5 +237,5 @@ def test_configs_describe_what_is_launched(name, device) -> None:
     lines = launch.describe_configs(*tensors[:5], case.options)
     with recorded_launches() as launches:
         run(launch, tensors, case.options)
-    described = {line.partition(": ")[2] for line in lines}
+    described = {line.partition(": ")[2].partition(";")[0] for line in lines}
     assert {str(recorded.config) for recorded in launches} <= described

@@ -14,8 +14,8 @@ import sdn_triton.ops.path as path_module
 from sdn_triton import BackendUnavailableError, explain, semantic_difference_conv2d
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
+from sdn_triton.launch import data_gradients, difference_gradients, run
 from sdn_triton.launch import difference_conv as launch
-from sdn_triton.launch import difference_gradients, run
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
@@ -152,9 +152,9 @@ def test_auto_goes_on_eagerly_with_one_more_warning(monkeypatch):
 @needs_interpreter
 def test_a_step_is_taken_again_as_a_whole(monkeypatch):
     """The second kernel of a backward pass fails after the first has run."""
-    first = Picky(difference_gradients.difference_data_gradient_kernel, fits=1 << 20)
+    first = Picky(data_gradients.tap_products_kernel, fits=1 << 20)
     second = Picky(difference_gradients.difference_weight_gradient_kernel, fits=32)
-    monkeypatch.setattr(difference_gradients, "difference_data_gradient_kernel", first)
+    monkeypatch.setattr(data_gradients, "tap_products_kernel", first)
     monkeypatch.setattr(difference_gradients, "difference_weight_gradient_kernel", second)
     arguments = tensors(requires_grad=True)
     grad = torch.randn(1, 40, 7, 9)
@@ -248,8 +248,7 @@ def test_the_order_ends_at_the_smallest_tile():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_launches_know_what_they_are_tuned_as(kernel):
     config = KernelConfig(32, 16, 32, 32, 4, 1)
-    arithmetic = "fp16" if kernel == "tap_products" else "ieee"
-    launches = example_launches(kernel, arithmetic, config, channels=32, outputs=32, size=(8, 8))
+    launches = example_launches(kernel, "ieee", config, channels=32, outputs=32, size=(8, 8))
     assert launches
     assert {found.tuned_as for found in launches} == {kernel}
     assert isinstance(launches[0], run.Launch)

@@ -73,9 +73,9 @@ def describe_configs(
     call, config = _call(input, guidance, weight, contrast, options, configs)
     maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
     if _holds(config, call):
-        return *maps, f"block_forward: {config}{difference_conv.copies_of(call, 'block_forward', config)}"
+        return *maps, f"block_forward: {config}{difference_conv.memory_of(call, 'block_forward', config)}"
     config = call.config("difference_forward")
-    first = f"difference_forward: {config}{difference_conv.copies_of(call, 'difference_forward', config)}"
+    first = f"difference_forward: {config}{difference_conv.memory_of(call, 'difference_forward', config)}"
     response = input.new_empty((input.shape[0], weight.shape[0], *call.output_size))
     second = fusion.describe_configs(_centres(call), response, fusion_weight, fusion_bias, None, None, "relu", configs)[
         0

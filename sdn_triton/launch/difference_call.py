@@ -204,7 +204,10 @@ class DifferenceCall:
     def _channels_in(self, kernel: str) -> int:
         if kernel.startswith("similarity"):
             return self.guidance.shape[1]
-        return (self.taps - 1) * padded(self.channels) if kernel == "tap_products" else self.channels
+        if kernel == "tap_products":
+            in_pairs = self.work("difference_data_gradient").can_pair
+            return (self.taps - 1) * (padded(self.channels) if in_pairs else self.channels)
+        return self.channels
 
     @property
     def margin(self) -> int:
@@ -261,12 +264,10 @@ class DifferenceCall:
     def kernels(self) -> tuple[str, ...]:
         """The kernels that forward and backward may launch."""
         family = "depthwise" if self.is_depthwise else "difference"
-        kernels = f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"
+        kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
         if self.uses_maps:
-            return "similarity", *kernels, "similarity_gradient"
-        if not self.is_depthwise and self.work("difference_data_gradient").can_pair:
-            return *kernels, "tap_products"
-        return kernels
+            kernels = ["similarity", *kernels, "similarity_gradient"]
+        return tuple(kernels) if self.is_depthwise else (*kernels, "tap_products")
 
     def similarity_maps(self) -> Tensor | None:
         """The similarity of every tap, for all channels at once; None where each channel has its own."""

@@ -8,13 +8,13 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
+from sdn_triton.launch.data_gradients import data_gradients, products_bytes
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
-from sdn_triton.launch.difference_gradients import data_gradients, readable_gradient, weight_gradients
+from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
-from sdn_triton.tuning.channels_last import gradient_copy_pays
 from sdn_triton.tuning.configs import KernelConfig
 
 
@@ -85,19 +85,13 @@ def describe_configs(
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
     call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
-    if "tap_products" in configs and not configs["difference_data_gradient"].pairs:
-        del configs["tap_products"]
-    return tuple(f"{kernel}: {config}{copies_of(call, kernel, config)}" for kernel, config in configs.items())
+    return tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
 
 
-def copies_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
-    """What to say of the copies that a kernel works on, behind its configuration; nothing where there are none."""
+def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
+    """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
     if kernel == "tap_products":
-        if not gradient_copy_pays(kernel, call.work(kernel), is_aligned=True):
-            return ""
-        rows, columns = call.output_size
-        taken = call.input.shape[0] * call.weight.shape[0] * rows * columns * call.input.element_size()
-        return f"; reads a contiguous gradient of the output as a channels_last copy ({taken:,} bytes)"
+        return f"; makes products of up to {products_bytes(call):,} bytes at a time"
     if not call.reads_copies(kernel, config):
         return ""
     what = "input" if call.images == 1 else "input and guidance"

@@ -122,10 +122,10 @@ def recorded_launches() -> Iterator[list[Launch]]:
 @cache
 def _cuda_target(index: int) -> Target:
     properties = torch.cuda.get_device_properties(index)
+    known = properties.multi_processor_count, properties.L2_cache_size
     if torch.version.hip:
-        architecture = properties.gcnArchName.split(":")[0]
-        return Target("hip", architecture, properties.multi_processor_count)
-    return Target("cuda", 10 * properties.major + properties.minor, properties.multi_processor_count)
+        return Target("hip", properties.gcnArchName.split(":")[0], *known)
+    return Target("cuda", 10 * properties.major + properties.minor, *known)
 
 
 def target_of(device: torch.device) -> Target:

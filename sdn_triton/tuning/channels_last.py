@@ -7,29 +7,32 @@ clock and multiprocessor (``bench/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There
-are two images, input and guidance, if they are not one. A data gradient makes as many more, which are copied back.
+are two images, input and guidance, if they are not one. A data gradient makes as many, which are copied back; those
+that it reads the weight gradient has in any case.
 
-What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and it makes
-them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16, as if all pipes overlapped,
-which is the least), contiguous less channels_last:
+What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and where it
+forms products itself it makes them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16,
+as if all pipes overlapped, which is the least), contiguous less channels_last:
 
 | clocks of an element | C = O = 64 | C = O = 256, two times 128 outputs | bytes for 128 outputs, at least |
 |---|---|---|---|
 | forward | 0.214 - 0.083 | 2 x 0.221 - 0.147 | 1.8 |
 | weight gradient | 0.351 - 0.094 | 2 x 0.307 - 2 x 0.101 | 2.8 |
-| data gradient, in pairs from products | 0.596 - 0.180 - 0.158 | 1.230 - 0.180 - 0.211 | 3.5 |
+| data gradient, whatever the outputs | 0.303 - 0.159 | 0.303 - 0.159 | 2.0 |
 
 Both sides grow with C', as an unpaired kernel computes all 32 channels of a block, too. So what decides is taps,
 outputs and stride. A 3x3 kernel at stride 1 always gains: its forward saves 8 x 1.8 = 14.4 bytes a pixel and channel
 for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, which has a quarter of the pixels. With
 more than 256 outputs, three times 128, both do.
 
-The incoming gradient is a matter of its own: kernels in pairs read it in any layout, but not equally well. Products of
-all taps read a contiguous one two bytes at a time, without prefetching, and anew for every 256 columns: 0.208 - 0.090
-clocks of issue an element at C = O = 256, or 1.6 bytes for each output of a pixel and each time, and by the simulation
-2.5 times that; a copy costs 4. So it is made from the third time on. The weight gradient reads a contiguous one as well
-as any, unless its rows begin at odd places: then it has to read two bytes at a time too, spills, and takes 7.0 times a
-convolution instead of 3.5, which is 6.8 bytes for each output and each of its blocks of channels.
+Where only the data gradient takes pairs nothing is copied: memory is too slow for it on sm_86, sm_89 and sm_120, and on
+sm_80 what is saved is what copies cost.
+
+The incoming gradient is a matter of its own: kernels in pairs read it in any layout, as well as channels_last, unless
+its rows begin at odd places. Then they read two bytes at a time, without prefetching. Products of all taps do so anew
+for every 256 columns, which takes 1.6 bytes for each output of a pixel and each time by the floor, and by the
+simulation 2.5 times that; a copy costs 4. So it is made from the third time on. The weight gradient spills and takes
+7.0 times a convolution instead of 3.5, which is 6.8 bytes for each output and each of its blocks of channels.
 """
 
 from __future__ import annotations
@@ -41,11 +44,11 @@ SAVED_BYTES = {
     "difference_forward": 1.8,
     "block_forward": 1.8,
     "difference_weight_gradient": 2.8,
-    "difference_data_gradient": 3.5,
+    "difference_data_gradient": 2.0,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
 OUTPUTS = 128
-"""Those that share the differences of an unpaired kernel; in the block's all share them."""
+"""Those that share the differences of an unpaired kernel; in the block and the data gradient all share them."""
 COPIED_BYTES = 4
 """What it costs to copy a channel of a pixel."""
 READ_TWICE = 512
@@ -75,9 +78,9 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
     if kernel not in SAVED_BYTES or target.architecture not in PAIRED_ARCHITECTURES:
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
-    blocks = 1 if kernel == "block_forward" else -(-work.outputs // OUTPUTS)
-    copies = 2 * images if kernel == "difference_data_gradient" else images
-    return copies * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
+    is_shared = kernel in ("block_forward", "difference_data_gradient")
+    blocks = 1 if is_shared else -(-work.outputs // OUTPUTS)
+    return images * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
 
 
 def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
@@ -86,10 +89,10 @@ def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
     ``is_aligned`` says whether all rows of the gradient begin at multiples of 16 bytes.
 
     Example:
-        >>> work = Work("bf16", images=2, rows=64, columns=64, channels=8 * 64, outputs=64)
+        >>> work = Work("bf16", images=2, rows=64, columns=64, channels=8 * 256, outputs=256)
         >>> gradient_copy_pays("tap_products", work, is_aligned=True)
         False
+        >>> gradient_copy_pays("tap_products", work, is_aligned=False)
+        True
     """
-    if kernel == "tap_products":
-        return work.channels > READ_TWICE
-    return kernel == "difference_weight_gradient" and not is_aligned
+    return not is_aligned and (kernel == "difference_weight_gradient" or work.channels > READ_TWICE)

@@ -25,6 +25,18 @@ SHARED_BYTES: dict[int | str, int] = {
 """Shared memory that one block may have, by architecture."""
 
 SMALLEST_SHARED_BYTES = 65_536
+
+L2_BYTES: dict[int | str, int] = {
+    80: 40 * 2**20,
+    86: 6 * 2**20,
+    89: 72 * 2**20,
+    90: 50 * 2**20,
+    100: 126 * 2**20,
+    103: 126 * 2**20,
+    120: 96 * 2**20,
+}
+"""The second-level cache of a common GPU of the architecture."""
+SMALLEST_L2_BYTES = 4 * 2**20
 PAIRED_CHANNELS = 32
 """Channels of a block whose channels travel in pairs: 16 bytes for each of the four threads that share a pixel."""
 
@@ -101,17 +113,24 @@ def config_from_json(content: Any, source: str) -> KernelConfig:
 class Target(NamedTuple):
     """The device that a configuration is chosen for.
 
-    ``kind`` is "cuda", "hip" or "interpreter"; ``architecture`` is 90 for sm_90, or a name like "gfx942".
+    ``kind`` is "cuda", "hip" or "interpreter"; ``architecture`` is 90 for sm_90, or a name like "gfx942"; ``l2`` is the
+    size of its second-level cache in bytes, None for that of a common GPU of its architecture.
     """
 
     kind: str
     architecture: int | str
     multiprocessors: int
+    l2: int | None = None
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory that one block may have; for an unknown device what all known ones have."""
         return SHARED_BYTES.get(self.architecture, SMALLEST_SHARED_BYTES)
+
+    @property
+    def l2_bytes(self) -> int:
+        """The size of the second-level cache; of an unknown device that of a small one."""
+        return self.l2 or L2_BYTES.get(self.architecture, SMALLEST_L2_BYTES)
 
     def __str__(self) -> str:
         return f"sm_{self.architecture}" if isinstance(self.architecture, int) else self.architecture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 from sdn_triton.tuning.configs import KernelConfig, Target
@@ -29,7 +30,11 @@ KERNELS = (
     "fusion_weight_gradient",
 )
 
-PRODUCT_KERNELS = tuple(kernel for kernel in KERNELS if not kernel.startswith(("depthwise", "similarity")))
+PRODUCT_KERNELS = tuple(
+    kernel
+    for kernel in KERNELS
+    if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
+)
 """The kernels that form matrix products."""
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
@@ -40,15 +45,18 @@ NARROWEST_CHANNELS = 32
 LARGEST_TAP_SUMS = 4096
 NARROWEST_OUTPUTS = 64
 ALIGNED_CHANNELS = 8
+FEW_COLUMNS = 64
+"""Of products of all taps where there are no more than 128: what needs fewer registers than the widest tile and more
+than this one, compilers squeeze into the registers of one block more, and spill."""
 
 # Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
 # cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
 _ALL = ("half", "tf32", "ieee")
 _TILES = {
     "difference_forward": {"half": (64, 32, 128, 4, 1), "tf32": (64, 32, 64, 8, 1), "ieee": (64, 16, 32, 4, 1)},
-    "difference_data_gradient": {"half": (64, 64, 64, 8, 1), "tf32": (64, 32, 32, 4, 1), "ieee": (64, 16, 32, 8, 1)},
+    "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
-    "tap_products": {"half": (128, 256, 64, 8, 3)},
+    "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
     "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
@@ -111,9 +119,18 @@ PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
 TENSOR_MEMORY = (100, 103)
 """Architectures that keep the sums of a matrix product in a memory of their own."""
+GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
+"""Architectures with products that a group of warps starts and does not wait for."""
 PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
 """Where that form has the left operand in registers, or it takes fewer instructions all the same."""
+PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
+"""Where a kernel without matrix products has that form: it converts two channels in one instruction."""
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
+# One channel at a time takes an address for each: fewer of them in a thread.
+_CONTIGUOUS_TILE = (64, 16, 32, 4, 1)
+# Where warps make products by themselves, sums and factors share the registers.
+_WARP_PRODUCTS_TILES = {"half": (128, 256, 32, 8, 3), "tf32": (128, 128, 32, 8, 3)}
+_HIP_PRODUCTS_TILE = (128, 128, 32, 8, 2)
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
 
@@ -135,16 +152,28 @@ class Work(NamedTuple):
     channels_last: bool = True
 
 
+def takes_pairs(kernel: str, target: Target) -> bool:
+    """Whether ``kernel`` has a form on ``target`` in which channels travel in pairs.
+
+    Example:
+        >>> a100 = Target("cuda", 80, 108)
+        >>> takes_pairs("difference_data_gradient", a100), takes_pairs("difference_forward", a100)
+        (True, False)
+    """
+    architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
+    return kernel in PAIRED_KERNELS and target.architecture in architectures
+
+
 @lru_cache(maxsize=4096)
 def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration that ``kernel`` runs ``work`` with on ``target`` where nobody says otherwise."""
     if target.kind == "interpreter":
         config = _interpreted(kernel, work)
     else:
-        if work.can_pair and kernel in PAIRED_KERNELS and target.architecture in PAIRED_ARCHITECTURES:
+        if work.can_pair and takes_pairs(kernel, target):
             config = _paired(kernel, work, target)
         else:
-            config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
+            config = _compiled(kernel, work, target)
         config = replace(config, block_w=tile_width(config.block_p, work.rows, work.columns))
     if kernel == "depthwise_weight_gradient":
         # The sums of all taps are held at once.
@@ -157,29 +186,38 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
-    pairs = arithmetic in ("fp16", "bf16") and target.architecture in PAIRED_ARCHITECTURES
-    if kernel == "tap_products" and not pairs:
-        return ()
-    configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
-    if kernel in PAIRED_KERNELS and pairs:
+    pairs = arithmetic in ("fp16", "bf16") and takes_pairs(kernel, target)
+    works = [
+        Work(arithmetic, images=1, rows=1, columns=1, channels=c, outputs=o, channels_last=channels_last)
+        for c, o, channels_last in product(sizes, sizes, (True, False))
+    ]
+    configs = [_compiled(kernel, work, target) for work in works]
+    if pairs:
         tiles = _paired_tiles(kernel, target).values()
         configs += [_with_stages(_paired_config(*tile), arithmetic, target) for tile in tiles]
     return tuple(dict.fromkeys(configs))
 
 
-def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target: Target) -> KernelConfig:
+def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     """Tiles as wide as channels and outputs make use of; how wide is bounded by registers, see the compile tests."""
-    family = "half" if arithmetic in ("fp16", "bf16") else arithmetic
-    block_p, block_c, block_o, num_warps, num_stages = _TILES[kernel][family]
-    if (kernel, family) in _UNALIGNED_TILES and channels % ALIGNED_CHANNELS:
+    family = "half" if work.arithmetic in ("fp16", "bf16") else work.arithmetic
+    tile = _TILES[kernel][family]
+    if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
-        block_p, block_c, block_o, num_warps, num_stages = _UNALIGNED_TILES[kernel, family]
+        tile = _UNALIGNED_TILES[kernel, family]
+    if kernel == "difference_data_gradient" and not work.channels_last:
+        tile = _CONTIGUOUS_TILE
+    if kernel == "tap_products" and target.architecture not in GROUP_PRODUCTS and family != "ieee":
+        tile = _HIP_PRODUCTS_TILE if target.kind == "hip" else _WARP_PRODUCTS_TILES[family]
     if kernel.startswith("fusion") and target.kind == "hip":
-        block_p, block_c, block_o, num_warps, num_stages = _HIP_FUSION_TILE
-    block_c = min(block_c, max(_next_power(channels), NARROWEST_CHANNELS))
-    block_o = min(block_o, max(_next_power(outputs), NARROWEST_OUTPUTS))
+        tile = _HIP_FUSION_TILE
+    block_p, block_c, block_o, num_warps, num_stages = tile
+    block_c = min(block_c, max(_next_power(work.channels), NARROWEST_CHANNELS))
+    block_o = min(block_o, max(_next_power(work.outputs), NARROWEST_OUTPUTS))
+    if kernel == "tap_products" and block_c < tile[1]:
+        block_c, num_warps = FEW_COLUMNS, 4 if target.architecture in TENSOR_MEMORY else num_warps
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
-    return _with_stages(config, arithmetic, target)
+    return _with_stages(config, work.arithmetic, target)
 
 
 def _with_stages(config: KernelConfig, arithmetic: str, target: Target) -> KernelConfig:

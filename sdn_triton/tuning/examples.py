@@ -11,7 +11,7 @@ from torch import Tensor
 from sdn_triton.launch import block, difference_conv, fusion
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.options import BlockOptions, Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.precision import convolutions_in
 
 DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -32,6 +32,7 @@ def example_launches(
 ) -> list[Launch]:
     """The launches of ``kernel`` with ``config`` in the forward or backward pass that it belongs to.
 
+    Of strips, which differ by magnitudes only, it is the first.
     Channels, outputs and options are those of the layer; a kernel of the depthwise or vector kind sets its own groups
     or similarity. Every gradient is asked for, that of the contrast where it is a tensor.
     """
@@ -46,8 +47,6 @@ def example_launches(
         return torch.empty(length, device="meta", dtype=dtype)
 
     configs = {kernel: config}
-    if kernel == "tap_products":
-        configs["difference_data_gradient"] = KernelConfig(32, 16, PAIRED_CHANNELS, 32, 4, 1, pairs=True)
     with convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
         if kernel.startswith("fusion"):
             weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)
@@ -80,4 +79,6 @@ def example_launches(
                 block.forward(*given)
             else:
                 difference_conv.forward(*arguments, vector(outputs), contrast, options, configs=configs)
-    return [launch for launch in launches if launch.config is config]
+    own = [launch for launch in launches if launch.config is config]
+    in_strips = kernel in ("difference_data_gradient", "tap_products")
+    return own[:1] if in_strips else own

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import FUSED_BYTES, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
+from sdn_triton.tuning.defaults import FUSED_BYTES, GROUP_PRODUCTS, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
 from sdn_triton.tuning.pipelining import why_not_pipelined
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "ieee": 4}
@@ -37,8 +37,6 @@ SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
 """What threads exchange of a result before it is stored goes through so much at a time."""
-GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
-"""Architectures with products that a group of warps starts and does not wait for."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
         return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 8 * o * c
     products, others = {
         "difference_forward": (p * o, 0),
-        "difference_data_gradient": (p * c, 2 * p * c),
+        "difference_data_gradient": (0, 2 * p * c),
         "difference_weight_gradient": (o * c, 0),
         "tap_products": (p * c, 0),
         "depthwise_forward": (0, p * o),
@@ -188,7 +186,6 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         held = {
             "difference_forward": item * config.num_stages * 2 * co,
             "block_forward": item * max(config.num_stages * 2 * co, fused),
-            "difference_data_gradient": 0,
             "difference_weight_gradient": max(4 * 8 * co, item * (config.num_stages * po + 8 * pc)),
         }
         return held[kernel] + 2 * SCRATCH_BYTES
@@ -199,7 +196,6 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
     factors, made, sources, result = {
         "difference_forward": ((co,), pc, 2 * pc, item * po),
         "block_forward": ((co,), pc, 2 * pc, item * po),
-        "difference_data_gradient": ((po, co), 0, 0, 4 * pc),
         "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
         "tap_products": ((po, co), 0, 0, item * pc),
         "fusion_forward": ((co, pc), pc * is_pipelined, 0, item * po),

@@ -38,7 +38,7 @@ class Table:
 
     def is_for(self, target: Target) -> bool:
         """Whether it was measured on such a GPU: capability, number of multiprocessors, class of shared memory."""
-        return self.target == target and self.shared_bytes == target.shared_bytes
+        return self.target == target._replace(l2=None) and self.shared_bytes == target.shared_bytes
 
     def is_in_family_of(self, target: Target) -> bool:
         """Whether it was measured on a GPU of the same architecture family."""

@@ -60,7 +60,7 @@ def test_defaults_fit(kernel: str, name: str, arithmetic: str) -> None:
             resources = compiled.resources()
             assert resources.shared_bytes <= target.shared_bytes, config
             assert resources.local_bytes <= SPILL, config
-            if uses_tensor_cores(kernel, arithmetic) and not (config.pairs and kernel == "difference_data_gradient"):
+            if uses_tensor_cores(kernel, arithmetic):
                 assert compiled.tensor_instructions() > 0, config
             if target.kind == "cuda" and arithmetic == "bf16" and SPILL == 0:
                 assert not re.findall(r"\b(?:LDL|STL)\b", compiled.machine_code()), config
@@ -87,9 +87,8 @@ SPILL_OF_AN_OPTION = 32
 OPTIONS = [
     (kernel, variant)
     for kernel in KERNELS
-    if kernel != "tap_products"
     for variant in VARIANTS
-    if variant in LAYOUTS or kernel.startswith("difference")
+    if variant in LAYOUTS or kernel.startswith(("difference", "tap"))
 ]
 OPTION_TARGETS = ("sm_80", "sm_90", "gfx942")
 
@@ -134,7 +133,7 @@ def hopper_in_bf16(name: str, arithmetic: str) -> bool:
 def test_options_of_pairs_fit(kernel: str, variant: str, name: str, arithmetic: str) -> None:
     """So do those of the kernels that take channels in pairs, in both half types."""
     target, arguments = TARGETS[name], VARIANTS[variant]
-    if variant == "learned-contrast" and kernel in ("difference_data_gradient", "tap_products"):
+    if variant == "learned-contrast" and kernel == "difference_data_gradient":
         pytest.skip("the gradient of a contrast has no paired kernel")
     config = default_config(kernel, Work(arithmetic, 2, 64, 64, 256, 256, taps=9, can_pair=True), target)
     assert config.pairs or kernel == "tap_products"

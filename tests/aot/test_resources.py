@@ -25,7 +25,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 
 from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, PAIRED_ARCHITECTURES, PAIRED_KERNELS, PRODUCT_KERNELS, all_defaults
+from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, PRODUCT_KERNELS, all_defaults
 from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.resources import LARGEST_REGISTERS, TENSOR_COLUMNS, estimate, why_not
 from sdn_triton.tuning.spaces import axes
@@ -36,8 +36,6 @@ WITH_PRODUCTS = PRODUCT_KERNELS
 
 
 def arithmetics(kernel: str, target: Target) -> tuple[str, ...]:
-    if kernel == "tap_products":
-        return "fp16", "bf16"
     return tuple(name for name in ARITHMETICS if not (target.kind == "hip" and name == "tf32"))
 
 
@@ -63,8 +61,6 @@ def drawn(kernel: str, name: str) -> tuple[str, KernelConfig, str]:
     """Arithmetic, configuration and memory layout for one kernel on one target, the same every time."""
     generator = random.Random(f"{kernel} {name}")
     layout = generator.choice(("channels_last", "channels_last", "contiguous"))
-    if kernel == "tap_products":
-        layout = "channels_last"  # others cannot travel in pairs
     arithmetic = generator.choice(arithmetics(kernel, TARGETS[name]))
     return arithmetic, draw(generator, kernel, arithmetic), layout
 
@@ -78,8 +74,6 @@ def is_hopper(name: str) -> bool:
 @pytest.mark.sampled(3)
 def test_the_model_bounds_what_the_compiler_takes(kernel, name):
     target = TARGETS[name]
-    if kernel == "tap_products" and target.architecture not in PAIRED_ARCHITECTURES:
-        pytest.skip("no GPU of this architecture runs it")
     arithmetic, config, layout = drawn(kernel, name)
     shared, registers, local, columns = taken(kernel, arithmetic, config, target, layout)
     obstacle = why_not(kernel, arithmetic, config, target)
@@ -117,7 +111,7 @@ def test_the_bound_is_not_far_off():
     ratios = []
     for name, kernel in itertools.product(("sm_80", "sm_90", "sm_100"), WITH_PRODUCTS):
         arithmetic, config, layout = drawn(kernel, name)
-        if kernel == "tap_products" or layout != "channels_last":
+        if layout != "channels_last":
             continue
         shared, *_ = taken(kernel, arithmetic, config, TARGETS[name], layout)
         if shared > TARGETS[name].shared_bytes / 8:
