@@ -72,7 +72,7 @@ class Case:
             taps=TAPS + 1,
             can_pair=(
                 self.memory_format == "channels_last"
-                and self.arithmetic in ("fp16", "bf16")
+                and self.arithmetic != "ieee"
                 and self.channels % PAIRED_CHANNELS == 0
             ),
         )

@@ -6,7 +6,6 @@ import triton.language as tl
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import WORDS, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
-    NO_ROOM,
     channel_offsets,
     inside,
     pixel_offsets,
@@ -14,128 +13,92 @@ from sdn_triton.kernels.pixels import (
     tile_origin,
     tile_pixels,
 )
+from sdn_triton.kernels.products import finished
 from sdn_triton.kernels.reduction import sum_over_pixels
 
 
 @triton.jit
-def load_valid_words(
-    u_words,
-    v_words,
-    offsets,  # [PIXELS, WORDS]
-    rows,  # [PIXELS]
-    columns,
-    valid,  # [PIXELS]
-    H,
-    W,
-    all_inside,
-):
-    """Words of input and guidance at a tile of positions; zeros outside the image and past the output.
+def side_by_side_times(x, HALF: tl.constexpr, LOAD_CONTRAST: tl.constexpr):
+    if LOAD_CONTRAST:
+        x = side_by_side(x, x)
+        if HALF == 2:
+            x = side_by_side(x, x)
+    return x
 
-    Those past the output might be NaN, and NaN times a zero gradient is NaN.
-    """
-    if all_inside:
-        u = tl.load(u_words + offsets)
-        v = tl.load(v_words + offsets)
+
+@triton.jit
+def next_tile(n, row, column, HO, WO, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    column += BLOCK_W
+    end_of_row = column >= WO
+    column = tl.where(end_of_row, 0, column)
+    row = tl.where(end_of_row, row + BLOCK_H, row)
+    end_of_image = row >= HO
+    row = tl.where(end_of_image, 0, row)
+    n = tl.where(end_of_image, n + 1, n)
+    return n, row, column
+
+
+@triton.jit
+def centres_of_tile(image, pixels, n, row, column, wanted):
+    u_group, v_group, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_h, stride_w = image
+    tile_offsets, tile_rows, tile_columns = pixels
+    u_words = u_group + n * stride_un
+    v_words = v_group + n * stride_un
+    up = row * step_h + origin_h
+    left = column * step_w + origin_w
+    rows = up + tile_rows * step_h
+    columns = left + tile_columns * step_w
+    valid = (tile_rows < HO - row) & (tile_columns < WO - column) & wanted
+    offsets = tile_offsets + (up * stride_h + left * stride_w)
+    mask = (inside(rows, columns, H, W) & valid)[:, None]
+    u = tl.load(u_words + offsets, mask=mask, other=0)
+    v = tl.load(v_words + offsets, mask=mask, other=0)
+    return (u_words, v_words, offsets, rows, columns, valid, H, W, stride_h, stride_w), u, v
+
+
+@triton.jit
+def load_tap(place, u_p, v_p, dy, dx, ZERO_FLUX: tl.constexpr):
+    u_words, v_words, offsets, rows, columns, valid, H, W, stride_h, stride_w = place
+    mask = inside(rows + dy, columns + dx, H, W) & valid
+    offsets += dy * stride_h + dx * stride_w
+    if ZERO_FLUX:
+        mask = mask & inside(rows, columns, H, W)
+        u = tl.load(u_words + offsets, mask=mask[:, None], other=u_p)
+        v = tl.load(v_words + offsets, mask=mask[:, None], other=v_p)
     else:
-        mask = (inside(rows, columns, H, W) & valid)[:, None]
-        u = tl.load(u_words + offsets, mask=mask, other=0)
-        v = tl.load(v_words + offsets, mask=mask, other=0)
+        u = tl.load(u_words + offsets, mask=mask[:, None], other=0)
+        v = tl.load(v_words + offsets, mask=mask[:, None], other=0)
     return u, v
 
 
 @triton.jit
-def flow_of_tap(
-    u_words,
-    v_words,
-    u_p,
-    v_p,
-    centre_offsets,
-    rows,
-    columns,
-    valid,
-    room,
-    dy,
-    dx,
-    H,
-    W,
-    stride_h,
-    stride_w,
-    inverse_lower,
-    inverse_upper,
-    dtype: tl.constexpr,
-    DIFFUSIVITY: tl.constexpr,
-    UNIT_CONTRAST: tl.constexpr,
-    ZERO_FLUX: tl.constexpr,
-    PTX: tl.constexpr,
-):
-    """Words of ``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)``, [PIXELS, WORDS]."""
-    up, down, left, right = room
-    u_q, v_q = load_valid_words(
-        u_words, v_words, centre_offsets + (dy * stride_h + dx * stride_w), rows + dy, columns + dx, valid, H, W,
-        all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
-    )  # fmt: skip
-    flow = precise_weighted_differences(
-        u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
-    )
-    if ZERO_FLUX:
-        both_inside = inside(rows, columns, H, W) & inside(rows + dy, columns + dx, H, W)
-        flow = tl.where(both_inside[:, None], flow, 0)
-    return flow
-
-
-@triton.jit
-def flows_of_taps(
-    u_words,
-    v_words,
-    u_p,
-    v_p,
-    centre_offsets,
-    rows,
-    columns,
-    valid,
-    room,
-    first_pair,
-    dilation_h,
-    dilation_w,
-    H,
-    W,
-    stride_h,
-    stride_w,
-    inverse_lower,
-    inverse_upper,
-    dtype: tl.constexpr,
-    TAP_PAIRS: tl.constexpr,
-    KERNEL_H: tl.constexpr,
-    KERNEL_W: tl.constexpr,
-    DIFFUSIVITY: tl.constexpr,
-    UNIT_CONTRAST: tl.constexpr,
-    ZERO_FLUX: tl.constexpr,
-    PTX: tl.constexpr,
+def load_taps(
+    place, u_p, v_p, first_pair, dilation_h, dilation_w,
+    TAP_PAIRS: tl.constexpr, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, ZERO_FLUX: tl.constexpr,
 ):
     """Those of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
     if TAP_PAIRS == 1:
         dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        first = flow_of_tap(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, dy, dx, H, W, stride_h, stride_w,
-            inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
-        )  # fmt: skip
-        second = flow_of_tap(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, -dy, -dx, H, W, stride_h, stride_w,
-            inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
-        )  # fmt: skip
+        u_a, v_a = load_tap(place, u_p, v_p, dy, dx, ZERO_FLUX)
+        u_b, v_b = load_tap(place, u_p, v_p, -dy, -dx, ZERO_FLUX)
     else:
         HALF: tl.constexpr = TAP_PAIRS // 2
-        first = flows_of_taps(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, first_pair, dilation_h, dilation_w,
-            H, W, stride_h, stride_w, inverse_lower, inverse_upper,
-            dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
-        )  # fmt: skip
-        second = flows_of_taps(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, first_pair + HALF, dilation_h,
-            dilation_w, H, W, stride_h, stride_w, inverse_lower, inverse_upper,
-            dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
-        )  # fmt: skip
-    return side_by_side(first, second)
+        u_a, v_a = load_taps(place, u_p, v_p, first_pair, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
+        u_b, v_b = load_taps(place, u_p, v_p, first_pair + HALF, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
+    return side_by_side(u_a, u_b), side_by_side(v_a, v_b)
+
+
+@triton.jit
+def flows(u_p, u_q, v_p, v_q, inverse, dtype: tl.constexpr, TAP_PAIRS: tl.constexpr, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, PTX: tl.constexpr):
+    u_p = side_by_side(u_p, u_p)
+    v_p = side_by_side(v_p, v_p)
+    if TAP_PAIRS == 2:
+        u_p = side_by_side(u_p, u_p)
+        v_p = side_by_side(v_p, v_p)
+    lower, upper = inverse
+    return precise_weighted_differences(
+        u_p, u_q, v_p, v_q, lower, upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
+    )
 
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
@@ -252,41 +215,33 @@ def paired_weight_gradient_kernel(
 
         run = tl.cdiv(tiles, splits)
         first_tile = split * run
+        last_tile = tl.minimum(first_tile + run, tiles)
         n, row, column = tile_origin(first_tile, HO, WO, BLOCK_H, BLOCK_W)
+        HALF: tl.constexpr = TAP_PAIRS // 2
+        image = u_group, v_group, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw
+        pixels = tile_offsets, tile_rows, tile_columns
+        inverse = side_by_side_times(inverse_lower, HALF, LOAD_CONTRAST), side_by_side_times(inverse_upper, HALF, LOAD_CONTRAST)
+        place, u_p, v_p = centres_of_tile(image, pixels, n, row, column, first_tile < last_tile)
+        u_q, v_q = load_taps(place, u_p, v_p, first_pair, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
+        a = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+        u_q, v_q = load_taps(place, u_p, v_p, first_pair + HALF, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
+        b = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+        both = side_by_side(a, b)
         accumulator = tl.zeros((BLOCK_O, 2 * TAP_PAIRS * CHANNELS), tl.float32)
-        for _ in range(first_tile, tl.minimum(first_tile + run, tiles)):
-            u_words = u_group + n * stride_un
-            v_words = v_group + n * stride_un
-            up = row * step_h + origin_h
-            left = column * step_w + origin_w
-            down = H - 1 - up - (BLOCK_H - 1) * step_h
-            right = W - 1 - left - (BLOCK_W - 1) * step_w
-            if (row + BLOCK_H > HO) | (column + BLOCK_W > WO):
-                down = NO_ROOM
-            room = up, down, left, right
-            rows = up + tile_rows * step_h
-            columns = left + tile_columns * step_w
+        for tile in range(first_tile, last_tile):
             valid = (tile_rows < HO - row) & (tile_columns < WO - column)
-            offsets = tile_offsets + (up * stride_uh + left * stride_uw)
-            u_p, v_p = load_valid_words(
-                u_words, v_words, offsets, rows, columns, valid, H, W,
-                all_inside=(up | down | left | right) >= 0,
-            )  # fmt: skip
-            flows = flows_of_taps(
-                u_words, v_words, u_p, v_p, offsets, rows, columns, valid, room, first_pair, dilation_h, dilation_w,
-                H, W, stride_uh, stride_uw, inverse_lower, inverse_upper,
-                dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
-            )  # fmt: skip
             g_image = gradient_ptr + n * stride_gn + pixel_offsets(row, column, stride_gh, stride_gw, INT64)
             gradient = tl.load(g_image + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0)
-            accumulator = tl.dot(tl.trans(gradient), unpacked(flows, dtype), accumulator)
-            column += BLOCK_W
-            if column >= WO:
-                column = 0
-                row += BLOCK_H
-            if row >= HO:
-                row = 0
-                n += 1
+            gradient = tl.trans(gradient)
+            n, row, column = next_tile(n, row, column, HO, WO, BLOCK_H, BLOCK_W)
+            place, u_p, v_p = centres_of_tile(image, pixels, n, row, column, tile + 1 < last_tile)
+            accumulator = tl.dot(gradient, unpacked(both, dtype), accumulator)
+            u_q, v_q = load_taps(place, u_p, v_p, first_pair, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
+            a = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+            u_q, v_q = load_taps(place, u_p, v_p, first_pair + HALF, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
+            b = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+            both = side_by_side(a, b)
+            accumulator = finished(accumulator, dtype, "ieee")
 
         # Not the `outputs` from above: their places in this layout would be kept through the loop, in 32 registers.
         rows = tl.arange(0, BLOCK_O)

@@ -16,6 +16,7 @@ from sdn_triton.launch import similarity
 from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
+    WORD_BYTES,
     arithmetic_of,
     as_factor,
     needs_64_bits,
@@ -124,7 +125,7 @@ class DifferenceCall:
         """Whether there are kernels that take channels in pairs for such tensors, however they lie."""
         rows, columns = self.output_size
         return (
-            self.input.dtype in (torch.float16, torch.bfloat16)
+            self.arithmetic != "ieee"
             and self.options.similarity == "channel"
             and self.taps > 1
             and self.weight.shape[0] * rows * columns < 2**31
@@ -319,7 +320,8 @@ class DifferenceCall:
     def word_strides(self) -> dict[str, int]:
         """The strides of input and guidance, which are the same, in words."""
         n, _, h, w = self.input.stride()
-        return {"stride_un": n // 2, "stride_uh": h // 2, "stride_uw": w // 2}
+        in_word = WORD_BYTES // self.input.element_size()
+        return {"stride_un": n // in_word, "stride_uh": h // in_word, "stride_uw": w // in_word}
 
     def pair_constants(self) -> dict[str, Any]:
         """What kernels that read pairs are told besides ``constants``."""

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdn_triton.tuning.configs import PAIRED_CHANNELS
+from sdn_triton.launch.run import WORD_BYTES
+
 
 THREADS, WORDS = 4, 4
 """Those that share a pixel, and the words that each loads of a block of channels."""
@@ -24,7 +25,9 @@ def in_pairs(weight: Tensor, groups: int, block_o: int) -> Tensor:
     missing = -by_group.shape[1] % block_o
     if missing:
         by_group = F.pad(by_group, (0, 0, 0, 0, 0, missing))
-    tiles = by_group.view(groups, -1, block_o, channels // PAIRED_CHANNELS, THREADS, WORDS, 2, rows * columns)
+    in_word = WORD_BYTES // weight.itemsize
+    block = THREADS * WORDS * in_word
+    tiles = by_group.view(groups, -1, block_o, channels // block, THREADS, WORDS, in_word, rows * columns)
     tiles = tiles.permute(0, 1, 3, 7, 2, 5, 4, 6)
     taps, opposites = tiles[:, :, :, :half], tiles.flip(3)[:, :, :, :half]
     return torch.stack((taps, opposites), 5).flatten(6)

@@ -25,6 +25,7 @@ SHARED_BYTES: dict[int | str, int] = {
 """Shared memory that one block may have, by architecture."""
 
 SMALLEST_SHARED_BYTES = 65_536
+PAIRED_BLOCKS = (16, 32)
 PAIRED_CHANNELS = 32
 """Channels of a block whose channels travel in pairs: 16 bytes for each of the four threads that share a pixel."""
 
@@ -56,8 +57,8 @@ class KernelConfig:
             raise ValueError(f"block_w must not exceed block_p, got {self}")
         if self.splits < 1 or self.num_stages < 1:
             raise ValueError(f"splits and num_stages must be positive, got {self}")
-        if self.pairs and (self.block_c != PAIRED_CHANNELS or self.block_p % 16):
-            raise ValueError(f"pairs need block_c={PAIRED_CHANNELS} and a multiple of 16 pixels, got {self}")
+        if self.pairs and (self.block_c not in PAIRED_BLOCKS or self.block_p % 16):
+            raise ValueError(f"pairs need block_c={PAIRED_CHANNELS} (16 for float32) and a multiple of 16 pixels, got {self}")
 
     @property
     def block_h(self) -> int:

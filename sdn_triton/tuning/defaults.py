@@ -141,7 +141,7 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     if target.kind == "interpreter":
         config = _interpreted(kernel, work)
     else:
-        if work.can_pair and kernel in PAIRED_KERNELS and target.architecture in PAIRED_ARCHITECTURES:
+        if can_pair(kernel, work, target):
             config = _paired(kernel, work, target)
         else:
             config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
@@ -152,6 +152,14 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     if kernel in SPLIT_KERNELS:
         config = replace(config, splits=count_splits(kernel, work, config, target))
     return config
+
+
+def can_pair(kernel: str, work: Work, target: Target) -> bool:
+    if not work.can_pair or kernel not in PAIRED_KERNELS:
+        return False
+    if work.arithmetic == "tf32":
+        return kernel in ("difference_forward", "difference_weight_gradient") and target.architecture == 90
+    return target.architecture in PAIRED_ARCHITECTURES
 
 
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
@@ -197,6 +205,8 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     pixels = work.images * work.rows * work.columns
     blocks = -(-pixels // block_p) * -(-work.outputs // block_o) * work.groups
     config = _paired_config(*tiles["many" if 2 * blocks > target.multiprocessors else "few", width])
+    if work.arithmetic == "tf32":
+        config = replace(config, block_c=16)
     return _with_stages(config, work.arithmetic, target)
 
 
