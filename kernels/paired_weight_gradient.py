@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, precise_weighted_differences, side_by_side, unpacked
+from sdn_triton.kernels.pairs import WORDS, channels_in_word, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
     channel_offsets,
     inside,
@@ -18,87 +18,171 @@ from sdn_triton.kernels.reduction import sum_over_pixels
 
 
 @triton.jit
-def side_by_side_times(x, HALF: tl.constexpr, LOAD_CONTRAST: tl.constexpr):
-    if LOAD_CONTRAST:
-        x = side_by_side(x, x)
-        if HALF == 2:
-            x = side_by_side(x, x)
-    return x
-
-
-@triton.jit
 def next_tile(n, row, column, HO, WO, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Image, first row and first column of the tile that follows; see :func:`tile_origin` for the order."""
     column += BLOCK_W
-    end_of_row = column >= WO
-    column = tl.where(end_of_row, 0, column)
-    row = tl.where(end_of_row, row + BLOCK_H, row)
-    end_of_image = row >= HO
-    row = tl.where(end_of_image, 0, row)
-    n = tl.where(end_of_image, n + 1, n)
+    is_past_row = column >= WO
+    column = tl.where(is_past_row, 0, column)
+    row = tl.where(is_past_row, row + BLOCK_H, row)
+    is_past_image = row >= HO
+    row = tl.where(is_past_image, 0, row)
+    n = tl.where(is_past_image, n + 1, n)
     return n, row, column
 
 
 @triton.jit
-def centres_of_tile(image, pixels, n, row, column, wanted):
-    u_group, v_group, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_h, stride_w = image
-    tile_offsets, tile_rows, tile_columns = pixels
-    u_words = u_group + n * stride_un
-    v_words = v_group + n * stride_un
-    up = row * step_h + origin_h
-    left = column * step_w + origin_w
-    rows = up + tile_rows * step_h
-    columns = left + tile_columns * step_w
-    valid = (tile_rows < HO - row) & (tile_columns < WO - column) & wanted
-    offsets = tile_offsets + (up * stride_h + left * stride_w)
-    mask = (inside(rows, columns, H, W) & valid)[:, None]
-    u = tl.load(u_words + offsets, mask=mask, other=0)
-    v = tl.load(v_words + offsets, mask=mask, other=0)
-    return (u_words, v_words, offsets, rows, columns, valid, H, W, stride_h, stride_w), u, v
-
-
-@triton.jit
-def load_tap(place, u_p, v_p, dy, dx, ZERO_FLUX: tl.constexpr):
-    u_words, v_words, offsets, rows, columns, valid, H, W, stride_h, stride_w = place
-    mask = inside(rows + dy, columns + dx, H, W) & valid
-    offsets += dy * stride_h + dx * stride_w
-    if ZERO_FLUX:
-        mask = mask & inside(rows, columns, H, W)
-        u = tl.load(u_words + offsets, mask=mask[:, None], other=u_p)
-        v = tl.load(v_words + offsets, mask=mask[:, None], other=v_p)
-    else:
-        u = tl.load(u_words + offsets, mask=mask[:, None], other=0)
-        v = tl.load(v_words + offsets, mask=mask[:, None], other=0)
+def load_words(u_words, v_words, offsets, mask):
+    """Words of input and guidance; zeros where they are not wanted."""
+    u = tl.load(u_words + offsets, mask=mask[:, None], other=0)
+    v = tl.load(v_words + offsets, mask=mask[:, None], other=0)
     return u, v
 
 
 @triton.jit
-def load_taps(
-    place, u_p, v_p, first_pair, dilation_h, dilation_w,
-    TAP_PAIRS: tl.constexpr, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, ZERO_FLUX: tl.constexpr,
+def flow_of_tap(
+    u_words,
+    v_words,
+    u_p,
+    v_p,
+    offsets,  # [PIXELS, WORDS]
+    rows,  # [PIXELS]
+    columns,
+    wanted,
+    dy,
+    dx,
+    H,
+    W,
+    stride_h,
+    stride_w,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Words of ``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)``, [PIXELS, WORDS]."""
+    q_inside = inside(rows + dy, columns + dx, H, W)
+    u_q, v_q = load_words(u_words, v_words, offsets + (dy * stride_h + dx * stride_w), q_inside & wanted)
+    flow = precise_weighted_differences(
+        u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
+    )
+    if ZERO_FLUX:
+        flow = tl.where((inside(rows, columns, H, W) & q_inside)[:, None], flow, 0)
+    return flow
+
+
+@triton.jit
+def flows_of_taps(
+    u_words,
+    v_words,
+    u_p,
+    v_p,
+    offsets,
+    rows,
+    columns,
+    wanted,
+    first_pair,
+    dilation_h,
+    dilation_w,
+    H,
+    W,
+    stride_h,
+    stride_w,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    TAP_PAIRS: tl.constexpr,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
 ):
     """Those of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
     if TAP_PAIRS == 1:
         dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        u_a, v_a = load_tap(place, u_p, v_p, dy, dx, ZERO_FLUX)
-        u_b, v_b = load_tap(place, u_p, v_p, -dy, -dx, ZERO_FLUX)
+        first = flow_of_tap(
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, dy, dx, H, W, stride_h, stride_w,
+            inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
+        second = flow_of_tap(
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, -dy, -dx, H, W, stride_h, stride_w,
+            inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
     else:
         HALF: tl.constexpr = TAP_PAIRS // 2
-        u_a, v_a = load_taps(place, u_p, v_p, first_pair, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
-        u_b, v_b = load_taps(place, u_p, v_p, first_pair + HALF, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
-    return side_by_side(u_a, u_b), side_by_side(v_a, v_b)
+        first = flows_of_taps(
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, dilation_h, dilation_w,
+            H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+            dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
+        second = flows_of_taps(
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair + HALF, dilation_h, dilation_w,
+            H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+            dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
+    return side_by_side(first, second)
 
 
 @triton.jit
-def flows(u_p, u_q, v_p, v_q, inverse, dtype: tl.constexpr, TAP_PAIRS: tl.constexpr, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, PTX: tl.constexpr):
-    u_p = side_by_side(u_p, u_p)
-    v_p = side_by_side(v_p, v_p)
-    if TAP_PAIRS == 2:
-        u_p = side_by_side(u_p, u_p)
-        v_p = side_by_side(v_p, v_p)
-    lower, upper = inverse
-    return precise_weighted_differences(
-        u_p, u_q, v_p, v_q, lower, upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
-    )
+def flows_of_tile(
+    u_group,  # the first word of the channels
+    v_group,
+    n,
+    row,  # of the first output of the tile
+    column,
+    is_there,  # else nothing is read
+    tile_offsets,  # [PIXELS, WORDS]
+    tile_rows,  # [PIXELS]
+    tile_columns,
+    first_pair,
+    dilation_h,
+    dilation_w,
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    stride_n,
+    stride_h,
+    stride_w,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    TAP_PAIRS: tl.constexpr,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Weighted differences of a tile, as a factor of a product: [PIXELS, channels of 2 * TAP_PAIRS taps].
+
+    Loads have masks instead of branches, which arithmetic does not move past. Positions past the output read nothing:
+    they might be NaN, and NaN times a zero gradient is NaN.
+    """
+    u_words = u_group + n * stride_n
+    v_words = v_group + n * stride_n
+    up = row * step_h + origin_h
+    left = column * step_w + origin_w
+    rows = up + tile_rows * step_h
+    columns = left + tile_columns * step_w
+    wanted = (tile_rows < HO - row) & (tile_columns < WO - column) & is_there
+    offsets = tile_offsets + (up * stride_h + left * stride_w)
+    u_p, v_p = load_words(u_words, v_words, offsets, inside(rows, columns, H, W) & wanted)
+    flows = flows_of_taps(
+        u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, dilation_h, dilation_w,
+        H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+        dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+    )  # fmt: skip
+    return unpacked(flows, dtype)
 
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
@@ -153,8 +237,10 @@ def paired_weight_gradient_kernel(
     them sum the bias gradient. Grid: (cdiv(O, BLOCK_O) * C / 32 * groups, TAPS // 2 / TAP_PAIRS + 1, splits).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
-    CHANNELS: tl.constexpr = 2 * WORDS
     dtype: tl.constexpr = u_ptr.dtype.element_ty
+    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    CHANNELS: tl.constexpr = IN_WORD * WORDS
+    PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     o_blocks = tl.cdiv(O, BLOCK_O)
     c_blocks = C // CHANNELS
     o_block = tl.program_id(0) % o_blocks
@@ -197,14 +283,14 @@ def paired_weight_gradient_kernel(
     elif NEEDS_WEIGHT:
         if LOAD_CONTRAST:
             contrast_ptr += group * C * stride_contrast
-        lower = c_block * CHANNELS + 2 * tl.arange(0, WORDS)
+        lower = c_block * CHANNELS + IN_WORD * tl.arange(0, WORDS)
         inverse_lower = load_inverse_contrast(
             contrast_ptr, inverse_contrast, stride_contrast, lower, lower < C, LOAD_CONTRAST
         )
         inverse_upper = load_inverse_contrast(
-            contrast_ptr, inverse_contrast, stride_contrast, lower + 1, lower < C, LOAD_CONTRAST
+            contrast_ptr, inverse_contrast, stride_contrast, lower + IN_WORD - 1, lower < C, LOAD_CONTRAST
         )
-        group_words = group * (C // 2) + c_block * WORDS
+        group_words = group * (C // IN_WORD) + c_block * WORDS
         u_group = u_ptr.to(tl.pointer_type(tl.int32)) + group_words
         v_group = v_ptr.to(tl.pointer_type(tl.int32)) + group_words
         tile_rows, tile_columns = tile_pixels(0, 0, BLOCK_H, BLOCK_W)  # [PIXELS]
@@ -217,31 +303,27 @@ def paired_weight_gradient_kernel(
         first_tile = split * run
         last_tile = tl.minimum(first_tile + run, tiles)
         n, row, column = tile_origin(first_tile, HO, WO, BLOCK_H, BLOCK_W)
-        HALF: tl.constexpr = TAP_PAIRS // 2
-        image = u_group, v_group, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw
-        pixels = tile_offsets, tile_rows, tile_columns
-        inverse = side_by_side_times(inverse_lower, HALF, LOAD_CONTRAST), side_by_side_times(inverse_upper, HALF, LOAD_CONTRAST)
-        place, u_p, v_p = centres_of_tile(image, pixels, n, row, column, first_tile < last_tile)
-        u_q, v_q = load_taps(place, u_p, v_p, first_pair, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
-        a = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-        u_q, v_q = load_taps(place, u_p, v_p, first_pair + HALF, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
-        b = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-        both = side_by_side(a, b)
+        flows = flows_of_tile(
+            u_group, v_group, n, row, column, first_tile < last_tile, tile_offsets, tile_rows, tile_columns, first_pair,
+            dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw,
+            inverse_lower, inverse_upper,
+            dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
         accumulator = tl.zeros((BLOCK_O, 2 * TAP_PAIRS * CHANNELS), tl.float32)
+        # The product of a tile runs under the differences of the next one, and has ended with the trip.
         for tile in range(first_tile, last_tile):
             valid = (tile_rows < HO - row) & (tile_columns < WO - column)
             g_image = gradient_ptr + n * stride_gn + pixel_offsets(row, column, stride_gh, stride_gw, INT64)
             gradient = tl.load(g_image + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0)
-            gradient = tl.trans(gradient)
+            accumulator = tl.dot(tl.trans(gradient), flows, accumulator, input_precision=PRECISION)
             n, row, column = next_tile(n, row, column, HO, WO, BLOCK_H, BLOCK_W)
-            place, u_p, v_p = centres_of_tile(image, pixels, n, row, column, tile + 1 < last_tile)
-            accumulator = tl.dot(gradient, unpacked(both, dtype), accumulator)
-            u_q, v_q = load_taps(place, u_p, v_p, first_pair, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
-            a = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-            u_q, v_q = load_taps(place, u_p, v_p, first_pair + HALF, dilation_h, dilation_w, HALF, KERNEL_H, KERNEL_W, ZERO_FLUX)
-            b = flows(u_p, u_q, v_p, v_q, inverse, dtype, HALF, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-            both = side_by_side(a, b)
-            accumulator = finished(accumulator, dtype, "ieee")
+            flows = flows_of_tile(
+                u_group, v_group, n, row, column, tile + 1 < last_tile, tile_offsets, tile_rows, tile_columns, first_pair,
+                dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw,
+                inverse_lower, inverse_upper,
+                dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+            )  # fmt: skip
+            accumulator = finished(accumulator, dtype, PRECISION)
 
         # Not the `outputs` from above: their places in this layout would be kept through the loop, in 32 registers.
         rows = tl.arange(0, BLOCK_O)

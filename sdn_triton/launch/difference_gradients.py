@@ -168,7 +168,9 @@ def weight_gradients(
         blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
         half = call.taps // 2
         # The contrasts of channels take the registers that the sums of more taps would need.
-        most = 2 if isinstance(call.contrast, Tensor) or config.block_o > 128 else 4
+        import os
+        most = 2 if isinstance(call.contrast, Tensor) or (config.block_o > 128 and config.block_c == 32) else 4
+        most=int(os.environ.get('MOST',most))
         tap_pairs = next(pairs for pairs in (4, 2, 1) if half % pairs == 0 and pairs <= most)
         launch = Launch(
             kernel=paired_weight_gradient_kernel,
