@@ -1,4 +1,4 @@
-"""The weight as the kernels read it that take channels in pairs; see ``kernels/pairs.py`` for the order of channels."""
+"""The weight as the kernels read it that take channels in words; see ``kernels/pairs.py`` for the order of channels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ THREADS, WORDS = 4, 4
 def in_pairs(weight: Tensor, groups: int, block_o: int) -> Tensor:
     """``[O, C, kh, kw]`` as ``[groups, blocks of outputs, blocks of channels, taps // 2, block_o, 2, 32]``.
 
-    A tile, that of a tap and its opposite, lies together in memory, channels in fragment order. The weight of the
-    centre is left out, the last block of outputs is filled up with zeros.
+    A tile, that of a tap and its opposite, lies together in memory, channels in fragment order; in float32 it has 16 of
+    them. The weight of the centre is left out, the last block of outputs is filled up with zeros.
     """
     _, channels, rows, columns = weight.shape
     half = rows * columns // 2

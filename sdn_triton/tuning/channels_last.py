@@ -35,7 +35,7 @@ convolution instead of 3.5, which is 6.8 bytes for each output and each of its b
 from __future__ import annotations
 
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, Target
-from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work
+from sdn_triton.tuning.defaults import Work, takes_pairs
 
 SAVED_BYTES = {
     "difference_forward": 1.8,
@@ -72,7 +72,7 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
         >>> copies_pay("difference_forward", work._replace(taps=3), 2 * 64 * 64, 2, Target("cuda", 90, 132))
         False
     """
-    if kernel not in SAVED_BYTES or target.architecture not in PAIRED_ARCHITECTURES:
+    if not takes_pairs(kernel, work.arithmetic, target):
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
     blocks = 1 if kernel == "block_forward" else -(-work.outputs // OUTPUTS)

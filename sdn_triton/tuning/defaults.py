@@ -84,10 +84,31 @@ _PAIRED_TILES = {
         ("few", "narrow"): (32, 32, 64, 4, 1),
     },
     "difference_weight_gradient": {
-        ("many", "wide"): (64, 32, 128, 8, 2),
-        ("many", "narrow"): (64, 32, 64, 8, 2),
-        ("few", "wide"): (64, 32, 128, 8, 2),
-        ("few", "narrow"): (64, 32, 64, 8, 2),
+        ("many", "widest"): (64, 32, 256, 8, 3),
+        ("many", "wide"): (64, 32, 128, 8, 3),
+        ("many", "narrow"): (64, 32, 64, 8, 3),
+        ("few", "widest"): (64, 32, 256, 8, 3),
+        ("few", "wide"): (64, 32, 128, 8, 3),
+        ("few", "narrow"): (64, 32, 64, 8, 3),
+    },
+}
+# The same where a word is one channel in float32.
+_FLOAT32_TILES = {
+    "difference_forward": {
+        ("many", "widest"): (128, 16, 256, 8, 3),
+        ("many", "wide"): (64, 16, 128, 4, 3),
+        ("many", "narrow"): (64, 16, 64, 4, 3),
+        ("few", "widest"): (64, 16, 128, 4, 3),
+        ("few", "wide"): (64, 16, 128, 4, 3),
+        ("few", "narrow"): (64, 16, 64, 4, 3),
+    },
+    "difference_weight_gradient": {
+        ("many", "widest"): (32, 16, 256, 8, 3),
+        ("many", "wide"): (32, 16, 128, 8, 3),
+        ("many", "narrow"): (32, 16, 64, 8, 3),
+        ("few", "widest"): (32, 16, 256, 8, 3),
+        ("few", "wide"): (32, 16, 128, 8, 3),
+        ("few", "narrow"): (32, 16, 64, 8, 3),
     },
 }
 # Tensor memory leaves registers to differences: tiles may have more pixels, which read weights less often. But it gives
@@ -106,6 +127,12 @@ _TENSOR_MEMORY_TILES = {
     ("block_forward", "few", "widest"): (128, 32, 128, 8, 2),
     ("block_forward", "few", "wide"): (128, 32, 128, 8, 2),
     ("block_forward", "few", "narrow"): (128, 32, 64, 8, 2),
+    ("difference_weight_gradient", "many", "widest"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "many", "wide"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "many", "narrow"): (64, 32, 64, 8, 2),
+    ("difference_weight_gradient", "few", "widest"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "few", "wide"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "few", "narrow"): (64, 32, 64, 8, 2),
 }
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
@@ -113,6 +140,12 @@ TENSOR_MEMORY = (100, 103)
 """Architectures that keep the sums of a matrix product in a memory of their own."""
 PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
 """Where that form has the left operand in registers, or it takes fewer instructions all the same."""
+PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
+"""The kernels that have it for TF32, too."""
+FLOAT32_ARCHITECTURES = (90,)
+"""Where they take it."""
+SUMS_OF_A_WARP = 4096
+"""Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -135,13 +168,31 @@ class Work(NamedTuple):
     channels_last: bool = True
 
 
+def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
+    """Whether ``kernel`` has a form on ``target`` in which channels travel in words of 32 bits, and it is the faster one.
+
+    Example:
+        >>> hopper, ampere = Target("cuda", 90, 132), Target("cuda", 80, 108)
+        >>> takes_pairs("difference_forward", "tf32", hopper), takes_pairs("difference_forward", "tf32", ampere)
+        (True, False)
+    """
+    architectures = FLOAT32_ARCHITECTURES if arithmetic == "tf32" else PAIRED_ARCHITECTURES
+    return has_pairs(kernel, arithmetic) and target.architecture in architectures
+
+
+def has_pairs(kernel: str, arithmetic: str) -> bool:
+    """Whether ``kernel`` has such a form at all."""
+    kernels = {"ieee": (), "tf32": PAIRED_IN_FLOAT32}.get(arithmetic, PAIRED_KERNELS)
+    return kernel in kernels
+
+
 @lru_cache(maxsize=4096)
 def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration that ``kernel`` runs ``work`` with on ``target`` where nobody says otherwise."""
     if target.kind == "interpreter":
         config = _interpreted(kernel, work)
     else:
-        if can_pair(kernel, work, target):
+        if work.can_pair and takes_pairs(kernel, work.arithmetic, target):
             config = _paired(kernel, work, target)
         else:
             config = _compiled(kernel, work.arithmetic, work.channels, work.outputs, target)
@@ -154,23 +205,14 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     return config
 
 
-def can_pair(kernel: str, work: Work, target: Target) -> bool:
-    if not work.can_pair or kernel not in PAIRED_KERNELS:
-        return False
-    if work.arithmetic == "tf32":
-        return kernel in ("difference_forward", "difference_weight_gradient") and target.architecture == 90
-    return target.architecture in PAIRED_ARCHITECTURES
-
-
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
-    pairs = arithmetic in ("fp16", "bf16") and target.architecture in PAIRED_ARCHITECTURES
-    if kernel == "tap_products" and not pairs:
+    if kernel == "tap_products" and not takes_pairs("difference_data_gradient", arithmetic, target):
         return ()
     configs = [_compiled(kernel, arithmetic, channels, outputs, target) for channels in sizes for outputs in sizes]
-    if kernel in PAIRED_KERNELS and pairs:
-        tiles = _paired_tiles(kernel, target).values()
+    if takes_pairs(kernel, arithmetic, target):
+        tiles = _paired_tiles(kernel, arithmetic, target).values()
         configs += [_with_stages(_paired_config(*tile), arithmetic, target) for tile in tiles]
     return tuple(dict.fromkeys(configs))
 
@@ -197,7 +239,7 @@ def _with_stages(config: KernelConfig, arithmetic: str, target: Target) -> Kerne
 
 def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     """Large tiles read weights less often; small ones are for images that would leave half the processors idle."""
-    tiles = _paired_tiles(kernel, target)
+    tiles = _paired_tiles(kernel, work.arithmetic, target)
     width = "narrow" if work.outputs <= NARROWEST_OUTPUTS else "wide"
     if ("many", "widest") in tiles and work.outputs > tiles["many", "wide"][2]:
         width = "widest"
@@ -205,12 +247,14 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     pixels = work.images * work.rows * work.columns
     blocks = -(-pixels // block_p) * -(-work.outputs // block_o) * work.groups
     config = _paired_config(*tiles["many" if 2 * blocks > target.multiprocessors else "few", width])
-    if work.arithmetic == "tf32":
-        config = replace(config, block_c=16)
     return _with_stages(config, work.arithmetic, target)
 
 
-def _paired_tiles(kernel: str, target: Target) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+def _paired_tiles(
+    kernel: str, arithmetic: str, target: Target
+) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+    if arithmetic == "tf32":
+        return _FLOAT32_TILES[kernel]
     others = _TENSOR_MEMORY_TILES if target.architecture in TENSOR_MEMORY else {}
     return {key: others.get((kernel, *key), tile) for key, tile in _PAIRED_TILES[kernel].items()}
 
@@ -244,12 +288,23 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
     if not kernel.startswith("depthwise"):
         blocks *= -(-work.channels // config.block_c)
     if config.pairs:
-        # One program has all taps of a 3x3 kernel, and a multiprocessor to itself.
-        wanted = target.multiprocessors // (blocks * -(-work.taps // 9))
+        # A program has a multiprocessor to itself.
+        wanted = target.multiprocessors // (blocks * (work.taps // 2 // tap_pairs(config, work.taps)))
     else:
         blocks *= 1 if kernel.startswith("depthwise") else work.taps
         wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
     return max(1, min(wanted, tiles, 1024))
+
+
+def tap_pairs(config: KernelConfig, taps: int) -> int:
+    """Taps that a program of the paired weight gradient has, each with its opposite: as many as there are registers for.
+
+    Example:
+        >>> tap_pairs(KernelConfig(64, 16, 32, 128, 8, 3, pairs=True), taps=9)
+        4
+    """
+    most = SUMS_OF_A_WARP * config.num_warps // (2 * config.block_c * config.block_o)
+    return next((pairs for pairs in (4, 2, 1) if pairs <= most and taps // 2 % pairs == 0), 1)
 
 
 def _next_power(number: int) -> int:

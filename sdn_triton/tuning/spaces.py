@@ -8,14 +8,14 @@ from itertools import product
 from math import log2
 from typing import Any
 
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
+from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import (
-    PAIRED_ARCHITECTURES,
-    PAIRED_KERNELS,
     PRODUCT_KERNELS,
     SPLIT_KERNELS,
     Work,
     default_config,
+    has_pairs,
+    takes_pairs,
     tile_width,
 )
 from sdn_triton.tuning.resources import used_blocks, why_not
@@ -46,8 +46,10 @@ def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     found["num_stages"] = STAGES if has_products else STAGES_WITHOUT_PRODUCTS
     if kernel == "tap_products":
         found["block_c"] = (*found["block_c"], 256)
-    if kernel in PAIRED_KERNELS:
+    if has_pairs(kernel, arithmetic):
         found["pairs"] = (False, True)
+        if arithmetic == "tf32":
+            found["block_c"] = (BLOCK_WORDS, *found["block_c"])
     for field in fields(KernelConfig):
         choices = field.metadata.get("choices", ())
         if choices and kernel in field.metadata.get("kernels", (kernel,)):
@@ -81,7 +83,7 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
             space[name] = tuple(kept) or space[name][:1]
     found: dict[KernelConfig, None] = {}
     for values in product(*space.values()):
-        config = _candidate(first, dict(zip(space, values)), work, target)
+        config = _candidate(kernel, first, dict(zip(space, values)), work, target)
         if config is not None and why_not(kernel, work.arithmetic, config, target) is None:
             for splits in _splits(kernel, config, work):
                 found[replace(config, splits=splits)] = None
@@ -89,11 +91,14 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
     return (first, *(config for config in ordered if replace(config, source=first.source) != first))
 
 
-def _candidate(first: KernelConfig, values: dict[str, Any], work: Work, target: Target) -> KernelConfig | None:
+def _candidate(
+    kernel: str, first: KernelConfig, values: dict[str, Any], work: Work, target: Target
+) -> KernelConfig | None:
     if values["block_w"] > values["block_p"]:
         return None
-    can_pair = work.can_pair and target.architecture in PAIRED_ARCHITECTURES
-    if values.get("pairs") and not (can_pair and values["block_c"] == PAIRED_CHANNELS):
+    can_pair = work.can_pair and takes_pairs(kernel, work.arithmetic, target)
+    block = BLOCK_WORDS if work.arithmetic == "tf32" else PAIRED_CHANNELS
+    if values.get("pairs") and not (can_pair and values["block_c"] == block):
         return None
     values["block_w"] = tile_width(values["block_p"], work.rows, work.columns, wanted=values["block_w"])
     return replace(first, **values, source="candidate")
