@@ -1,4 +1,4 @@
-"""When images are copied to channels_last for the kernels that take channels in pairs: by bytes and operations.
+"""When images are copied to channels_last for the kernels that take channels in words: by bytes and operations.
 
 Those kernels need the channels of a pixel side by side, in blocks of 32, and input and guidance alike. Other images
 are brought into that form where this takes less time than it saves. Nothing is timed: both sides are counted in bytes
@@ -24,6 +24,11 @@ outputs and stride. A 3x3 kernel at stride 1 always gains: its forward saves 8 x
 for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, which has a quarter of the pixels. With
 more than 256 outputs, three times 128, both do.
 
+In TF32 copies move twice the bytes, so that an element has to save 2 bytes at 3x3. By the simulation (the bounds differ
+little from it) a contiguous forward on sm_90 takes 6.3 / 6.2 / 6.1 times a convolution with 64, 128 and 256 channels
+unpaired, and 2.7 / 1.9 / 1.4 in words; the weight gradient 6.9 / 6.8 / 6.8 and 3.8 / 2.5 / 2.1. The least of that is
+3.5 and 3.0 bytes.
+
 The incoming gradient is a matter of its own: kernels in pairs read it in any layout, but not equally well. Products of
 all taps read a contiguous one two bytes at a time, without prefetching, and anew for every 256 columns: 0.208 - 0.090
 clocks of issue an element at C = O = 256, or 1.6 bytes for each output of a pixel and each time, and by the simulation
@@ -44,10 +49,12 @@ SAVED_BYTES = {
     "difference_data_gradient": 3.5,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
+SAVED_BYTES_TF32 = {"difference_forward": 3.5, "difference_weight_gradient": 3.0}
+"""The same of TF32."""
 OUTPUTS = 128
 """Those that share the differences of an unpaired kernel; in the block's all share them."""
 COPIED_BYTES = 4
-"""What it costs to copy a channel of a pixel."""
+"""What it costs to copy a channel of a pixel of a half type; of float32 it is twice that."""
 READ_TWICE = 512
 """Columns for which products of all taps read the incoming gradient no more than twice."""
 
@@ -77,7 +84,9 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
     elements = work.images * work.rows * work.columns * (work.taps - 1)
     blocks = 1 if kernel == "block_forward" else -(-work.outputs // OUTPUTS)
     copies = 2 * images if kernel == "difference_data_gradient" else images
-    return copies * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
+    is_tf32 = work.arithmetic == "tf32"
+    saved = (SAVED_BYTES_TF32 if is_tf32 else SAVED_BYTES)[kernel]
+    return copies * pixels * COPIED_BYTES * (2 if is_tf32 else 1) < elements * blocks * saved
 
 
 def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
@@ -92,4 +101,5 @@ def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
     """
     if kernel == "tap_products":
         return work.channels > READ_TWICE
-    return kernel == "difference_weight_gradient" and not is_aligned
+    # In TF32 numbers of a channels_last gradient are read one by one, too.
+    return kernel == "difference_weight_gradient" and not is_aligned and work.arithmetic != "tf32"

@@ -146,6 +146,14 @@ FLOAT32_ARCHITECTURES = (90,)
 """Where they take it."""
 SUMS_OF_A_WARP = 4096
 """Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
+# Where warps make products by themselves, all of them on pixels (forward) or a whole tile of sums (weight gradient):
+# then few of them compute the same differences, and the second-level cache is asked for less.
+_WARP_PRODUCTS = (80, 86, 87, 89, 120)
+_WARP_PRODUCTS_TILES = {
+    ("difference_forward", "tf32"): (128, 16, 64, 4, 1),
+    ("difference_weight_gradient", "half"): (64, 128, 256, 8, 1),
+    ("difference_weight_gradient", "tf32"): (32, 64, 256, 8, 2),
+}
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -221,6 +229,10 @@ def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target:
     """Tiles as wide as channels and outputs make use of; how wide is bounded by registers, see the compile tests."""
     family = "half" if arithmetic in ("fp16", "bf16") else arithmetic
     block_p, block_c, block_o, num_warps, num_stages = _TILES[kernel][family]
+    if target.architecture in _WARP_PRODUCTS:
+        block_p, block_c, block_o, num_warps, num_stages = _WARP_PRODUCTS_TILES.get(
+            (kernel, family), _TILES[kernel][family]
+        )
     if (kernel, family) in _UNALIGNED_TILES and channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
         block_p, block_c, block_o, num_warps, num_stages = _UNALIGNED_TILES[kernel, family]

@@ -10,7 +10,7 @@ import torch
 from sdn_triton.bench.launches import EXAMPLES, Arguments, Example, Results, errors_and_bounds
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import ARITHMETICS
-from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES
+from sdn_triton.tuning.defaults import takes_pairs
 from sdn_triton.tuning.examples import DTYPES
 from sdn_triton.tuning.precision import convolutions_in
 
@@ -22,7 +22,7 @@ CASES = [
     for architecture in ARCHITECTURES
     for arithmetic in ARITHMETICS
     if arithmetic in example.arithmetics
-    and (not example.needs_pairs or TARGETS[architecture].architecture in PAIRED_ARCHITECTURES)
+    and (not example.needs_pairs or takes_pairs("difference_forward", arithmetic, TARGETS[architecture]))
 ]
 
 
