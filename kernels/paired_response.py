@@ -197,13 +197,20 @@ def rotated_response(
     accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
     for _ in range(0, C // CHANNELS * HALF_TAPS):
         u_next, v_next = load_wanted_words(u_words, v_words, tile, word, 0, 0, is_first)
-        accumulator = tl.dot(unpacked(flow, dtype), tl.load(weight_ptr + weight_offsets), accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(
+            unpacked(flow, dtype), tl.load(weight_ptr + weight_offsets), accumulator, input_precision=PRECISION
+        )
         opposite = flow_of_tap(
             u_p, u_opposite, v_p, v_opposite, inverse, tile, -dy, -dx,
             dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         u_opposite, v_opposite = load_wanted_words(u_words, v_words, tile, word, -next_dy, -next_dx, True)
-        accumulator = tl.dot(unpacked(opposite, dtype), tl.load(weight_ptr + weight_offsets + CHANNELS), accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(
+            unpacked(opposite, dtype),
+            tl.load(weight_ptr + weight_offsets + CHANNELS),
+            accumulator,
+            input_precision=PRECISION,
+        )
 
         u_p = tl.where(is_first, u_next, u_p)
         v_p = tl.where(is_first, v_next, v_p)
@@ -211,7 +218,9 @@ def rotated_response(
         dy = next_dy
         dx = next_dx
         flow = flow_of_tap(u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX)
-        next_dy, next_dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C // IN_WORD)
+        next_dy, next_dx, word, is_first = next_tap(
+            dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C // IN_WORD
+        )
         u_q, v_q = load_wanted_words(u_words, v_words, tile, word, next_dy, next_dx, True)
         accumulator = finished(accumulator, dtype, PRECISION)
         weight_ptr += WEIGHT_TILE
@@ -275,7 +284,9 @@ def plain_response(
             u_p, u_q, v_p, v_q, inverse, tile, -dy, -dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX
         )
         both = side_by_side(flow, opposite)
-        accumulator = tl.dot(unpacked(both, dtype), tl.load(weight_ptr + weight_offsets), accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(
+            unpacked(both, dtype), tl.load(weight_ptr + weight_offsets), accumulator, input_precision=PRECISION
+        )
         accumulator = finished(accumulator, dtype, PRECISION)
 
         weight_ptr += WEIGHT_TILE

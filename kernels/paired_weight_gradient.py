@@ -322,8 +322,9 @@ def paired_weight_gradient_kernel(
             accumulator = tl.dot(tl.trans(gradient), flows, accumulator, input_precision=PRECISION)
             n, row, column = next_tile(n, row, column, HO, WO, BLOCK_H, BLOCK_W)
             flows = flows_of_tile(
-                u_group, v_group, n, row, column, tile + 1 < last_tile, tile_offsets, tile_rows, tile_columns, first_pair,
-                dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw,
+                u_group, v_group, n, row, column, tile + 1 < last_tile, tile_offsets, tile_rows, tile_columns,
+                first_pair, dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
+                stride_un, stride_uh, stride_uw,
                 inverse_lower, inverse_upper,
                 dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
             )  # fmt: skip

@@ -133,7 +133,9 @@ def unpacked(words, dtype: tl.constexpr):
 
 
 @triton.jit
-def float32_words(u_p, u_q, v_p, v_q, inverse, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, PTX: tl.constexpr):
+def float32_words(
+    u_p, u_q, v_p, v_q, inverse, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, PTX: tl.constexpr
+):
     """The weighted differences of words of one channel, rounded to TF32 where tensor cores multiply them."""
     difference = v_q.to(tl.float32, bitcast=True) - v_p.to(tl.float32, bitcast=True)
     if not UNIT_CONTRAST:

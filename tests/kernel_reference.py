@@ -75,9 +75,7 @@ def assert_as_good_as(
             continue
         assert result.shape == reference.shape, name
         assert result.dtype == peer.dtype, name
-        error, bound = error_and_bound(
-            result, peer, reference, is_tf32=is_tf32, terms=(terms or {}).get(name, 0.0)
-        )
+        error, bound = error_and_bound(result, peer, reference, is_tf32=is_tf32, terms=(terms or {}).get(name, 0.0))
         assert error <= bound + 1e-30, f"{name}: {error}, allowed {bound}"
 
 

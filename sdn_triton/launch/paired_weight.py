@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sdn_triton.launch.run import WORD_BYTES
 
-
 THREADS, WORDS = 4, 4
 """Those that share a pixel, and the words that each loads of a block of channels."""
 

@@ -146,13 +146,14 @@ FLOAT32_ARCHITECTURES = (90,)
 """Where they take it."""
 SUMS_OF_A_WARP = 4096
 """Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
-# Where warps make products by themselves, all of them on pixels (forward) or a whole tile of sums (weight gradient):
-# then few of them compute the same differences, and the second-level cache is asked for less.
+# Where warps make products by themselves: tiles of which each warp has other pixels, so that no two compute the same
+# differences (forward), and large ones, which ask less of the second-level cache (weight gradient). The first one
+# counts that outputs fill more than half of.
 _WARP_PRODUCTS = (80, 86, 87, 89, 120)
 _WARP_PRODUCTS_TILES = {
-    ("difference_forward", "tf32"): (128, 16, 64, 4, 1),
-    ("difference_weight_gradient", "half"): (64, 128, 256, 8, 1),
-    ("difference_weight_gradient", "tf32"): (32, 64, 256, 8, 2),
+    ("difference_forward", "tf32"): ((128, 16, 64, 4, 1),),
+    ("difference_weight_gradient", "half"): ((32, 128, 256, 8, 1),),
+    ("difference_weight_gradient", "tf32"): ((32, 64, 256, 8, 2), (32, 128, 128, 8, 1)),
 }
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
@@ -177,7 +178,7 @@ class Work(NamedTuple):
 
 
 def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
-    """Whether ``kernel`` has a form on ``target`` in which channels travel in words of 32 bits, and it is the faster one.
+    """Whether ``kernel`` has a form in which channels travel in words of 32 bits, and it is the faster one on ``target``.
 
     Example:
         >>> hopper, ampere = Target("cuda", 90, 132), Target("cuda", 80, 108)
@@ -230,9 +231,9 @@ def _compiled(kernel: str, arithmetic: str, channels: int, outputs: int, target:
     family = "half" if arithmetic in ("fp16", "bf16") else arithmetic
     block_p, block_c, block_o, num_warps, num_stages = _TILES[kernel][family]
     if target.architecture in _WARP_PRODUCTS:
-        block_p, block_c, block_o, num_warps, num_stages = _WARP_PRODUCTS_TILES.get(
-            (kernel, family), _TILES[kernel][family]
-        )
+        tiles = (*_WARP_PRODUCTS_TILES.get((kernel, family), ()), _TILES[kernel][family])
+        filled = (tile for tile in tiles if max(outputs, NARROWEST_OUTPUTS) > tile[2] // 2)
+        block_p, block_c, block_o, num_warps, num_stages = next(filled, tiles[-1])
     if (kernel, family) in _UNALIGNED_TILES and channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
         block_p, block_c, block_o, num_warps, num_stages = _UNALIGNED_TILES[kernel, family]
@@ -309,7 +310,7 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
 
 
 def tap_pairs(config: KernelConfig, taps: int) -> int:
-    """Taps that a program of the paired weight gradient has, each with its opposite: as many as there are registers for.
+    """Taps of a program of the paired weight gradient, each with its opposite: as many as there are registers for.
 
     Example:
         >>> tap_pairs(KernelConfig(64, 16, 32, 128, 8, 3, pairs=True), taps=9)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import has_pairs, SPLIT_KERNELS, Work, default_config, tile_width
+from sdn_triton.tuning.defaults import SPLIT_KERNELS, Work, default_config, has_pairs, tile_width
 from sdn_triton.tuning.resources import why_not
 from sdn_triton.tuning.tables import Table, TableError, read_table
 
