@@ -178,7 +178,7 @@ class Work(NamedTuple):
 
 
 def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
-    """Whether ``kernel`` has a form in which channels travel in words of 32 bits, and it is the faster one on ``target``.
+    """Whether ``kernel`` has a form in which channels travel in words, and it is the faster one on ``target``.
 
     Example:
         >>> hopper, ampere = Target("cuda", 90, 132), Target("cuda", 80, 108)
