@@ -1,4 +1,4 @@
-"""The semantic difference convolution of half types, two channels at a time: the fast path of dense convolutions."""
+"""The semantic difference convolution with channels in words: the fast path of dense convolutions."""
 
 import triton
 import triton.language as tl

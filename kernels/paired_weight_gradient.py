@@ -1,4 +1,4 @@
-"""The weight and bias gradients of a dense difference convolution of half types, two channels at a time."""
+"""The weight and bias gradients of a dense difference convolution, with channels in words."""
 
 import triton
 import triton.language as tl
@@ -232,9 +232,10 @@ def paired_weight_gradient_kernel(
 ):
     """``dL/dK[o,c,tap] = sum_p G[o,p] s (u[c,q] - u[c,p])`` and ``dL/db[o] = sum_p G[o,p]``, over a run of tiles.
 
-    One program: BLOCK_O outputs by 32 channels of TAP_PAIRS taps of the first half of the kernel and their opposites,
-    and one split. The programs past the last taps write the zeros of the centre, and those of the first channels among
-    them sum the bias gradient. Grid: (cdiv(O, BLOCK_O) * C / 32 * groups, TAPS // 2 / TAP_PAIRS + 1, splits).
+    One program: BLOCK_O outputs by a block of channels (32, or 16 of float32) of TAP_PAIRS taps of the first half of
+    the kernel and their opposites, and one split. The programs past the last taps write the zeros of the centre, and
+    those of the first channels among them sum the bias gradient.
+    Grid: (cdiv(O, BLOCK_O) * C / CHANNELS * groups, TAPS // 2 / TAP_PAIRS + 1, splits).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
     dtype: tl.constexpr = u_ptr.dtype.element_ty

@@ -1,14 +1,15 @@
-"""Two channels of a half type in one 32-bit word: packed arithmetic, and the order in which matrix units read words.
+"""Channels in 32-bit words: packed arithmetic, and the order in which matrix units read words.
 
-A word has the lower channel in its lower half. Differences and products are formed on words, two channels at a time,
-similarities in float32; gradients take more in float32. With PTX the packed arithmetic is NVIDIA's; without, it is
-spelled out, rounded alike.
+A word is two channels of a half type, the lower one in its lower half, or one of float32. In half types differences
+and products are formed on words, two channels at a time, similarities in float32; gradients take more in float32. With
+PTX the packed arithmetic is NVIDIA's; without, it is spelled out, rounded alike.
 
 Hopper's tensor cores read the left operand of a product from registers, where a thread holds the channels 2t, 2t + 1,
 2t + 8 and 2t + 9 of every 16, of two pixels that are 8 apart. A thread that loads 16 bytes has eight neighbouring
 channels instead. But the channels of a product may stand in any order that is the same on both sides. In *fragment
 order*, where word ``4t + w`` of a block of 32 channels is word ``4w + t``, a thread has loaded just what it has to
-hold, and the operand need not go through shared memory. Elsewhere the order does no harm.
+hold, and the operand need not go through shared memory. Elsewhere the order does no harm. In float32, with TF32
+products, all of this is the same for a block of 16 channels: a thread holds channels t and t + 4 of every 8.
 """
 
 import triton
@@ -18,7 +19,7 @@ from sdn_triton.kernels.diffusivity import diffusivity
 from sdn_triton.kernels.factors import as_factor
 
 WORDS = tl.constexpr(16)
-"""Words in a block of 32 channels: 16 bytes for each of the four threads that share a pixel."""
+"""Words in a block of channels: 16 bytes for each of the four threads that share a pixel."""
 APART = tl.constexpr(8)
 """How far apart the two pixels are that a thread holds of every 16."""
 
