@@ -21,7 +21,7 @@ from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError
 from .hazards import count_hazards, find_hazards
 from .kernel_cost import Block, Cost, hot_loop
-from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, work_of
+from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, Work, work_of
 from .prediction import Prediction, Subject, predict
 from .sass import bulk_copy_bytes, read_sass
 from .throughput import MULTIPROCESSORS
@@ -73,7 +73,7 @@ class Case:
             channels_last=self.memory_format == "channels_last",
             can_pair=(
                 self.memory_format == "channels_last"
-                and self.arithmetic in ("fp16", "bf16")
+                and self.arithmetic != "ieee"
                 and self.channels % PAIRED_CHANNELS == 0
             ),
         )
@@ -133,12 +133,15 @@ def examine(case: Case, with_range: bool = True, launch: Launch | None = None) -
     """
     row: dict[str, Any] = {**case.identity(), **dict.fromkeys(FIGURES), "error": None}
     try:
-        compiled = compile_launch(case.launch() if launch is None else launch, case.target)
+        launch = case.launch() if launch is None else launch
+        compiled = compile_launch(launch, case.target)
         row |= _resources(case, compiled)
         code = read_code(compiled, case.config().num_warps, case.arithmetic)
         row["hazards"] = count_hazards(find_hazards(code))
-        cost, prediction = _analyse(case, compiled, code, row["blocks_per_sm"], with_range)
-        row |= _figures(cost, prediction) | _bytes(case, cost)
+        shape = replace(case.shape, taps=2 * launch.arguments.get("TAP_PAIRS", TAPS // 2))
+        work = work_of(case.kernel, shape, case.config())
+        cost, prediction = _analyse(case, work, compiled, code, row["blocks_per_sm"], with_range)
+        row |= _figures(cost, prediction) | _bytes(case, work, cost)
     except UnreadableCodeError as error:
         row["error"] = f"not understood: {error}"
     except Exception as error:
@@ -208,9 +211,10 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
     }
 
 
-def _analyse(case: Case, compiled: Compiled, code: Code, blocks: int, with_range: bool) -> tuple[Cost, Prediction]:
+def _analyse(
+    case: Case, work: Work, compiled: Compiled, code: Code, blocks: int, with_range: bool
+) -> tuple[Cost, Prediction]:
     config = case.config()
-    work = work_of(case.kernel, case.shape, config)
     block = Block(compiled.threads, config.block_p, work.block, config.block_o)
     hot = hot_loop(code, work, block)
     tile = (config.block_h, config.block_w)
@@ -230,9 +234,8 @@ def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
     return read_sass(text, warps, bulk_copy_bytes(ptx), products_in_fp32=arithmetic == "ieee")
 
 
-def _bytes(case: Case, cost: Cost) -> dict[str, float]:
+def _bytes(case: Case, work: Work, cost: Cost) -> dict[str, float]:
     """Of a pixel: the least that device memory must move, and what the kernel moves past the first-level cache."""
-    work = work_of(case.kernel, case.shape, case.config())
     channels = 2 * case.channels if case.kernel.startswith("fusion") else case.channels  # concatenated: C + R
     past = max(cost.l2_bytes, work.streamed) * work.elements * work.repeats
     return {"least_bytes_per_pixel": work.memory * channels, "l2_bytes_per_pixel": past * channels}

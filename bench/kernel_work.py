@@ -41,6 +41,8 @@ class Shape:
     images: int = IMAGES
     rows: int = ROWS
     columns: int = COLUMNS
+    taps: int = TAPS
+    """Those that a program of the weight gradient has where channels come in words."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,8 @@ def _tap_products(shape: Shape, config: KernelConfig) -> Work:
 
 
 def _weight_gradient(shape: Shape, config: KernelConfig) -> Work:
-    # A program has one tap, or all of a kernel whose channels come in pairs.
-    taps = TAPS if config.pairs else 1
-    touched = 2 * _halo(config) / TAPS if config.pairs else 2.0
+    taps = shape.taps if config.pairs else 1
+    touched = 2 * _halo(config) / taps if config.pairs else 2.0
     return Work(
         block=config.block_c,
         products=1,

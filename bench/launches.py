@@ -18,7 +18,7 @@ from sdn_triton.ops.path import path_module
 from sdn_triton.ops.resize import resized_gradient
 from sdn_triton.options import BlockOptions, DifferenceNeeds, DifferenceOptions, FusionNeeds
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS
-from sdn_triton.tuning.defaults import PACKED_ARCHITECTURES, PAIRED_ARCHITECTURES
+from sdn_triton.tuning.defaults import FLOAT32_ARCHITECTURES, PACKED_ARCHITECTURES, PAIRED_ARCHITECTURES
 
 from .contract import error_and_bound
 
@@ -243,6 +243,24 @@ EXAMPLES = (
         *(40, 16, (3, 21)),
         arithmetics=HALF,
         architectures=PAIRED_ARCHITECTURES,
+    ),
+    Example(
+        "difference-words",
+        difference,
+        ("paired_forward", "paired_weight_gradient"),
+        *(2 * PAIRED_CHANNELS, 9, (3, 21)),
+        memory_format=torch.channels_last,
+        arithmetics=("tf32",),
+        architectures=FLOAT32_ARCHITECTURES,
+    ),
+    Example(
+        "difference-words-copied",
+        difference,
+        ("image_copy", "paired_forward", "paired_weight_gradient"),
+        *(40, 16, (4, 24)),
+        contrast="channel",
+        arithmetics=("tf32",),
+        architectures=FLOAT32_ARCHITECTURES,
     ),
     Example(
         "depthwise",

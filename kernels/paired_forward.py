@@ -1,10 +1,11 @@
-"""The semantic difference convolution of half types, two channels at a time: the fast path of dense convolutions."""
+"""The semantic difference convolution with channels in words: the fast path of dense convolutions."""
 
 import triton
 import triton.language as tl
 
 from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.paired_response import paired_response_of_tile
+from sdn_triton.kernels.pairs import channels_in_word
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
 
 
@@ -62,7 +63,7 @@ def paired_forward_kernel(
     group = tl.program_id(1).to(tl.int64)
     n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
 
-    image = n * stride_un + group * (C // 2)
+    image = n * stride_un + group * (C // channels_in_word(dtype))
     if LOAD_CONTRAST:
         contrast_ptr += group * C * stride_contrast
     accumulator = paired_response_of_tile(

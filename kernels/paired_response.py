@@ -12,6 +12,7 @@ from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import (
     APART,
     WORDS,
+    channels_in_word,
     first_pixels,
     in_fragment_order,
     side_by_side,
@@ -108,14 +109,17 @@ def flow_of_tap(
 
 
 @triton.jit
-def contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST: tl.constexpr):
+def contrast_of_words(
+    contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST: tl.constexpr, dtype: tl.constexpr
+):
     """1 / k of lower and of upper channels, as :func:`load_inverse_contrast`, for words [PIXELS // 2, WORDS, 2]."""
-    channels = 2 * (word + tl.arange(0, WORDS))
+    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    channels = IN_WORD * (word + tl.arange(0, WORDS))
     lower = load_inverse_contrast(
         contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
     )
     upper = load_inverse_contrast(
-        contrast_ptr, inverse_contrast, stride_contrast, channels + 1, channels < C, LOAD_CONTRAST
+        contrast_ptr, inverse_contrast, stride_contrast, channels + IN_WORD - 1, channels < C, LOAD_CONTRAST
     )
     if LOAD_CONTRAST:
         lower = lower[:, :, None]
@@ -124,7 +128,7 @@ def contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, 
 
 
 @triton.jit
-def next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C):
+def next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, all_words):
     """The tap after ``(dy, dx)`` in the first half of the kernel, and whether it is the first one of the next words.
 
     After the last words come the first ones again: what is loaded of them then is not used.
@@ -137,7 +141,7 @@ def next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C):
     dy = tl.where(is_first, -reach_h, dy)
     dx = tl.where(is_first, -reach_w, dx)
     word = tl.where(is_first, word + WORDS, word)
-    word = tl.where(word < C // 2, word, 0)
+    word = tl.where(word < all_words, word, 0)
     return dy, dx, word, is_first
 
 
@@ -173,7 +177,9 @@ def rotated_response(
     the first-level cache where a tap finds what others have read.
     """
     PIXELS: tl.constexpr = 2 * tile[0].shape[0]
-    CHANNELS: tl.constexpr = 2 * WORDS
+    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    CHANNELS: tl.constexpr = IN_WORD * WORDS
+    PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     WEIGHT_TILE: tl.constexpr = BLOCK_O * 2 * CHANNELS
     # [CHANNELS, BLOCK_O] of a tap; those of its opposite lie CHANNELS further.
     weight_offsets = tl.arange(0, CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
@@ -183,31 +189,40 @@ def rotated_response(
     u_p, v_p = load_wanted_words(u_words, v_words, tile, 0, 0, 0, True)
     u_q, v_q = load_wanted_words(u_words, v_words, tile, 0, dy, dx, True)
     u_opposite, v_opposite = load_wanted_words(u_words, v_words, tile, 0, -dy, -dx, True)
-    inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, 0, C, LOAD_CONTRAST)
+    inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, 0, C, LOAD_CONTRAST, dtype)
     flow = flow_of_tap(u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX)
-    next_dy, next_dx, word, is_first = next_tap(dy, dx, 0, reach_h, reach_w, dilation_h, dilation_w, C)
+    next_dy, next_dx, word, is_first = next_tap(dy, dx, 0, reach_h, reach_w, dilation_h, dilation_w, C // IN_WORD)
     u_q, v_q = load_wanted_words(u_words, v_words, tile, word, next_dy, next_dx, True)
 
     accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
     for _ in range(0, C // CHANNELS * HALF_TAPS):
         u_next, v_next = load_wanted_words(u_words, v_words, tile, word, 0, 0, is_first)
-        accumulator = tl.dot(unpacked(flow, dtype), tl.load(weight_ptr + weight_offsets), accumulator)
+        accumulator = tl.dot(
+            unpacked(flow, dtype), tl.load(weight_ptr + weight_offsets), accumulator, input_precision=PRECISION
+        )
         opposite = flow_of_tap(
             u_p, u_opposite, v_p, v_opposite, inverse, tile, -dy, -dx,
             dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         u_opposite, v_opposite = load_wanted_words(u_words, v_words, tile, word, -next_dy, -next_dx, True)
-        accumulator = tl.dot(unpacked(opposite, dtype), tl.load(weight_ptr + weight_offsets + CHANNELS), accumulator)
+        accumulator = tl.dot(
+            unpacked(opposite, dtype),
+            tl.load(weight_ptr + weight_offsets + CHANNELS),
+            accumulator,
+            input_precision=PRECISION,
+        )
 
         u_p = tl.where(is_first, u_next, u_p)
         v_p = tl.where(is_first, v_next, v_p)
-        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST)
+        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST, dtype)
         dy = next_dy
         dx = next_dx
         flow = flow_of_tap(u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX)
-        next_dy, next_dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C)
+        next_dy, next_dx, word, is_first = next_tap(
+            dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C // IN_WORD
+        )
         u_q, v_q = load_wanted_words(u_words, v_words, tile, word, next_dy, next_dx, True)
-        accumulator = finished(accumulator, dtype, "ieee")
+        accumulator = finished(accumulator, dtype, PRECISION)
         weight_ptr += WEIGHT_TILE
     return accumulator
 
@@ -238,7 +253,9 @@ def plain_response(
 ):
     """The response by a loop that makes the differences of a tap and its opposite, then forms their product."""
     PIXELS: tl.constexpr = 2 * tile[0].shape[0]
-    CHANNELS: tl.constexpr = 2 * WORDS
+    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    CHANNELS: tl.constexpr = IN_WORD * WORDS
+    PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     WEIGHT_TILE: tl.constexpr = BLOCK_O * 2 * CHANNELS
     # [2 * CHANNELS, BLOCK_O]: the channels of the tap, then those of its opposite
     weight_offsets = tl.arange(0, 2 * CHANNELS)[:, None] + (tl.arange(0, BLOCK_O) * (2 * CHANNELS))[None, :]
@@ -254,7 +271,7 @@ def plain_response(
     for _ in range(0, C // CHANNELS * HALF_TAPS):
         if is_first:
             u_p, v_p = load_wanted_words(u_words, v_words, tile, word, 0, 0, True)
-        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST)
+        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST, dtype)
         # One comparison for three: none of the sums is negative. dy is not positive; dx may be either.
         u_q, v_q = load_words(
             u_words, v_words, tile, word, dy, dx, all_inside=((up + dy) | (left + dx) | (right - dx)) >= 0
@@ -267,8 +284,10 @@ def plain_response(
             u_p, u_q, v_p, v_q, inverse, tile, -dy, -dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX
         )
         both = side_by_side(flow, opposite)
-        accumulator = tl.dot(unpacked(both, dtype), tl.load(weight_ptr + weight_offsets), accumulator)
-        accumulator = finished(accumulator, dtype, "ieee")
+        accumulator = tl.dot(
+            unpacked(both, dtype), tl.load(weight_ptr + weight_offsets), accumulator, input_precision=PRECISION
+        )
+        accumulator = finished(accumulator, dtype, PRECISION)
 
         weight_ptr += WEIGHT_TILE
         dx += dilation_w

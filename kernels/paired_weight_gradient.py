@@ -1,12 +1,11 @@
-"""The weight and bias gradients of a dense difference convolution of half types, two channels at a time."""
+"""The weight and bias gradients of a dense difference convolution, with channels in words."""
 
 import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, precise_weighted_differences, side_by_side, unpacked
+from sdn_triton.kernels.pairs import WORDS, channels_in_word, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
-    NO_ROOM,
     channel_offsets,
     inside,
     pixel_offsets,
@@ -14,32 +13,28 @@ from sdn_triton.kernels.pixels import (
     tile_origin,
     tile_pixels,
 )
+from sdn_triton.kernels.products import finished
 from sdn_triton.kernels.reduction import sum_over_pixels
 
 
 @triton.jit
-def load_valid_words(
-    u_words,
-    v_words,
-    offsets,  # [PIXELS, WORDS]
-    rows,  # [PIXELS]
-    columns,
-    valid,  # [PIXELS]
-    H,
-    W,
-    all_inside,
-):
-    """Words of input and guidance at a tile of positions; zeros outside the image and past the output.
+def next_tile(n, row, column, HO, WO, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Image, first row and first column of the tile that follows; see :func:`tile_origin` for the order."""
+    column += BLOCK_W
+    is_past_row = column >= WO
+    column = tl.where(is_past_row, 0, column)
+    row = tl.where(is_past_row, row + BLOCK_H, row)
+    is_past_image = row >= HO
+    row = tl.where(is_past_image, 0, row)
+    n = tl.where(is_past_image, n + 1, n)
+    return n, row, column
 
-    Those past the output might be NaN, and NaN times a zero gradient is NaN.
-    """
-    if all_inside:
-        u = tl.load(u_words + offsets)
-        v = tl.load(v_words + offsets)
-    else:
-        mask = (inside(rows, columns, H, W) & valid)[:, None]
-        u = tl.load(u_words + offsets, mask=mask, other=0)
-        v = tl.load(v_words + offsets, mask=mask, other=0)
+
+@triton.jit
+def load_words(u_words, v_words, offsets, mask):
+    """Words of input and guidance; zeros where they are not wanted."""
+    u = tl.load(u_words + offsets, mask=mask[:, None], other=0)
+    v = tl.load(v_words + offsets, mask=mask[:, None], other=0)
     return u, v
 
 
@@ -49,11 +44,10 @@ def flow_of_tap(
     v_words,
     u_p,
     v_p,
-    centre_offsets,
-    rows,
+    offsets,  # [PIXELS, WORDS]
+    rows,  # [PIXELS]
     columns,
-    valid,
-    room,
+    wanted,
     dy,
     dx,
     H,
@@ -69,17 +63,13 @@ def flow_of_tap(
     PTX: tl.constexpr,
 ):
     """Words of ``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)``, [PIXELS, WORDS]."""
-    up, down, left, right = room
-    u_q, v_q = load_valid_words(
-        u_words, v_words, centre_offsets + (dy * stride_h + dx * stride_w), rows + dy, columns + dx, valid, H, W,
-        all_inside=((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
-    )  # fmt: skip
+    q_inside = inside(rows + dy, columns + dx, H, W)
+    u_q, v_q = load_words(u_words, v_words, offsets + (dy * stride_h + dx * stride_w), q_inside & wanted)
     flow = precise_weighted_differences(
         u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
     )
     if ZERO_FLUX:
-        both_inside = inside(rows, columns, H, W) & inside(rows + dy, columns + dx, H, W)
-        flow = tl.where(both_inside[:, None], flow, 0)
+        flow = tl.where((inside(rows, columns, H, W) & q_inside)[:, None], flow, 0)
     return flow
 
 
@@ -89,11 +79,10 @@ def flows_of_taps(
     v_words,
     u_p,
     v_p,
-    centre_offsets,
+    offsets,
     rows,
     columns,
-    valid,
-    room,
+    wanted,
     first_pair,
     dilation_h,
     dilation_w,
@@ -116,26 +105,84 @@ def flows_of_taps(
     if TAP_PAIRS == 1:
         dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         first = flow_of_tap(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, dy, dx, H, W, stride_h, stride_w,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, dy, dx, H, W, stride_h, stride_w,
             inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         second = flow_of_tap(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, -dy, -dx, H, W, stride_h, stride_w,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, -dy, -dx, H, W, stride_h, stride_w,
             inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
     else:
         HALF: tl.constexpr = TAP_PAIRS // 2
         first = flows_of_taps(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, first_pair, dilation_h, dilation_w,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, dilation_h, dilation_w,
             H, W, stride_h, stride_w, inverse_lower, inverse_upper,
             dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         second = flows_of_taps(
-            u_words, v_words, u_p, v_p, centre_offsets, rows, columns, valid, room, first_pair + HALF, dilation_h,
-            dilation_w, H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair + HALF, dilation_h, dilation_w,
+            H, W, stride_h, stride_w, inverse_lower, inverse_upper,
             dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
     return side_by_side(first, second)
+
+
+@triton.jit
+def flows_of_tile(
+    u_group,  # the first word of the channels
+    v_group,
+    n,
+    row,  # of the first output of the tile
+    column,
+    is_there,  # else nothing is read
+    tile_offsets,  # [PIXELS, WORDS]
+    tile_rows,  # [PIXELS]
+    tile_columns,
+    first_pair,
+    dilation_h,
+    dilation_w,
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    stride_n,
+    stride_h,
+    stride_w,
+    inverse_lower,
+    inverse_upper,
+    dtype: tl.constexpr,
+    TAP_PAIRS: tl.constexpr,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Weighted differences of a tile, as a factor of a product: [PIXELS, channels of 2 * TAP_PAIRS taps].
+
+    Loads have masks instead of branches, which arithmetic does not move past. Positions past the output read nothing:
+    they might be NaN, and NaN times a zero gradient is NaN.
+    """
+    u_words = u_group + n * stride_n
+    v_words = v_group + n * stride_n
+    up = row * step_h + origin_h
+    left = column * step_w + origin_w
+    rows = up + tile_rows * step_h
+    columns = left + tile_columns * step_w
+    wanted = (tile_rows < HO - row) & (tile_columns < WO - column) & is_there
+    offsets = tile_offsets + (up * stride_h + left * stride_w)
+    u_p, v_p = load_words(u_words, v_words, offsets, inside(rows, columns, H, W) & wanted)
+    flows = flows_of_taps(
+        u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, dilation_h, dilation_w,
+        H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+        dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+    )  # fmt: skip
+    return unpacked(flows, dtype)
 
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
@@ -185,13 +232,16 @@ def paired_weight_gradient_kernel(
 ):
     """``dL/dK[o,c,tap] = sum_p G[o,p] s (u[c,q] - u[c,p])`` and ``dL/db[o] = sum_p G[o,p]``, over a run of tiles.
 
-    One program: BLOCK_O outputs by 32 channels of TAP_PAIRS taps of the first half of the kernel and their opposites,
-    and one split. The programs past the last taps write the zeros of the centre, and those of the first channels among
-    them sum the bias gradient. Grid: (cdiv(O, BLOCK_O) * C / 32 * groups, TAPS // 2 / TAP_PAIRS + 1, splits).
+    One program: BLOCK_O outputs by a block of channels (32, or 16 of float32) of TAP_PAIRS taps of the first half of
+    the kernel and their opposites, and one split. The programs past the last taps write the zeros of the centre, and
+    those of the first channels among them sum the bias gradient.
+    Grid: (cdiv(O, BLOCK_O) * C / CHANNELS * groups, TAPS // 2 / TAP_PAIRS + 1, splits).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
-    CHANNELS: tl.constexpr = 2 * WORDS
     dtype: tl.constexpr = u_ptr.dtype.element_ty
+    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    CHANNELS: tl.constexpr = IN_WORD * WORDS
+    PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     o_blocks = tl.cdiv(O, BLOCK_O)
     c_blocks = C // CHANNELS
     o_block = tl.program_id(0) % o_blocks
@@ -232,16 +282,20 @@ def paired_weight_gradient_kernel(
             centre_offsets = (outputs * (TAPS * C))[:, None] + tl.arange(0, CHANNELS)[None, :]
             tl.store(centre_ptr + centre_offsets, tl.zeros((BLOCK_O, CHANNELS), tl.float32), mask=o_mask[:, None])
     elif NEEDS_WEIGHT:
+        if TAPS // 2 == TAP_PAIRS and dtype == tl.float32:
+            # So the compiler knows where all taps are, which takes fewer registers. In half types it would make use of
+            # that to move the differences in front of the product.
+            first_pair = 0
         if LOAD_CONTRAST:
             contrast_ptr += group * C * stride_contrast
-        lower = c_block * CHANNELS + 2 * tl.arange(0, WORDS)
+        lower = c_block * CHANNELS + IN_WORD * tl.arange(0, WORDS)
         inverse_lower = load_inverse_contrast(
             contrast_ptr, inverse_contrast, stride_contrast, lower, lower < C, LOAD_CONTRAST
         )
         inverse_upper = load_inverse_contrast(
-            contrast_ptr, inverse_contrast, stride_contrast, lower + 1, lower < C, LOAD_CONTRAST
+            contrast_ptr, inverse_contrast, stride_contrast, lower + IN_WORD - 1, lower < C, LOAD_CONTRAST
         )
-        group_words = group * (C // 2) + c_block * WORDS
+        group_words = group * (C // IN_WORD) + c_block * WORDS
         u_group = u_ptr.to(tl.pointer_type(tl.int32)) + group_words
         v_group = v_ptr.to(tl.pointer_type(tl.int32)) + group_words
         tile_rows, tile_columns = tile_pixels(0, 0, BLOCK_H, BLOCK_W)  # [PIXELS]
@@ -252,41 +306,30 @@ def paired_weight_gradient_kernel(
 
         run = tl.cdiv(tiles, splits)
         first_tile = split * run
+        last_tile = tl.minimum(first_tile + run, tiles)
         n, row, column = tile_origin(first_tile, HO, WO, BLOCK_H, BLOCK_W)
+        flows = flows_of_tile(
+            u_group, v_group, n, row, column, first_tile < last_tile, tile_offsets, tile_rows, tile_columns, first_pair,
+            dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw,
+            inverse_lower, inverse_upper,
+            dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
         accumulator = tl.zeros((BLOCK_O, 2 * TAP_PAIRS * CHANNELS), tl.float32)
-        for _ in range(first_tile, tl.minimum(first_tile + run, tiles)):
-            u_words = u_group + n * stride_un
-            v_words = v_group + n * stride_un
-            up = row * step_h + origin_h
-            left = column * step_w + origin_w
-            down = H - 1 - up - (BLOCK_H - 1) * step_h
-            right = W - 1 - left - (BLOCK_W - 1) * step_w
-            if (row + BLOCK_H > HO) | (column + BLOCK_W > WO):
-                down = NO_ROOM
-            room = up, down, left, right
-            rows = up + tile_rows * step_h
-            columns = left + tile_columns * step_w
+        # The product of a tile runs under the differences of the next one, and has ended with the trip.
+        for tile in range(first_tile, last_tile):
             valid = (tile_rows < HO - row) & (tile_columns < WO - column)
-            offsets = tile_offsets + (up * stride_uh + left * stride_uw)
-            u_p, v_p = load_valid_words(
-                u_words, v_words, offsets, rows, columns, valid, H, W,
-                all_inside=(up | down | left | right) >= 0,
-            )  # fmt: skip
-            flows = flows_of_taps(
-                u_words, v_words, u_p, v_p, offsets, rows, columns, valid, room, first_pair, dilation_h, dilation_w,
-                H, W, stride_uh, stride_uw, inverse_lower, inverse_upper,
-                dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
-            )  # fmt: skip
             g_image = gradient_ptr + n * stride_gn + pixel_offsets(row, column, stride_gh, stride_gw, INT64)
             gradient = tl.load(g_image + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0)
-            accumulator = tl.dot(tl.trans(gradient), unpacked(flows, dtype), accumulator)
-            column += BLOCK_W
-            if column >= WO:
-                column = 0
-                row += BLOCK_H
-            if row >= HO:
-                row = 0
-                n += 1
+            accumulator = tl.dot(tl.trans(gradient), flows, accumulator, input_precision=PRECISION)
+            n, row, column = next_tile(n, row, column, HO, WO, BLOCK_H, BLOCK_W)
+            flows = flows_of_tile(
+                u_group, v_group, n, row, column, tile + 1 < last_tile, tile_offsets, tile_rows, tile_columns,
+                first_pair, dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
+                stride_un, stride_uh, stride_uw,
+                inverse_lower, inverse_upper,
+                dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+            )  # fmt: skip
+            accumulator = finished(accumulator, dtype, PRECISION)
 
         # Not the `outputs` from above: their places in this layout would be kept through the loop, in 32 registers.
         rows = tl.arange(0, BLOCK_O)

@@ -1,25 +1,34 @@
-"""Two channels of a half type in one 32-bit word: packed arithmetic, and the order in which matrix units read words.
+"""Channels in 32-bit words: packed arithmetic, and the order in which matrix units read words.
 
-A word has the lower channel in its lower half. Differences and products are formed on words, two channels at a time,
-similarities in float32; gradients take more in float32. With PTX the packed arithmetic is NVIDIA's; without, it is
-spelled out, rounded alike.
+A word is two channels of a half type, the lower one in its lower half, or one of float32. In half types differences
+and products are formed on words, two channels at a time, similarities in float32; gradients take more in float32. With
+PTX the packed arithmetic is NVIDIA's; without, it is spelled out, rounded alike.
 
 Hopper's tensor cores read the left operand of a product from registers, where a thread holds the channels 2t, 2t + 1,
 2t + 8 and 2t + 9 of every 16, of two pixels that are 8 apart. A thread that loads 16 bytes has eight neighbouring
 channels instead. But the channels of a product may stand in any order that is the same on both sides. In *fragment
 order*, where word ``4t + w`` of a block of 32 channels is word ``4w + t``, a thread has loaded just what it has to
-hold, and the operand need not go through shared memory. Elsewhere the order does no harm.
+hold, and the operand need not go through shared memory. Elsewhere the order does no harm. In float32, with TF32
+products, all of this is the same for a block of 16 channels: a thread holds channels t and t + 4 of every 8.
 """
 
 import triton
 import triton.language as tl
 
 from sdn_triton.kernels.diffusivity import diffusivity
+from sdn_triton.kernels.factors import as_factor
 
 WORDS = tl.constexpr(16)
-"""Words in a block of 32 channels: 16 bytes for each of the four threads that share a pixel."""
+"""Words in a block of channels: 16 bytes for each of the four threads that share a pixel."""
 APART = tl.constexpr(8)
 """How far apart the two pixels are that a thread holds of every 16."""
+
+
+@triton.jit
+def channels_in_word(dtype: tl.constexpr):
+    """Two of a half type, or one of float32."""
+    IN_WORD: tl.constexpr = 32 // dtype.primitive_bitwidth
+    return IN_WORD
 
 
 @triton.jit
@@ -115,9 +124,26 @@ def side_by_side(a, b):
 
 @triton.jit
 def unpacked(words, dtype: tl.constexpr):
-    """The channels of words side by side: [PIXELS, n] becomes [PIXELS, 2 * n]."""
-    lower, upper = channels_of(words, dtype)
-    return tl.reshape(tl.join(lower, upper), (words.shape[0], 2 * words.shape[1]))
+    """The channels of words side by side: of half types [PIXELS, n] becomes [PIXELS, 2 * n]."""
+    if dtype == tl.float32:
+        channels = words.to(tl.float32, bitcast=True)
+    else:
+        lower, upper = channels_of(words, dtype)
+        channels = tl.reshape(tl.join(lower, upper), (words.shape[0], 2 * words.shape[1]))
+    return channels
+
+
+@triton.jit
+def float32_words(
+    u_p, u_q, v_p, v_q, inverse, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, PTX: tl.constexpr
+):
+    """The weighted differences of words of one channel, rounded to TF32 where tensor cores multiply them."""
+    difference = v_q.to(tl.float32, bitcast=True) - v_p.to(tl.float32, bitcast=True)
+    if not UNIT_CONTRAST:
+        difference *= inverse
+    s = diffusivity(difference * difference, DIFFUSIVITY)
+    flow = s * (u_q.to(tl.float32, bitcast=True) - u_p.to(tl.float32, bitcast=True))
+    return as_factor(flow, tl.float32, "tf32" if PTX else "ieee").to(tl.int32, bitcast=True)
 
 
 @triton.jit
@@ -249,8 +275,12 @@ def weighted_differences(
 
     For gradients that is too much: their errors would be more than twice those of the eager path (docs/precision.md).
     """
-    s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-    return damped_differences(u_p, u_q, s_lower, s_upper, dtype, PTX)
+    if dtype == tl.float32:
+        words = float32_words(u_p, u_q, v_p, v_q, inverse_lower, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+    else:
+        s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+        words = damped_differences(u_p, u_q, s_lower, s_upper, dtype, PTX)
+    return words
 
 
 @triton.jit
@@ -267,6 +297,10 @@ def precise_weighted_differences(
     PTX: tl.constexpr,
 ):
     """The same with the features' difference and the similarity in float32: two instructions more for each channel."""
-    s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
-    e_lower, e_upper = float32_differences(u_p, u_q, dtype, PTX)
-    return packed(s_lower * e_lower, s_upper * e_upper, dtype, PTX)
+    if dtype == tl.float32:
+        words = float32_words(u_p, u_q, v_p, v_q, inverse_lower, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+    else:
+        s_lower, s_upper = similarities(v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+        e_lower, e_upper = float32_differences(u_p, u_q, dtype, PTX)
+        words = packed(s_lower * e_lower, s_upper * e_upper, dtype, PTX)
+    return words

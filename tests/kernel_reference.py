@@ -62,7 +62,9 @@ def value_and_gradients(f: Callable[..., Tensor], arguments: list, grad: Tensor)
     return [y.detach(), *(next(found) if isinstance(a, Tensor) else None for a in exact)]
 
 
-def assert_as_good_as(results, peers, exact, names, terms: dict[str, float] | None = None) -> None:
+def assert_as_good_as(
+    results, peers, exact, names, terms: dict[str, float] | None = None, is_tf32: bool = False
+) -> None:
     """Errors against float64 are what the precision contract allows beside the eager path's, see ``bench/contract.py``.
 
     ``terms`` says how large what a result sums up is, by name, as the root of the sum of its squares.
@@ -73,7 +75,7 @@ def assert_as_good_as(results, peers, exact, names, terms: dict[str, float] | No
             continue
         assert result.shape == reference.shape, name
         assert result.dtype == peer.dtype, name
-        error, bound = error_and_bound(result, peer, reference, terms=(terms or {}).get(name, 0.0))
+        error, bound = error_and_bound(result, peer, reference, is_tf32=is_tf32, terms=(terms or {}).get(name, 0.0))
         assert error <= bound + 1e-30, f"{name}: {error}, allowed {bound}"
 
 

@@ -1,4 +1,4 @@
-"""The kernels that take channels in pairs against float64: values and every gradient, on the GPU or interpreted."""
+"""The kernels that take channels in words against float64: values and every gradient, on the GPU or interpreted."""
 
 from dataclasses import replace
 
@@ -18,9 +18,13 @@ from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import PAIRED_KERNELS
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, has_pairs
+from sdn_triton.tuning.precision import convolutions_in
 
 PAIRS = KernelConfig(64, 16, 32, 16, 4, 1, splits=2, pairs=True)
+SINGLES = replace(PAIRS, block_c=16)
+"""For words of one channel, in float32."""
+ARITHMETICS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "tf32"}
 CONFIGS = {
     "64-pixels": PAIRS,
     "128-pixels-in-runs": replace(PAIRS, block_p=128, block_w=64),
@@ -56,12 +60,12 @@ def tensors_of(case: Case, dtype: torch.dtype, device: torch.device) -> list:
     return [*(x.contiguous(memory_format=torch.channels_last) for x in (u, v)), *others, grad]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", sample(CASES, lambda name: "17x23" not in name and "20x40" not in name))
 @pytest.mark.sampled(5)
 def test_values_and_gradients(name, dtype, device, monkeypatch) -> None:
     skip_what_cannot_run(dtype, device)
-    check(CASES[name], dtype, device, monkeypatch, PAIRS)
+    check(CASES[name], dtype, device, monkeypatch, SINGLES if dtype == torch.float32 else PAIRS)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -99,17 +103,22 @@ def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, con
     exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], tensors[5])
     # The paired data gradient knows neither groups nor the gradient of a contrast.
     paired_data = o.groups == 1 and not isinstance(tensors[4], torch.Tensor)
-    kernels = [kernel for kernel in PAIRED_KERNELS if paired_data or kernel != "difference_data_gradient"]
-    with guarded(monkeypatch):
+    kernels = [
+        kernel
+        for kernel in PAIRED_KERNELS
+        if has_pairs(kernel, ARITHMETICS[dtype]) and (paired_data or kernel != "difference_data_gradient")
+    ]
+    with guarded(monkeypatch), convolutions_in("tf32"):
         results = run(launch, tensors, o, configs=dict.fromkeys(kernels, config))
     terms = {"contrast": (tensors[1].cpu() * exact[2]).norm().item()}
     names = ("output", "input", "guidance", "weight", "bias", "contrast")
-    assert_as_good_as(results, run(eager, tensors, o), exact, names, terms)
+    is_tf32 = dtype == torch.float32 and not is_interpreted()
+    assert_as_good_as(results, run(eager, tensors, o), exact, names, terms, is_tf32)
 
 
 def test_the_weight_in_pairs() -> None:
     """Each number stands where the product of words in fragment order wants it, and nothing else stands there."""
-    weight = torch.arange(1.0, 1 + 6 * 32 * 9).view(6, 32, 3, 3)
+    weight = torch.arange(1.0, 1 + 6 * 32 * 9).view(6, 32, 3, 3).half()
     packed = in_pairs(weight, 1, 4)
     assert packed.shape == (1, 2, 1, 4, 4, 2, 32)
     assert packed.is_contiguous()
@@ -118,6 +127,17 @@ def test_the_weight_in_pairs() -> None:
         thread, word, parity = channel // 8, channel % 8 // 2, channel % 2
         place = 2 * (4 * word + thread) + parity
         found = packed[0, output // 4, 0, tap, output % 4, :, place]
+        assert found.tolist() == [weight[output, channel, t // 3, t % 3].item() for t in (tap, 8 - tap)]
+
+
+def test_the_weight_in_words_of_one_channel() -> None:
+    weight = torch.arange(1.0, 1 + 3 * 32 * 9).view(3, 32, 3, 3)
+    packed = in_pairs(weight, 1, 2)
+    assert packed.shape == (1, 2, 2, 4, 2, 2, 16)
+    assert packed[0, 1, :, :, 1:].count_nonzero() == 0
+    for tap, (output, channel) in zip(range(4), [(0, 0), (1, 9), (2, 22), (0, 31)]):
+        thread, word = channel % 16 // 4, channel % 4
+        found = packed[0, output // 2, channel // 16, tap, output % 2, :, 4 * word + thread]
         assert found.tolist() == [weight[output, channel, t // 3, t % 3].item() for t in (tap, 8 - tap)]
 
 
@@ -145,10 +165,20 @@ def test_what_does_not_lie_in_pairs(name, device) -> None:
 
 
 def test_what_cannot_be_paired(device) -> None:
-    u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
-    assert not DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+    u, v, weight, *_, grad = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
+    with convolutions_in("ieee"):
+        assert not DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+        with pytest.raises(ValueError, match="cannot read channels in pairs"):
+            launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": SINGLES})
+    with convolutions_in("tf32"):
+        assert DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+        with pytest.raises(ValueError, match="cannot read channels in pairs"):
+            launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
+        with pytest.raises(ValueError, match="cannot read channels in pairs"):
+            run(launch, [u, v, weight, None, 1.0, grad], options(), configs={"difference_data_gradient": SINGLES})
+    half = [x.half() for x in (u, v, weight)]
     with pytest.raises(ValueError, match="cannot read channels in pairs"):
-        launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
+        launch.forward(*half, None, 1.0, options(), configs={"difference_forward": SINGLES})
 
 
 @pytest.mark.parametrize(("size", "outputs"), [((8192, 8192), 8), ((2048, 2048), 512)], ids=["input", "output"])

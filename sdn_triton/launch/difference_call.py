@@ -16,6 +16,7 @@ from sdn_triton.launch import similarity
 from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.plan import Plan, Tensors, launch
 from sdn_triton.launch.run import (
+    WORD_BYTES,
     arithmetic_of,
     as_factor,
     needs_64_bits,
@@ -27,13 +28,13 @@ from sdn_triton.launch.run import (
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.channels_last import copies_pay, padded
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig
-from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work
+from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.defaults import Work, has_pairs
 from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
-WORD_ALIGNMENT = 8
-"""Elements of a half type in the 16 bytes that a thread loads at once."""
+LOADED_BYTES = 16
+"""What a thread loads at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,25 +107,35 @@ class DifferenceCall:
 
     @cached_property
     def can_pair(self) -> bool:
-        """Whether two channels of input and guidance can travel in one word: they lie together, alike in both."""
+        """Whether channels of input and guidance can travel in words: they lie together, alike in both."""
         layout = self.input.stride()
         return (
             self.has_pairs
             and self.channels % PAIRED_CHANNELS == 0
             and layout == self.guidance.stride()
             and layout[1] == 1
-            and all(stride % WORD_ALIGNMENT == 0 for stride in (layout[0], *layout[2:]))
+            and all(stride % self.loaded_at_once == 0 for stride in (layout[0], *layout[2:]))
             and starts_at_word(self.input)
             and starts_at_word(self.guidance)
             and not needs_64_bits(self.input, margin=self.margin)
         )
 
+    @property
+    def in_word(self) -> int:
+        """Channels in a word."""
+        return WORD_BYTES // self.input.element_size()
+
+    @property
+    def loaded_at_once(self) -> int:
+        """Numbers that a thread loads at once."""
+        return LOADED_BYTES // self.input.element_size()
+
     @cached_property
     def has_pairs(self) -> bool:
-        """Whether there are kernels that take channels in pairs for such tensors, however they lie."""
+        """Whether there are kernels that take channels in words for such tensors, however they lie."""
         rows, columns = self.output_size
         return (
-            self.input.dtype in (torch.float16, torch.bfloat16)
+            self.arithmetic != "ieee"
             and self.options.similarity == "channel"
             and self.taps > 1
             and self.weight.shape[0] * rows * columns < 2**31
@@ -136,6 +147,8 @@ class DifferenceCall:
         It writes pairs, too. The gradient of an image whose pixels share memory is larger than that image, and where
         they share all of it (a stride of 0) ``empty_like`` need not put its channels together.
         """
+        if not has_pairs(kernel, self.arithmetic):
+            return False
         if kernel != "difference_data_gradient":
             return self.can_pair
         return (
@@ -157,7 +170,7 @@ class DifferenceCall:
         channels = self.groups * padded(self.channels)
         return (
             self.has_pairs
-            and kernel in PAIRED_KERNELS
+            and has_pairs(kernel, self.arithmetic)
             and (self.groups == 1 or self.channels % PAIRED_CHANNELS == 0)
             and (kernel != "difference_data_gradient" or self._has_paired_gradient(needs_contrast))
             and not reaches_64_bits((rows, columns), (columns * channels, channels), self.margin)
@@ -222,8 +235,8 @@ class DifferenceCall:
         """
         if kernel in self.configs:
             config = self.configs[kernel]
-            can_pair = kernel in PAIRED_KERNELS and self.can_pair_in(kernel, needs_contrast)
-            if config.pairs and not (can_pair or self.can_pair_copies(kernel, needs_contrast)):
+            can_pair = self.can_pair_in(kernel, needs_contrast) or self.can_pair_copies(kernel, needs_contrast)
+            if config.pairs and not (can_pair and config.block_c == BLOCK_WORDS * self.in_word):
                 raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
             return config
         return config_for(kernel, self.work(kernel, needs_contrast), target_of(self.input.device))
@@ -320,7 +333,7 @@ class DifferenceCall:
     def word_strides(self) -> dict[str, int]:
         """The strides of input and guidance, which are the same, in words."""
         n, _, h, w = self.input.stride()
-        return {"stride_un": n // 2, "stride_uh": h // 2, "stride_uw": w // 2}
+        return {"stride_un": n // self.in_word, "stride_uh": h // self.in_word, "stride_uw": w // self.in_word}
 
     def pair_constants(self) -> dict[str, Any]:
         """What kernels that read pairs are told besides ``constants``."""

@@ -13,7 +13,7 @@ from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides, precision_of
+from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -155,7 +155,7 @@ def _paired_forward(
         moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=call.guidance,
-        weight_ptr=in_pairs(call.weight, call.groups, config.block_o),
+        weight_ptr=in_pairs(as_factor(call.weight, call.arithmetic), call.groups, config.block_o),
         bias_ptr=None if bias is None else bias.contiguous(),
         contrast_ptr=call.contrast_tensor,
     )

@@ -8,19 +8,20 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_weight_gradient_kernel
 from sdn_triton.kernels.difference_weight_gradient import difference_weight_gradient_kernel
 from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_kernel
-from sdn_triton.launch.difference_call import WORD_ALIGNMENT, DifferenceCall
+from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.options import DifferenceNeeds
 from sdn_triton.tuning.channels_last import gradient_copy_pays
+from sdn_triton.tuning.defaults import tap_pairs
 
 
 def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
     """The incoming gradient, or a channels-last copy where one pays for kernels that take channels in pairs."""
     outputs = grad.shape[1]
-    if not call.has_pairs or call.is_depthwise or grad.stride(1) == 1 or outputs % WORD_ALIGNMENT:
+    if not call.has_pairs or call.is_depthwise or grad.stride(1) == 1 or outputs % call.loaded_at_once:
         return grad
-    is_aligned = grad.stride(3) == 1 and all(stride % WORD_ALIGNMENT == 0 for stride in grad.stride()[:3])
+    is_aligned = grad.stride(3) == 1 and all(stride % call.loaded_at_once == 0 for stride in grad.stride()[:3])
     readers = {}
     if needs.weight:
         readers["difference_weight_gradient"] = call.config("difference_weight_gradient")
@@ -83,19 +84,16 @@ def weight_gradients(
         )
     elif config.pairs:
         blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
-        half = call.taps // 2
-        # The contrasts of channels take the registers that the sums of more taps would need.
-        most = 2 if isinstance(call.contrast, Tensor) else 4
-        tap_pairs = next(pairs for pairs in (4, 2, 1) if half % pairs == 0 and pairs <= most)
+        pairs = tap_pairs(config, call.taps)
         launch = Launch(
             kernel=paired_weight_gradient_kernel,
-            grid=(blocks * call.groups, half // tap_pairs + 1, config.splits),
+            grid=(blocks * call.groups, call.taps // 2 // pairs + 1, config.splits),
             arguments=dict(
                 **shared,
                 **call.word_strides(),
                 **call.pair_constants(),
                 C=call.channels,
-                TAP_PAIRS=tap_pairs,
+                TAP_PAIRS=pairs,
             ),
             config=config,
         )

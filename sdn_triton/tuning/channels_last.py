@@ -1,4 +1,4 @@
-"""When images are copied to channels_last for the kernels that take channels in pairs: by bytes and operations.
+"""When images are copied to channels_last for the kernels that take channels in words: by bytes and operations.
 
 Those kernels need the channels of a pixel side by side, in blocks of 32, and input and guidance alike. Other images
 are brought into that form where this takes less time than it saves. Nothing is timed: both sides are counted in bytes
@@ -28,6 +28,11 @@ more than 256 outputs, three times 128, both do.
 Where only the data gradient takes pairs nothing is copied: memory is too slow for it on sm_86, sm_89 and sm_120, and on
 sm_80 what is saved is what copies cost.
 
+In TF32 copies move twice the bytes, so that an element has to save 2 bytes at 3x3. By the simulation (the bounds differ
+little from it) a contiguous forward on sm_90 takes 6.3 / 6.2 / 6.1 times a convolution with 64, 128 and 256 channels
+unpaired, and 2.7 / 1.9 / 1.4 in words; the weight gradient 6.9 / 6.8 / 6.8 and 3.8 / 2.5 / 2.1. The least of that is
+3.5 and 3.0 bytes.
+
 The incoming gradient is a matter of its own: kernels in pairs read it in any layout, as well as channels_last, unless
 its rows begin at odd places. Then they read two bytes at a time, without prefetching. Products of all taps do so anew
 for every 256 columns, which takes 1.6 bytes for each output of a pixel and each time by the floor, and by the
@@ -38,7 +43,7 @@ simulation 2.5 times that; a copy costs 4. So it is made from the third time on.
 from __future__ import annotations
 
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, Target
-from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work
+from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work, takes_pairs
 
 SAVED_BYTES = {
     "difference_forward": 1.8,
@@ -47,10 +52,12 @@ SAVED_BYTES = {
     "difference_data_gradient": 2.0,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
+SAVED_BYTES_TF32 = {"difference_forward": 3.5, "difference_weight_gradient": 3.0}
+"""The same of TF32."""
 OUTPUTS = 128
 """Those that share the differences of an unpaired kernel; in the block and the data gradient all share them."""
 COPIED_BYTES = 4
-"""What it costs to copy a channel of a pixel."""
+"""What it costs to copy a channel of a pixel of a half type; of float32 it is twice that."""
 READ_TWICE = 512
 """Columns for which products of all taps read the incoming gradient no more than twice."""
 
@@ -75,12 +82,13 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
         >>> copies_pay("difference_forward", work._replace(taps=3), 2 * 64 * 64, 2, Target("cuda", 90, 132))
         False
     """
-    if kernel not in SAVED_BYTES or target.architecture not in PAIRED_ARCHITECTURES:
+    if target.architecture not in PAIRED_ARCHITECTURES or not takes_pairs(kernel, work.arithmetic, target):
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
-    is_shared = kernel in ("block_forward", "difference_data_gradient")
+    is_tf32, is_shared = work.arithmetic == "tf32", kernel in ("block_forward", "difference_data_gradient")
     blocks = 1 if is_shared else -(-work.outputs // OUTPUTS)
-    return images * pixels * COPIED_BYTES < elements * blocks * SAVED_BYTES[kernel]
+    saved = (SAVED_BYTES_TF32 if is_tf32 else SAVED_BYTES)[kernel]
+    return images * pixels * COPIED_BYTES * (2 if is_tf32 else 1) < elements * blocks * saved
 
 
 def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
@@ -95,4 +103,9 @@ def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
         >>> gradient_copy_pays("tap_products", work, is_aligned=False)
         True
     """
-    return not is_aligned and (kernel == "difference_weight_gradient" or work.channels > READ_TWICE)
+    if is_aligned:
+        return False
+    if kernel == "difference_weight_gradient":
+        # In TF32 numbers of a channels_last gradient are read one by one, too.
+        return work.arithmetic != "tf32"
+    return work.channels > READ_TWICE

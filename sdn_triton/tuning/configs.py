@@ -37,8 +37,10 @@ L2_BYTES: dict[int | str, int] = {
 }
 """The second-level cache of a common GPU of the architecture."""
 SMALLEST_L2_BYTES = 4 * 2**20
-PAIRED_CHANNELS = 32
-"""Channels of a block whose channels travel in pairs: 16 bytes for each of the four threads that share a pixel."""
+BLOCK_WORDS = 16
+"""Words of 32 bits of a block of packed channels: 16 bytes for each of the four threads that share a pixel."""
+PAIRED_CHANNELS = 2 * BLOCK_WORDS
+"""Channels of such a block in half types, two in a word; in float32 a word is a channel."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class KernelConfig:
     """Tile sizes and compiler options of one launch.
 
     A tile has ``block_p`` pixels in rows of ``block_w``, ``block_c`` input channels and ``block_o`` outputs; ``splits``
-    is the number of parts into which a sum over all pixels is cut. With ``pairs`` two channels of a half type travel in
-    one word (``kernels/pairs.py``). ``source`` says where the configuration comes from.
+    is the number of parts into which a sum over all pixels is cut. With ``pairs`` channels travel in words of 32 bits,
+    two of a half type or one of float32 (``kernels/pairs.py``). ``source`` says where the configuration comes from.
     """
 
     block_p: int
@@ -68,8 +70,9 @@ class KernelConfig:
             raise ValueError(f"block_w must not exceed block_p, got {self}")
         if self.splits < 1 or self.num_stages < 1:
             raise ValueError(f"splits and num_stages must be positive, got {self}")
-        if self.pairs and (self.block_c != PAIRED_CHANNELS or self.block_p % 16):
-            raise ValueError(f"pairs need block_c={PAIRED_CHANNELS} and a multiple of 16 pixels, got {self}")
+        if self.pairs and (self.block_c not in (BLOCK_WORDS, PAIRED_CHANNELS) or self.block_p % 16):
+            blocks_in_words = f"block_c={PAIRED_CHANNELS}, or {BLOCK_WORDS} in float32,"
+            raise ValueError(f"pairs need {blocks_in_words} and a multiple of 16 pixels, got {self}")
 
     @property
     def block_h(self) -> int:
@@ -78,7 +81,7 @@ class KernelConfig:
 
     def __str__(self) -> str:
         splits = f", {self.splits} splits" if self.splits > 1 else ""
-        pairs = " in pairs" if self.pairs else ""
+        pairs = (" in pairs" if self.block_c == PAIRED_CHANNELS else " in words") if self.pairs else ""
         return (
             f"{self.block_h}x{self.block_w} pixels, {self.block_c} channels{pairs}, {self.block_o} outputs, "
             f"{self.num_warps} warps, {self.num_stages} stages{splits} ({self.source})"

@@ -92,10 +92,31 @@ _PAIRED_TILES = {
         ("few", "narrow"): (32, 32, 64, 4, 1),
     },
     "difference_weight_gradient": {
-        ("many", "wide"): (64, 32, 128, 8, 2),
-        ("many", "narrow"): (64, 32, 64, 8, 2),
-        ("few", "wide"): (64, 32, 128, 8, 2),
-        ("few", "narrow"): (64, 32, 64, 8, 2),
+        ("many", "widest"): (64, 32, 256, 8, 3),
+        ("many", "wide"): (64, 32, 128, 8, 3),
+        ("many", "narrow"): (64, 32, 64, 8, 3),
+        ("few", "widest"): (64, 32, 256, 8, 3),
+        ("few", "wide"): (64, 32, 128, 8, 3),
+        ("few", "narrow"): (64, 32, 64, 8, 3),
+    },
+}
+# The same where a word is one channel in float32.
+_FLOAT32_TILES = {
+    "difference_forward": {
+        ("many", "widest"): (128, 16, 256, 8, 3),
+        ("many", "wide"): (64, 16, 128, 4, 3),
+        ("many", "narrow"): (64, 16, 64, 4, 3),
+        ("few", "widest"): (64, 16, 128, 4, 3),
+        ("few", "wide"): (64, 16, 128, 4, 3),
+        ("few", "narrow"): (64, 16, 64, 4, 3),
+    },
+    "difference_weight_gradient": {
+        ("many", "widest"): (32, 16, 256, 8, 3),
+        ("many", "wide"): (32, 16, 128, 8, 3),
+        ("many", "narrow"): (32, 16, 64, 8, 3),
+        ("few", "widest"): (32, 16, 256, 8, 3),
+        ("few", "wide"): (32, 16, 128, 8, 3),
+        ("few", "narrow"): (32, 16, 64, 8, 3),
     },
 }
 # Tensor memory leaves registers to differences: tiles may have more pixels, which read weights less often. But it gives
@@ -114,6 +135,12 @@ _TENSOR_MEMORY_TILES = {
     ("block_forward", "few", "widest"): (128, 32, 128, 8, 2),
     ("block_forward", "few", "wide"): (128, 32, 128, 8, 2),
     ("block_forward", "few", "narrow"): (128, 32, 64, 8, 2),
+    ("difference_weight_gradient", "many", "widest"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "many", "wide"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "many", "narrow"): (64, 32, 64, 8, 2),
+    ("difference_weight_gradient", "few", "widest"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "few", "wide"): (64, 32, 128, 8, 2),
+    ("difference_weight_gradient", "few", "narrow"): (64, 32, 64, 8, 2),
 }
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
@@ -125,11 +152,25 @@ PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
 """Where that form has the left operand in registers, or it takes fewer instructions all the same."""
 PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
 """Where a kernel without matrix products has that form: it converts two channels in one instruction."""
+PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
+"""The kernels that have it for TF32, too."""
+FLOAT32_ARCHITECTURES = (90,)
+"""Where they take it."""
+SUMS_OF_A_WARP = 4096
+"""Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
+# Where warps make products by themselves: tiles of which each warp has other pixels, so that no two compute the same
+# differences (forward), and large ones, which ask less of the second-level cache (weight gradient); of products of all
+# taps, tiles whose sums and factors share the registers. The first one counts that outputs fill more than half of.
+_WARP_PRODUCTS_TILES = {
+    ("difference_forward", "tf32"): ((128, 16, 64, 4, 1),),
+    ("difference_weight_gradient", "half"): ((32, 128, 256, 8, 1),),
+    ("difference_weight_gradient", "tf32"): ((32, 64, 256, 8, 2), (32, 128, 128, 8, 1)),
+    ("tap_products", "half"): ((128, 256, 32, 8, 3),),
+    ("tap_products", "tf32"): ((128, 128, 32, 8, 3),),
+}
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
 _CONTIGUOUS_TILE = (64, 16, 32, 4, 1)
-# Where warps make products by themselves, sums and factors share the registers.
-_WARP_PRODUCTS_TILES = {"half": (128, 256, 32, 8, 3), "tf32": (128, 128, 32, 8, 3)}
 _HIP_PRODUCTS_TILE = (128, 128, 32, 8, 2)
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -152,16 +193,27 @@ class Work(NamedTuple):
     channels_last: bool = True
 
 
-def takes_pairs(kernel: str, target: Target) -> bool:
-    """Whether ``kernel`` has a form on ``target`` in which channels travel in pairs.
+def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
+    """Whether ``kernel`` has a form in which channels travel in words, and it is the faster one on ``target``.
 
     Example:
-        >>> a100 = Target("cuda", 80, 108)
-        >>> takes_pairs("difference_data_gradient", a100), takes_pairs("difference_forward", a100)
+        >>> hopper, ampere = Target("cuda", 90, 132), Target("cuda", 80, 108)
+        >>> takes_pairs("difference_forward", "tf32", hopper), takes_pairs("difference_forward", "tf32", ampere)
+        (True, False)
+        >>> takes_pairs("difference_data_gradient", "bf16", ampere), takes_pairs("difference_forward", "bf16", ampere)
         (True, False)
     """
-    architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
-    return kernel in PAIRED_KERNELS and target.architecture in architectures
+    if arithmetic == "tf32":
+        architectures: tuple[int, ...] = FLOAT32_ARCHITECTURES
+    else:
+        architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
+    return has_pairs(kernel, arithmetic) and target.architecture in architectures
+
+
+def has_pairs(kernel: str, arithmetic: str) -> bool:
+    """Whether ``kernel`` has such a form at all."""
+    kernels = {"ieee": (), "tf32": PAIRED_IN_FLOAT32}.get(arithmetic, PAIRED_KERNELS)
+    return kernel in kernels
 
 
 @lru_cache(maxsize=4096)
@@ -170,7 +222,7 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     if target.kind == "interpreter":
         config = _interpreted(kernel, work)
     else:
-        if work.can_pair and takes_pairs(kernel, target):
+        if work.can_pair and takes_pairs(kernel, work.arithmetic, target):
             config = _paired(kernel, work, target)
         else:
             config = _compiled(kernel, work, target)
@@ -186,14 +238,13 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
 def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelConfig, ...]:
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
-    pairs = arithmetic in ("fp16", "bf16") and takes_pairs(kernel, target)
     works = [
         Work(arithmetic, images=1, rows=1, columns=1, channels=c, outputs=o, channels_last=channels_last)
         for c, o, channels_last in product(sizes, sizes, (True, False))
     ]
     configs = [_compiled(kernel, work, target) for work in works]
-    if pairs:
-        tiles = _paired_tiles(kernel, target).values()
+    if takes_pairs(kernel, arithmetic, target):
+        tiles = _paired_tiles(kernel, arithmetic, target).values()
         configs += [_with_stages(_paired_config(*tile), arithmetic, target) for tile in tiles]
     return tuple(dict.fromkeys(configs))
 
@@ -202,13 +253,17 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     """Tiles as wide as channels and outputs make use of; how wide is bounded by registers, see the compile tests."""
     family = "half" if work.arithmetic in ("fp16", "bf16") else work.arithmetic
     tile = _TILES[kernel][family]
+    if target.kind == "cuda" and target.architecture not in GROUP_PRODUCTS:
+        tiles = (*_WARP_PRODUCTS_TILES.get((kernel, family), ()), tile)
+        filled = (tile for tile in tiles if max(work.outputs, NARROWEST_OUTPUTS) > tile[2] // 2)
+        tile = next(filled, tiles[-1])
     if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
         tile = _UNALIGNED_TILES[kernel, family]
     if kernel == "difference_data_gradient" and not work.channels_last:
         tile = _CONTIGUOUS_TILE
-    if kernel == "tap_products" and target.architecture not in GROUP_PRODUCTS and family != "ieee":
-        tile = _HIP_PRODUCTS_TILE if target.kind == "hip" else _WARP_PRODUCTS_TILES[family]
+    if kernel == "tap_products" and target.kind == "hip" and family != "ieee":
+        tile = _HIP_PRODUCTS_TILE
     if kernel.startswith("fusion") and target.kind == "hip":
         tile = _HIP_FUSION_TILE
     block_p, block_c, block_o, num_warps, num_stages = tile
@@ -227,7 +282,7 @@ def _with_stages(config: KernelConfig, arithmetic: str, target: Target) -> Kerne
 
 def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     """Large tiles read weights less often; small ones are for images that would leave half the processors idle."""
-    tiles = _paired_tiles(kernel, target)
+    tiles = _paired_tiles(kernel, work.arithmetic, target)
     width = "narrow" if work.outputs <= NARROWEST_OUTPUTS else "wide"
     if ("many", "widest") in tiles and work.outputs > tiles["many", "wide"][2]:
         width = "widest"
@@ -238,7 +293,11 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
     return _with_stages(config, work.arithmetic, target)
 
 
-def _paired_tiles(kernel: str, target: Target) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+def _paired_tiles(
+    kernel: str, arithmetic: str, target: Target
+) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+    if arithmetic == "tf32":
+        return _FLOAT32_TILES[kernel]
     others = _TENSOR_MEMORY_TILES if target.architecture in TENSOR_MEMORY else {}
     return {key: others.get((kernel, *key), tile) for key, tile in _PAIRED_TILES[kernel].items()}
 
@@ -272,12 +331,23 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
     if not kernel.startswith("depthwise"):
         blocks *= -(-work.channels // config.block_c)
     if config.pairs:
-        # One program has all taps of a 3x3 kernel, and a multiprocessor to itself.
-        wanted = target.multiprocessors // (blocks * -(-work.taps // 9))
+        # A program has a multiprocessor to itself.
+        wanted = target.multiprocessors // (blocks * (work.taps // 2 // tap_pairs(config, work.taps)))
     else:
         blocks *= 1 if kernel.startswith("depthwise") else work.taps
         wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
     return max(1, min(wanted, tiles, 1024))
+
+
+def tap_pairs(config: KernelConfig, taps: int) -> int:
+    """Taps of a program of the paired weight gradient, each with its opposite: as many as there are registers for.
+
+    Example:
+        >>> tap_pairs(KernelConfig(64, 16, 32, 128, 8, 3, pairs=True), taps=9)
+        4
+    """
+    most = SUMS_OF_A_WARP * config.num_warps // (2 * config.block_c * config.block_o)
+    return next((pairs for pairs in (4, 2, 1) if pairs <= most and taps // 2 % pairs == 0), 1)
 
 
 def _next_power(number: int) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import PAIRED_KERNELS, SPLIT_KERNELS, Work, default_config, tile_width
+from sdn_triton.tuning.defaults import SPLIT_KERNELS, Work, default_config, has_pairs, tile_width
 from sdn_triton.tuning.resources import why_not
 from sdn_triton.tuning.tables import Table, TableError, read_table
 
@@ -71,7 +71,7 @@ def from_tables(kernel: str, work: Work, target: Target) -> KernelConfig:
         if found is None or (kernel, found) in _rejected:
             continue
         config = _fitted(found, kernel, work)
-        if config.pairs and not (work.can_pair and kernel in PAIRED_KERNELS):
+        if config.pairs and not (work.can_pair and has_pairs(kernel, work.arithmetic)):
             obstacle: str | None = "its channels cannot travel in pairs"
         else:
             obstacle = why_not(kernel, work.arithmetic, config, target)

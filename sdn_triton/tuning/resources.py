@@ -11,7 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import FUSED_BYTES, GROUP_PRODUCTS, LARGEST_TAP_SUMS, PRODUCT_KERNELS, TENSOR_MEMORY
+from sdn_triton.tuning.defaults import (
+    FUSED_BYTES,
+    GROUP_PRODUCTS,
+    LARGEST_TAP_SUMS,
+    PRODUCT_KERNELS,
+    TENSOR_MEMORY,
+    tap_pairs,
+)
 from sdn_triton.tuning.pipelining import why_not_pipelined
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "ieee": 4}
@@ -37,6 +44,8 @@ SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
 """What threads exchange of a result before it is stored goes through so much at a time."""
+TAPS = 9
+"""Of the kernel whose needs are the greatest."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def _keeps_sums_in_tensor_memory(kernel: str, arithmetic: str, target: Target) -
 def _tensor_columns(kernel: str, config: KernelConfig) -> int:
     """Columns of tensor memory that the sums take; those of the forward kernels may be there twice."""
     if config.pairs and kernel == "difference_weight_gradient":
-        return 8 * config.block_c * -(-config.block_o // TENSOR_ROWS)
+        return 2 * tap_pairs(config, TAPS) * config.block_c * -(-config.block_o // TENSOR_ROWS)
     rows, columns = {
         "forward": (config.block_p, 2 * config.block_o),
         "data_gradient": (config.block_p, config.block_c),
@@ -147,7 +156,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
     if config.pairs and not kernel.endswith("forward"):
         if kernel == "difference_data_gradient":
             return 2 * p * c
-        return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 8 * o * c
+        return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 2 * tap_pairs(config, TAPS) * o * c
     products, others = {
         "difference_forward": (p * o, 0),
         "difference_data_gradient": (0, 2 * p * c),
@@ -182,11 +191,12 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
     z = FUSED_BYTES // item
     fused = po + config.block_o * z + config.num_stages * (pc + config.block_c * z)
     if config.pairs:
-        # Forward: the weights of a tap and its opposite. Weight gradient: the differences of eight taps, or their sums.
+        # Forward: the weights of a tap and its opposite. Weight gradient: the differences of some taps, or their sums.
+        taps = 2 * tap_pairs(config, TAPS)
         held = {
             "difference_forward": item * config.num_stages * 2 * co,
             "block_forward": item * max(config.num_stages * 2 * co, fused),
-            "difference_weight_gradient": max(4 * 8 * co, item * (config.num_stages * po + 8 * pc)),
+            "difference_weight_gradient": max(4 * taps * co, item * (config.num_stages * po + taps * pc)),
         }
         return held[kernel] + 2 * SCRATCH_BYTES
     # Numbers in factors that are loaded, in factors that are made in registers, and in what those are made of; bytes

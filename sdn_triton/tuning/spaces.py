@@ -8,13 +8,13 @@ from itertools import product
 from math import log2
 from typing import Any
 
-from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
+from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import (
-    PAIRED_KERNELS,
     PRODUCT_KERNELS,
     SPLIT_KERNELS,
     Work,
     default_config,
+    has_pairs,
     takes_pairs,
     tile_width,
 )
@@ -46,8 +46,10 @@ def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     found["num_stages"] = STAGES if has_products else STAGES_WITHOUT_PRODUCTS
     if kernel == "tap_products":
         found["block_c"] = (*found["block_c"], 256)
-    if kernel in PAIRED_KERNELS:
+    if has_pairs(kernel, arithmetic):
         found["pairs"] = (False, True)
+        if arithmetic == "tf32":
+            found["block_c"] = (BLOCK_WORDS, *found["block_c"])
     for field in fields(KernelConfig):
         choices = field.metadata.get("choices", ())
         if choices and kernel in field.metadata.get("kernels", (kernel,)):
@@ -94,9 +96,9 @@ def _candidate(
 ) -> KernelConfig | None:
     if values["block_w"] > values["block_p"]:
         return None
-    if values.get("pairs") and not (
-        work.can_pair and takes_pairs(kernel, target) and values["block_c"] == PAIRED_CHANNELS
-    ):
+    can_pair = work.can_pair and takes_pairs(kernel, work.arithmetic, target)
+    block = BLOCK_WORDS if work.arithmetic == "tf32" else PAIRED_CHANNELS
+    if values.get("pairs") and not (can_pair and values["block_c"] == block):
         return None
     values["block_w"] = tile_width(values["block_p"], work.rows, work.columns, wanted=values["block_w"])
     return replace(first, **values, source="candidate")

@@ -36,9 +36,9 @@ PINS = {
     ("difference_data_gradient", "sm_80"): (20.50, 20.50),
     ("difference_data_gradient", "sm_90"): (20.38, 20.38),
     ("difference_data_gradient", "sm_100"): (16.44, 16.44),
-    ("difference_weight_gradient", "sm_80"): (28.50, 28.50),
-    ("difference_weight_gradient", "sm_90"): (11.16, 11.16),
-    ("difference_weight_gradient", "sm_100"): (11.16, 11.16),
+    ("difference_weight_gradient", "sm_80"): (45.38, 28.50),
+    ("difference_weight_gradient", "sm_90"): (14.41, 11.48),
+    ("difference_weight_gradient", "sm_100"): (11.66, 11.66),
     ("block_forward", "sm_80"): (24.50, 17.22),
     ("block_forward", "sm_90"): (10.66, 10.53),
 }
@@ -48,19 +48,19 @@ PINS_OF_OTHERS = {
     ("difference_forward", "sm_90", "bf16", "contiguous"): (25.19, 25.19),
     ("difference_data_gradient", "sm_80", "bf16", "contiguous"): (39.06, 39.06),
     ("difference_data_gradient", "sm_90", "bf16", "contiguous"): (38.81, 38.81),
-    ("difference_weight_gradient", "sm_80", "bf16", "contiguous"): (40.25, 40.25),
+    ("difference_weight_gradient", "sm_80", "bf16", "contiguous"): (44.31, 40.25),
     ("difference_weight_gradient", "sm_90", "bf16", "contiguous"): (38.94, 38.94),
-    ("difference_forward", "sm_80", "tf32", "channels_last"): (17.23, 17.23),
-    ("difference_forward", "sm_90", "tf32", "channels_last"): (18.88, 18.88),
+    ("difference_forward", "sm_80", "tf32", "channels_last"): (15.56, 15.56),
+    ("difference_forward", "sm_90", "tf32", "channels_last"): (18.94, 18.94),
     ("difference_data_gradient", "sm_80", "tf32", "channels_last"): (21.94, 21.94),
     ("difference_data_gradient", "sm_90", "tf32", "channels_last"): (22.00, 22.00),
-    ("difference_weight_gradient", "sm_80", "tf32", "channels_last"): (39.06, 39.06),
-    ("difference_weight_gradient", "sm_90", "tf32", "channels_last"): (29.06, 29.06),
-    ("difference_forward", "sm_80", "tf32", "contiguous"): (27.50, 27.50),
+    ("difference_weight_gradient", "sm_80", "tf32", "channels_last"): (68.75, 47.19),
+    ("difference_weight_gradient", "sm_90", "tf32", "channels_last"): (29.94, 25.31),
+    ("difference_forward", "sm_80", "tf32", "contiguous"): (21.62, 21.62),
     ("difference_forward", "sm_90", "tf32", "contiguous"): (23.88, 23.88),
     ("difference_data_gradient", "sm_80", "tf32", "contiguous"): (30.62, 30.62),
     ("difference_data_gradient", "sm_90", "tf32", "contiguous"): (30.88, 30.88),
-    ("difference_weight_gradient", "sm_80", "tf32", "contiguous"): (39.56, 39.56),
+    ("difference_weight_gradient", "sm_80", "tf32", "contiguous"): (66.62, 42.12),
     ("difference_weight_gradient", "sm_90", "tf32", "contiguous"): (38.44, 38.44),
 }
 MARGIN = 1.1
@@ -110,13 +110,40 @@ def test_the_forward_target(channels):
 
 
 @pytest.mark.skipif(not triton.__version__.startswith("3.7."), reason="the target is that of triton 3.7")
-def test_products_of_the_forward_run_under_the_next_differences():
+@pytest.mark.parametrize(
+    ("kernel", "arithmetic", "most"),
+    [
+        ("difference_forward", "bf16", 1.5),
+        ("difference_forward", "tf32", 1.5),
+        ("difference_weight_gradient", "bf16", 2.0),
+        ("difference_weight_gradient", "tf32", 2.1),
+    ],
+)
+def test_products_run_under_the_next_differences(kernel, arithmetic, most):
     """On Hopper, by the simulation, outside of the loop included."""
-    row = examine(Case("difference_forward", "sm_90", "bf16", 256, 256))
+    row = examine(Case(kernel, "sm_90", arithmetic, 256, 256), with_range=False)
     assert row["error"] is None
     assert row["spill_bytes"] == 0
+    assert row["hazards"] == 0
     assert row["ratio_is"] == "simulated"
-    assert row["ratio"] <= 1.5
+    assert row["ratio"] <= most
+
+
+@pytest.mark.skipif(not triton.__version__.startswith("3.7."), reason="the target is that of triton 3.7")
+@pytest.mark.parametrize(
+    ("kernel", "arithmetic", "most"),
+    [
+        ("difference_forward", "tf32", 1.6),
+        ("difference_weight_gradient", "bf16", 1.6),
+        ("difference_weight_gradient", "tf32", 1.7),
+    ],
+)
+def test_what_older_tensor_cores_are_kept_waiting(kernel, arithmetic, most):
+    """The bound on an A100."""
+    row = examine(Case(kernel, "sm_80", arithmetic, 256, 256))
+    assert row["error"] is None
+    assert row["spill_bytes"] == 0
+    assert row["ratio"] <= most
 
 
 @pytest.mark.parametrize(("l2_bytes", "reached"), [(24.0, 0.5), (38.0, PRODUCT_SHARE), (48.0, 1.0)], ids=str)
