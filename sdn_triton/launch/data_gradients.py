@@ -168,7 +168,7 @@ def strips(call: DifferenceCall, block_h: int, row_bytes: int, room: int) -> Ite
     reach, step, origin = call.options.reach[0], call.options.stride[0], call.options.origin[0]
     images, rows = 1, height
     if output_height * row_bytes <= room:
-        images = min(batch, room // max(output_height * row_bytes, 1))
+        images = max(1, min(batch, room // max(output_height * row_bytes, 1)))
     else:
         rows = (room // row_bytes * step - 2 * reach) // block_h * block_h
         rows = min(height, max(rows, block_h))
@@ -192,7 +192,7 @@ def products_bytes(call: DifferenceCall) -> int:
 
 
 def _most_rows(cuts: Iterable[Strip]) -> int:
-    return max(cut.images * cut.output_rows for cut in cuts)
+    return max((cut.images * cut.output_rows for cut in cuts), default=0)
 
 
 def strip_room(device: torch.device, config: KernelConfig, item_bytes: int) -> int:
