@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -110,7 +111,7 @@ def check_contrast(contrast: Contrast, channels: int | None, input: Tensor | Non
     A tensor's values are looked at on the CPU only: on a GPU that would wait for the device.
     """
     if not isinstance(contrast, Tensor):
-        if isinstance(contrast, bool) or not isinstance(contrast, (int, float)):
+        if isinstance(contrast, bool) or not isinstance(contrast, Real):
             raise TypeError(f"contrast must be a float or a Tensor, got {type(contrast).__name__}")
         if not 0 < contrast < math.inf:  # which torch.compile can trace of a number it takes for dynamic
             raise ValueError(f"contrast must be positive and finite, got {contrast}")
