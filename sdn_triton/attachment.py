@@ -36,7 +36,8 @@ def attach(
     """Put an :class:`~sdn_triton.SDNNeck` in front of a part of ``model``, and return it.
 
     The features that enter the part, tensors ``[N, C, H, W]`` in any nesting of lists, tuples and dicts, positional or
-    keyword, pass the neck first; everything else enters as it is, and containers keep their types.
+    keyword, pass the neck first; everything else enters as it is, and containers keep their types. A tensor that enters
+    at several places is one feature, and what the neck makes of it enters at all of them.
 
     The neck becomes a submodule of the part and is called by a forward hook there. Against a wrapper in the part's
     place, this leaves every name as it was: checkpoints made without the neck load as before (``strict=False`` once it
@@ -58,13 +59,14 @@ def attach(
             features that look like ``[N, H, W, C]`` are an error unless ``channels`` are given, too.
         side: ``"input"``, or ``"output"`` for the features that leave the part.
         select: which features pass the neck, where some must not (an image among them, stages that the decoder does
-            not use): places among the 4-D floating-point tensors of the call, or keys and keyword names. The features
+            not use): places among the different 4-D floating tensors of the call, or keys and keyword names. Features
             must then run from fine to coarse or from coarse to fine by size; which is decided when ``example`` is
             given, else at the first call where sizes differ. With ``example``, an image among the features is an error
             unless ``select`` names it.
         name: of the submodule; another one for a second neck at the same part.
         options: of :class:`~sdn_triton.SDNNeck`. With ``zero_init=True`` the model's outputs stay exactly what they are
-            until it is trained. ``device`` and ``dtype`` are by default those of the part's first parameter.
+            until it is trained (see the note for views). ``device`` and ``dtype`` are by default those of the part's
+            first parameter.
 
     Raises:
         TypeError: ``model`` is no module or a scripted one, ``select`` or an option is of the wrong kind.
@@ -74,7 +76,10 @@ def attach(
 
     Note:
         A module that runs all its children without naming them would run the neck, too: attach to one of them. Where
-        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number.
+        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number. Views with gaps in
+        memory leave the neck as dense copies with the same values, so what follows may round as it does after
+        ``features.contiguous()``. A part that changes its inputs in place changes what the neck returned: who else
+        holds the features does not see it.
 
         What ``torch.compile`` has compiled so far is compiled anew, in the whole process: it does not notice hooks.
 
@@ -207,7 +212,7 @@ class Attachment:
 
 
 def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Module, nn.Module, str, tuple[str, ...]]:
-    """The model itself, the part of it that takes a neck, that part's name, and the way from there to the neck's holder."""
+    """The model, the part of it that takes a neck, that part's name, and the way from it to the neck's holder."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_name("side", side, SIDES)
