@@ -76,8 +76,8 @@ def attach(
 
     Note:
         A module that runs all its children without naming them would run the neck, too: attach to one of them. Where
-        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number. Views with gaps in
-        memory leave the neck as dense copies with the same values, so what follows may round as it does after
+        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number. Views with gaps
+        in memory leave the neck as dense copies with the same values, so what follows may round as it does after
         ``features.contiguous()``. A part that changes its inputs in place changes what the neck returned: who else
         holds the features does not see it.
 

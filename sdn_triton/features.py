@@ -90,7 +90,7 @@ def _key(step: Any) -> Any:
 def _selected(
     firsts: dict[int, int], leaves: list[Any], paths: list[list[Any]], select: Sequence[int | str]
 ) -> list[int]:
-    """The places of what ``select`` names; ``firsts`` has for each feature's place where the same tensor comes first."""
+    """The places of what ``select`` names; ``firsts`` says of each feature's place where its tensor comes first."""
     chosen: list[int] = []
     different = list(dict.fromkeys(firsts.values()))
     for item in select:
