@@ -5,16 +5,25 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_structure
 
-from sdn_triton.checks import check_name
+from sdn_triton.checks import check_name, integers
 from sdn_triton.dry_run import check_channels_first, check_no_image, observe
-from sdn_triton.features import Select, check_select, describe, differ_in_size, find_features, runs_coarse_to_fine
+from sdn_triton.features import (
+    Features,
+    Select,
+    check_select,
+    describe,
+    differ_in_size,
+    find_features,
+    runs_coarse_to_fine,
+)
 from sdn_triton.modules import SDNNeck
+from sdn_triton.tracing import is_symbolic
 
 SIDES = ("input", "output")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -101,10 +110,11 @@ def attach(
     model, target, at, inside = _part(model, at, side, select)
     holder = target.get_submodule(".".join(inside))
     _check_free(target, holder, at, name)
-    each = None if channels is None else _as_tuple(channels)
+    each = None if channels is None else integers("channels", channels)
     coarse_to_fine: bool | None = None
     if example is not None:
-        found = observe(model, target, at, side, select, example).tensors()
+        seen = observe(model, target, at, side, select, example)
+        found = seen.tensors()
         what = f"the {side} of {at!r}"
         if select is None:
             check_no_image(what, found, example)
@@ -123,6 +133,8 @@ def attach(
     placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     neck = SDNNeck(each, **placed | options).train(target.training)
     hook = Attachment(at, side, (*inside, name), None if select is None else (*select,), each, coarse_to_fine)
+    if example is not None:
+        hook.remember(seen, -1 if coarse_to_fine else 1)
     holder.add_module(name, neck)
     hook.register(target)
     _forget_compiled()
@@ -157,6 +169,9 @@ def detach(model: nn.Module, at: str, *, side: str = "input", name: str = "sdn_n
 class Attachment:
     """The forward hook that sends features through the neck of the module it is called on."""
 
+    places: tuple[int, list[int]] | None = None
+    """How many leaves the last call had, and which of them were the features, fine to coarse."""
+
     def __init__(
         self,
         at: str,
@@ -186,6 +201,8 @@ class Attachment:
         try:
             features = find_features(tree, self.select)
         except ValueError as error:
+            if any(map(is_symbolic, tree_leaves(tree))):
+                return self._symbolic(module, tree)
             raise ValueError(f"the neck at the {self.side} of {self.at!r}: {error}") from None
         found = features.tensors()
         coarse_to_fine = self._runs_coarse_to_fine(found)
@@ -193,10 +210,31 @@ class Attachment:
         _check_channels(self.at, self.side, found[::step], self.channels)
         if differ_in_size(found) and not torch.compiler.is_compiling():  # a trace has no side effects
             self.coarse_to_fine = coarse_to_fine
-        neck = module
-        for step_in in self.path:
-            neck = getattr(neck, step_in)
-        return features.replaced(neck(found[::step])[::step])
+        if not torch.compiler.is_compiling():
+            self.remember(features, step)
+        return features.replaced(self._neck_of(module)(found[::step])[::step])
+
+    def remember(self, features: Features, step: int) -> None:
+        """Where features were, for who cannot see it."""
+        self.places = len(features.leaves), features.places[::step]
+
+    def _symbolic(self, module: nn.Module, tree: Any) -> Any:
+        """For ``torch.fx``, whose stand-ins have no shape: features are where they were in the last call."""
+        leaves = tree_leaves(tree)
+        if self.places is None or self.places[0] != len(leaves):
+            raise ValueError(
+                f"the neck at the {self.side} of {self.at!r}: torch.fx shows no shapes, so the features are taken from "
+                "where the last call had them, and there was none like this one: call the model once before"
+            )
+        _, places = self.places
+        outputs = self._neck_of(module)([leaves[place] for place in places])
+        features = Features(list(leaves), tree_structure(tree), places)
+        return features.replaced(outputs[i] for i in range(len(places)))
+
+    def _neck_of(self, module: nn.Module) -> Any:
+        for name in self.path:
+            module = getattr(module, name)
+        return module
 
     @property
     def name(self) -> str:
@@ -279,21 +317,12 @@ def _check_channels(at: str, side: str, features: Sequence[Tensor], channels: tu
     """Raise unless ``features``, fine to coarse, are those a neck is made for."""
     seen = tuple(feature.shape[1] for feature in features)
     if seen != channels:
+        is_reversed = seen == channels[::-1]
+        advice = f"channels={list(seen)} would be" if is_reversed else "leave some out by select=[places among them]"
         raise ValueError(
             f"the neck at the {side} of {at!r} is for features of {list(channels)} channels, fine to coarse, "
-            f"but there are {list(seen)}: {describe(features)}; leave some out by select=[places among them]"
+            f"but there are {list(seen)}: {describe(features)}; {advice}"
         )
-
-
-def _as_tuple(channels: Any) -> tuple[int, ...]:
-    """Channels as they may be given: a number, numpy's included, or several."""
-    try:
-        found = (index(channels),) if hasattr(channels, "__index__") else tuple(map(index, channels))
-    except TypeError:
-        raise TypeError(f"channels must be an int or a sequence of ints, got {channels!r}") from None
-    if isinstance(channels, bool) or not found or min(found) < 1:
-        raise ValueError(f"channels must be positive, one number for each feature, got {channels!r}")
-    return found
 
 
 def _hooks_of(module: nn.Module) -> list[Attachment]:

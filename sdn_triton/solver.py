@@ -109,7 +109,7 @@ def _steps(num_steps: Any) -> int:
 
 def _spacings(spacing: Any, dimensions: int) -> tuple[float, ...]:
     """One distance an axis."""
-    given = (spacing,) * dimensions if isinstance(spacing, Real) else spacing
+    given: Any = (spacing,) * dimensions if isinstance(spacing, Real) else spacing
     if not isinstance(given, Sequence) or not all(isinstance(h, Real) and not isinstance(h, bool) for h in given):
         raise TypeError(f"spacing must be a float or one for each of the {dimensions} axes, got {spacing!r}")
     if len(given) != dimensions or not all(0 < h < math.inf for h in given):
@@ -124,7 +124,7 @@ def _step_size(step_size: Any, spacings: tuple[float, ...]) -> float:
     dimensions = len(spacings)
     is_unit = all(h == 1 for h in spacings)
     limit = 1 / (2 * dimensions) if is_unit else 1 / (2 * sum(h**-2 for h in spacings))
-    step = limit if step_size is None else step_size
+    step: Any = limit if step_size is None else step_size
     if isinstance(step, bool) or not isinstance(step, Real):
         raise TypeError(f"step_size must be a float, got {step_size!r}")
     if not 0 < step <= limit:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import tree_leaves
 
 from sdn_triton.tuning.pretended import pretended_target
 
@@ -22,7 +24,26 @@ decomposing = False
 
 def takes_plain_form() -> bool:
     """Whether the operators are to be PyTorch's own operations: asked for, or all that ``torch.jit.trace`` can hold."""
-    return decomposing or torch._C._get_tracing_state() is not None
+    return decomposing or is_jit_traced()
+
+
+def is_jit_traced() -> bool:
+    """Whether ``torch.jit.trace`` is at work, where sizes are tensors."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether ``torch.fx`` put a stand-in without a shape in the place of a tensor."""
+    return isinstance(value, Proxy)
+
+
+def symbolic_call(module: torch.nn.Module, *arguments: Any) -> Any:
+    """A call of ``module`` as it is in the graph of whoever made the stand-ins among ``arguments``.
+
+    ``torch.fx`` would look into any module that is not PyTorch's own; what is in these depends on shapes and devices.
+    """
+    tracer = next(leaf for leaf in tree_leaves(arguments) if is_symbolic(leaf)).tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 def is_ordinary(tensor: Tensor) -> bool:

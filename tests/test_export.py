@@ -36,7 +36,6 @@ LAYERS = {
     **{mode: dict(padding_mode=mode, padding=2, dilation=2) for mode in PADDING_MODES},
     "stride2-groups2": dict(stride=2, groups=2, padding=1),
     "depthwise-kernel1x5": dict(groups=2, kernel_size=(1, 5), padding=(0, 2), bias=False),
-    "kernel1x1": dict(kernel_size=1),
     "learned-contrast": dict(contrast=torch.rand(4) + 0.5, learn_contrast=True, padding="same"),
 }
 

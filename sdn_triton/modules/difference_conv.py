@@ -8,9 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdn_triton.checks import Padding, Size, check_contrast, check_kernel_size, check_name, pair, resolve_padding, shape
+from sdn_triton.checks import (
+    Padding,
+    Size,
+    check_contrast,
+    check_kernel_size,
+    check_name,
+    integer,
+    pair,
+    resolve_padding,
+    shape,
+)
 from sdn_triton.functional import semantic_difference_conv2d
 from sdn_triton.options import BACKENDS, DIFFUSIVITIES, PADDING_MODES, SIMILARITIES, Contrast
+from sdn_triton.tracing import is_symbolic, symbolic_call
 
 
 class SemanticDifferenceConv2d(nn.Conv2d):
@@ -48,6 +59,7 @@ class SemanticDifferenceConv2d(nn.Conv2d):
     """
 
     contrast: float | Tensor
+    _initial_contrast: Any  # as numbers; None where it is not known
     padding_mode: str  # type: ignore[assignment]  # one more than nn.Conv2d's
 
     def __init__(
@@ -70,6 +82,12 @@ class SemanticDifferenceConv2d(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        in_channels, out_channels = integer("in_channels", in_channels), integer("out_channels", out_channels)
+        groups = integer("groups", groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups must divide the {in_channels} channels of input and the {out_channels} of output, got {groups}"
+            )
         check_name("padding_mode", padding_mode, PADDING_MODES)
         check_name("diffusivity", diffusivity, DIFFUSIVITIES)
         check_name("similarity", similarity, SIMILARITIES)
@@ -80,6 +98,8 @@ class SemanticDifferenceConv2d(nn.Conv2d):
             pair("dilation", dilation, 1),
         )
         check_kernel_size(kernel)
+        if kernel == (1, 1):
+            raise ValueError("kernel_size must have more than its middle tap, got (1, 1): all output would be the bias")
         resolved = resolve_padding(padding, kernel, strides, dilations)
         # nn.Conv2d does not know "zero_flux", and its own padding is never used.
         super().__init__(
@@ -109,7 +129,7 @@ class SemanticDifferenceConv2d(nn.Conv2d):
             for held in (self.__dict__, self._buffers, self._parameters):
                 held.pop("contrast", None)
             if not isinstance(contrast, Tensor):
-                super().__setattr__("contrast", float(contrast))
+                self.__dict__["contrast"] = float(contrast)
             else:  # one that asks for a gradient is to get it
                 self.register_buffer("contrast", contrast if contrast.requires_grad else self._placed(contrast).clone())
         # Numbers, so that a layer made on the meta device still knows them.
@@ -222,6 +242,8 @@ class SemanticDifferenceConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Convolve the differences of ``input``, damped where ``guidance`` (None: ``input`` itself) differs."""
+        if is_symbolic(input):
+            return symbolic_call(self, input, guidance)
         return semantic_difference_conv2d(
             input,
             input if guidance is None else guidance,
