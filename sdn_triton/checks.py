@@ -24,7 +24,7 @@ from sdn_triton.options import (
     Contrast,
     DifferenceOptions,
 )
-from sdn_triton.tracing import is_plain, is_transformed
+from sdn_triton.tracing import is_jit_traced, is_plain, is_transformed
 
 Size = int | Sequence[int]
 Padding = Size | str
@@ -92,7 +92,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (int, torch.SymInt, np.integer))
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """An integer of numpy as Python's; anything else as it is."""
     return index(value) if isinstance(value, np.integer) else value
 
@@ -226,7 +226,7 @@ def check_difference(
         )
     check_contrast(contrast, channels if similarity == "channel" else None, input)
 
-    kernel_size = (kernel[0], kernel[1])
+    kernel_size = (int(kernel[0]), int(kernel[1])) if is_jit_traced() else (kernel[0], kernel[1])
     check_kernel_size(kernel_size)
     strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
     options = DifferenceOptions(

@@ -110,7 +110,8 @@ def _steps(num_steps: Any) -> int:
 def _spacings(spacing: Any, dimensions: int) -> tuple[float, ...]:
     """One distance an axis."""
     given: Any = (spacing,) * dimensions if isinstance(spacing, Real) else spacing
-    if not isinstance(given, Sequence) or not all(isinstance(h, Real) and not isinstance(h, bool) for h in given):
+    is_given = isinstance(given, Sequence) and all(isinstance(h, Real) and not isinstance(h, bool) for h in given)
+    if not is_given:
         raise TypeError(f"spacing must be a float or one for each of the {dimensions} axes, got {spacing!r}")
     if len(given) != dimensions or not all(0 < h < math.inf for h in given):
         raise ValueError(
@@ -127,12 +128,13 @@ def _step_size(step_size: Any, spacings: tuple[float, ...]) -> float:
     step: Any = limit if step_size is None else step_size
     if isinstance(step, bool) or not isinstance(step, Real):
         raise TypeError(f"step_size must be a float, got {step_size!r}")
-    if not 0 < step <= limit:
+    value = float(step)
+    if not 0 < value <= limit:
         most = f"1/{2 * dimensions} in {dimensions}-D" if is_unit else f"{limit:.6g} with spacing={spacings}"
         raise ValueError(
             f"step_size must be positive and at most {most}, where the explicit scheme is stable, got {step_size}"
         )
-    return float(step)
+    return value
 
 
 def _wide_contrast(contrast: Contrast, wide: torch.dtype, dimensions: int) -> Contrast:
