@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -56,8 +57,11 @@ def existing_file(text: str) -> Path:
 
 
 def writable_file(text: str) -> Path:
-    """A file that can be written: its folder is there."""
+    """A file that can be written: its folder is there, and new files may be put into it."""
     path = Path(text)
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
         raise argparse.ArgumentTypeError(f"cannot write {text!r}: it must be a file in an existing folder")
+    if not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: its folder is read-only")
     return path

@@ -10,11 +10,12 @@ import torch
 from . import arguments
 from .cases import DTYPES, FORMATS
 from .checking import Setting
-from .environment import settle, write_json
+from .environment import settle
 from .images import MissingExtraError, image_features
 from .networks import NETWORKS, distinct_networks
 from .providers import FLOOR, PROVIDERS
 from .report import BAD, Report
+from .saving import save
 from .session import Budget, Session
 from .tables import conclusion, introduction, restlessness, workload_table
 from .workloads import Workload, workloads_of
@@ -111,7 +112,7 @@ def _complete(args: argparse.Namespace) -> Setting:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, write; the exit status is 1 if a provider gave wrong results or failed."""
-    setting = _complete(args)
+    setting, asked = _complete(args), args.json
     workloads = _workloads(args)
     if args.budget is None:
         pyramids = len({workload.network for workload in workloads})
@@ -134,19 +135,19 @@ def run(args: argparse.Namespace) -> int:
                 report.begin(workload.title)
                 results = session.run(workload, report.doing)
                 report.done()
-                report.show(workload_table(workload, results))
                 if args.json is not None:
-                    write_json(args.json, session.describe(complete=False))
+                    args.json = save(args.json, session.describe(complete=False))
+                report.show(workload_table(workload, results))
+            if args.json is not None:
+                args.json = save(args.json, session.describe(complete=True))
             for table in conclusion(session):
                 report.show(table)
             if warning := restlessness(session):
                 report.say(warning, BAD)
-        if args.json is not None:
-            write_json(args.json, session.describe(complete=True))
     except KeyboardInterrupt:
         kept = f"; the finished part is in {args.json}" if args.json is not None and args.json.exists() else ""
         print(f"stopped{kept}", file=sys.stderr)
         return 130
     if session.went_wrong:
         report.say("A provider gave wrong results or failed: see above.", BAD)
-    return int(session.went_wrong)
+    return int(session.went_wrong or args.json != asked)

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton import SDNNeck
+from sdn_triton.streams import guarded
 
 from .images import MissingExtraError, load_image
 from .quality.figures import pyplot
@@ -215,4 +216,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m bench.demo_image", main))

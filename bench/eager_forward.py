@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,14 @@ import torch
 from torch import Tensor
 
 from sdn_triton import semantic_difference_conv2d
+from sdn_triton.streams import guarded
 
-from .environment import cpp_compiler, fingerprint, write_json
+from .environment import cpp_compiler, fingerprint
 from .intervals import median_interval, ratio_samples
 from .measure import Timing, interleave, peak_memory
 from .plain import DifferenceFunction, reference_difference
 from .providers import COMPILE_OPTIONS, composite, convolution, unfold
+from .saving import save
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
@@ -206,7 +209,7 @@ def line(row: dict[str, Any]) -> str:
     return "".join(cells)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run all shapes, print a line each and write the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.eager_forward", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -242,8 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "medians": over,
             "misses": missed,
         }
-        write_json(args.json, content)
+        return int(args.json != save(args.json, content))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded("python -m bench.eager_forward", main))

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from sdn_triton.streams import guarded
+
 from . import listing, markdown, texts
 from .runs import Run, RunFileError, read_run
 from .sheets import headline, measured, summary_sheet
@@ -288,4 +290,4 @@ def write(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(guarded("python -m bench.generated", main))

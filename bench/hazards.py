@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdn_triton.streams import guarded
+
 from .control_flow import Code, Instruction, UnreadableCodeError, successors
 from .registers import ASYNCHRONOUS_PRODUCT, AsynchronousProduct, asynchronous_product, registers_of
 from .sass import read_sass
@@ -198,4 +200,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m bench.hazards", main))

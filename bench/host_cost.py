@@ -15,6 +15,7 @@ autograd. Of many rounds in turns the fastest counts: on a shared machine every 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,9 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from sdn_triton import SemanticDifferenceConv2d, backend, feature_fusion
+from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import Target
 
-from .environment import fingerprint, package_version, write_json
+from .environment import fingerprint, package_version
+from .saving import save
 
 Call = Callable[[], object]
 Pair = tuple[Call, Call]
@@ -183,7 +186,7 @@ def measure(work: str, calls: Mapping[str, Pair], device: torch.device, seconds:
     return figures
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Time everything that can run here, print a line each and write the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.host_cost", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -206,8 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures += measure("gpu", calls_of(device, SIZES["gpu"], torch.float16), device, args.seconds)
     if args.json:
         found = {"command": "python -m bench.host_cost", **fingerprint(device)}
-        write_json(args.json, {**found, "microseconds": [{**asdict(f), "ratio": f.ratio} for f in figures]})
+        return int(
+            args.json != save(args.json, {**found, "microseconds": [{**asdict(f), "ratio": f.ratio} for f in figures]})
+        )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded("python -m bench.host_cost", main))

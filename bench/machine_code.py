@@ -27,13 +27,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 
-from .environment import package_version, write_json
+from .environment import package_version
 from .kernel_work import COLUMNS, IMAGES, KERNELS, ROWS
 from .machine_code_tables import against_table, clock_table, count_table, resource_table
 from .report import BAD, Report
 from .revision import git_revision
+from .saving import save
 from .throughput import MULTIPROCESSORS
 
 DEFAULT_KERNELS = ("difference_forward", "difference_data_gradient", "difference_weight_gradient", "block_forward")
@@ -57,13 +59,14 @@ INSTRUMENT = (
     "report",
     "revision",
     "sass",
+    "saving",
     "schedule",
     "simulation",
     "throughput",
     "trip",
 )
 """The modules that ``--against`` takes along, so that both revisions are measured alike."""
-INSTRUMENT_OF_THE_PACKAGE = ("assembler", "compile", "files", "precision")
+INSTRUMENT_OF_THE_PACKAGE = ("streams", "tuning/assembler", "tuning/compile", "tuning/files", "tuning/precision")
 HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             report.begin(f"{case.kernel} {case.arch} {case.arithmetic} {case.channels}->{case.outputs}")
             rows.append(examine(case))
             report.done()
+        went_elsewhere = args.json is not None and args.json != save(
+            args.json, rows if earlier is None else _paired(rows, earlier)
+        )
         report.say(_versions(rows))
         report.say(f"{args.memory_format}, {IMAGES} images of {ROWS}x{COLUMNS}; no device was asked, nothing was timed")
         report.say()
@@ -176,9 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 report.say(f"{row['kernel']} {row['arch']} {row['dtype']}: {row['error']}", BAD)
             if row["hazards"]:
                 report.say(f"{row['kernel']} {row['arch']} {row['dtype']}: {HAZARDS.format(row['hazards'])}", BAD)
-    if args.json is not None:
-        write_json(args.json, rows if earlier is None else _paired(rows, earlier))
-    return int(any(row["error"] or row["hazards"] for row in rows))
+    return int(went_elsewhere or any(row["error"] or row["hazards"] for row in rows))
 
 
 def _sizes(args: argparse.Namespace) -> list[tuple[int, int]]:
@@ -226,7 +230,7 @@ def _rows_at(revision: str, selection: Sequence[str]) -> list[dict[str, Any]]:
         for name in INSTRUMENT:
             shutil.copy(Path(__file__).with_name(f"{name}.py"), tree / "bench")
         for name in INSTRUMENT_OF_THE_PACKAGE:
-            shutil.copy(ROOT / "sdn_triton" / "tuning" / f"{name}.py", tree / "sdn_triton" / "tuning")
+            shutil.copy(ROOT / "sdn_triton" / f"{name}.py", tree / "sdn_triton" / f"{name}.py")
         output = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "bench.machine_code", *selection, f"--json={output}"]
         run = subprocess.run(command, cwd=tree, capture_output=True, text=True)
@@ -262,4 +266,4 @@ def _paired(rows: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m bench.machine_code", main))

@@ -17,9 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sdn_triton.streams import guarded
+
 from .bench_tables import relative, timed
 from .intervals import Interval, median_interval
 from .report import Report, Table, milliseconds, ratio
+from .saving import save
 
 FOLDER = Path(__file__).resolve().parent / "results" / "predictions"
 OURS, FLOOR = "triton", "conv2d"
@@ -97,7 +100,6 @@ def table_of(rows: Sequence[Row]) -> Table:
 def main(argv: Sequence[str] | None = None) -> int:
     """Show and write the rows; 1 if there is none."""
     from . import arguments
-    from .environment import write_json
     from .record import RecordError, read_record
 
     parser = argparse.ArgumentParser(prog="python -m bench.predicted", description=(__doc__ or "").partition("\n")[0])
@@ -118,10 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Report(0).show(table_of(rows))
     else:
         print(f"no case of {args.bench} was predicted for the machine code of triton {triton}")
-    if args.json is not None:
-        write_json(args.json, [row.describe() for row in rows])
-    return int(not rows)
+    went_elsewhere = args.json is not None and args.json != save(args.json, [row.describe() for row in rows])
+    return int(not rows or went_elsewhere)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m bench.predicted", main))

@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import KernelConfig
 
-from .environment import package_version, write_json
+from .environment import package_version
 from .proof_references import REFERENCES, Reference
 from .report import Report
 from .revision import git_revision
+from .saving import save
 
 if TYPE_CHECKING:  # these import triton
     from sdn_triton.launch.run import Launch
@@ -310,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             **{package: package_version(package) for package in ("sentryward", "triton", "torch")},
         }
         settings = {"seconds": args.seconds, "mebibytes": MEMORY, "arithmetic": ARITHMETIC}
-        write_json(args.json, {"environment": environment, "settings": settings, "verdicts": list(map(asdict, found))})
+        save(args.json, {"environment": environment, "settings": settings, "verdicts": list(map(asdict, found))})
     lost = worse(found, before)
     for verdict in lost:
         print(f"worse than on record: {verdict}", file=sys.stderr)
@@ -337,4 +339,4 @@ def recorded(path: Path = RESULTS) -> list[Verdict]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(guarded("python -m bench.proofs", main))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .environment import write_json
+from .saving import save
 
 SCHEMA = 1
 CHANGING = ("time", "load", "clocks")
@@ -83,7 +83,7 @@ class Record:
     def write(self) -> None:
         """Write the file, whole or not at all."""
         if self.path is not None:
-            write_json(self.path, self.content)
+            self.path = save(self.path, self.content)
 
 
 def read_record(path: Path) -> dict[str, Any]:

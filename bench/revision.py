@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdn_triton.streams import guarded
 from sdn_triton.tuning.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,4 +82,4 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(guarded("python -m bench.revision", main))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ from torch.multiprocessing.spawn import spawn
 
 from sdn_triton import SDNNeck
 from sdn_triton.distributed import RowSharded, from_own_rows, own_rows
+from sdn_triton.streams import guarded
 
-from .environment import fingerprint, write_json
+from .environment import fingerprint
 from .measure import peak_memory
+from .saving import save
 
 FINEST_STRIDE = 4
 """Of the finest stage against the image; each further stage has half the rows and columns."""
@@ -111,9 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(measure(Run((height, width), channels, ranks, given.threads, given.times)))
         print(report(rows[-1]), flush=True)
     if given.json:
-        write_json(given.json, {"environment": fingerprint(torch.device("cpu")), "rows": rows})
+        return int(given.json != save(given.json, {"environment": fingerprint(torch.device("cpu")), "rows": rows}))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(guarded("python -m bench.row_sharded", main))

@@ -203,11 +203,11 @@ def _run(runner: Runner, cases: list[BenchCase], args: argparse.Namespace) -> in
             report.say(
                 f"{left} of {len(cases)} cases did not fit the budget: the same command with --resume goes on.", BAD
             )
-        report.say(f"Written to {args.json}")
+        report.say(f"Written to {record.path}")
     went_wrong = _mistakes(record.content)
     for line in went_wrong:
         report.say(line, BAD)
-    return int(bool(went_wrong))
+    return int(bool(went_wrong) or record.path != args.json)
 
 
 def _mistakes(content: Mapping[str, Any]) -> list[str]:

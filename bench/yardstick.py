@@ -23,16 +23,18 @@ from torch import Tensor
 
 from sdn_triton.launch import difference_conv
 from sdn_triton.launch.run import Launch, recorded_launches
+from sdn_triton.streams import guarded
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 
 from . import arguments
-from .environment import package_version, write_json
+from .environment import package_version
 from .examination import Case, examine
 from .kernel_work import COLUMNS, IMAGES, KERNELS, ROWS
 from .other_ways import NEEDS, OPTIONS, PASSES, WAYS, Layer, Operators, Tally, describe, ratio_of
 from .revision import git_revision
+from .saving import save
 
 DEFAULT = Path(__file__).resolve().parent / "results/machine-code/yardstick.json"
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
@@ -135,10 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "triton": package_version("triton"),
         "git": git_revision(),
     }
-    write_json(args.json, {"environment": environment, "assumptions": describe(), "cells": cells})
-    print(f"Written to {args.json}; `make report` brings it into docs/benchmarks.md")
-    return 0
+    written = save(args.json, {"environment": environment, "assumptions": describe(), "cells": cells})
+    print(f"Written to {written}; `make report` brings it into docs/benchmarks.md")
+    return int(written != args.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("python -m bench.yardstick", main))

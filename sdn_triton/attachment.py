@@ -5,18 +5,28 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_structure
 
-from sdn_triton.checks import check_name
-from sdn_triton.dry_run import observe
-from sdn_triton.features import Select, check_select, describe, differ_in_size, find_features, runs_coarse_to_fine
+from sdn_triton.checks import check_name, integers
+from sdn_triton.dry_run import check_channels_first, check_no_image, observe
+from sdn_triton.features import (
+    Features,
+    Select,
+    check_select,
+    describe,
+    differ_in_size,
+    find_features,
+    runs_coarse_to_fine,
+)
 from sdn_triton.modules import SDNNeck
+from sdn_triton.tracing import is_symbolic
 
 SIDES = ("input", "output")
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 """What the wrappers of torch.compile and of activation checkpointing call the module that they stand for."""
 
@@ -35,7 +45,8 @@ def attach(
     """Put an :class:`~sdn_triton.SDNNeck` in front of a part of ``model``, and return it.
 
     The features that enter the part, tensors ``[N, C, H, W]`` in any nesting of lists, tuples and dicts, positional or
-    keyword, pass the neck first; everything else enters as it is, and containers keep their types.
+    keyword, pass the neck first; everything else enters as it is, and containers keep their types. A tensor that enters
+    at several places is one feature, and what the neck makes of it enters at all of them.
 
     The neck becomes a submodule of the part and is called by a forward hook there. Against a wrapper in the part's
     place, this leaves every name as it was: checkpoints made without the neck load as before (``strict=False`` once it
@@ -47,18 +58,24 @@ def attach(
     Args:
         model: any network. It is changed in place.
         at: name of the part, as in ``model.named_modules()``; ``""`` is the model itself. A plain ``nn.Sequential``
-            runs all its children, so there the neck goes to the first of them (``side="output"``: the last).
+            runs all its children, so there the neck goes to the first of them (``side="output"``: the last). Encoders
+            that are containers with a ``forward`` of their own (timm's ``features_only``, torchvision's
+            ``IntermediateLayerGetter``) may do so, too: there the neck is called at the encoder, and held by the first
+            part of it that is no container, so that its keys are ``{at}.{that part}.{name}.*``.
         channels: channels of each feature, fine to coarse; an int for one. None: found by calling the model once with
             ``example`` in evaluation mode; flags, buffers and random states stay as they are.
-        example: an input of the model: one argument, a tuple of positional ones, or a mapping of keyword ones.
+        example: an input of the model: one argument, a tuple of positional ones, or a mapping of keyword ones. With it,
+            features that look like ``[N, H, W, C]`` are an error unless ``channels`` are given, too.
         side: ``"input"``, or ``"output"`` for the features that leave the part.
         select: which features pass the neck, where some must not (an image among them, stages that the decoder does
-            not use): places among the 4-D floating-point tensors of the call, or keys and keyword names. The features
+            not use): places among the different 4-D floating tensors of the call, or keys and keyword names. Features
             must then run from fine to coarse or from coarse to fine by size; which is decided when ``example`` is
-            given, else at the first call where sizes differ.
+            given, else at the first call where sizes differ. With ``example``, an image among the features is an error
+            unless ``select`` names it.
         name: of the submodule; another one for a second neck at the same part.
         options: of :class:`~sdn_triton.SDNNeck`. With ``zero_init=True`` the model's outputs stay exactly what they are
-            until it is trained. ``device`` and ``dtype`` are by default those of the part's first parameter.
+            until it is trained (see the note for views). ``device`` and ``dtype`` are by default those of the part's
+            first parameter.
 
     Raises:
         TypeError: ``model`` is no module or a scripted one, ``select`` or an option is of the wrong kind.
@@ -68,7 +85,10 @@ def attach(
 
     Note:
         A module that runs all its children without naming them would run the neck, too: attach to one of them. Where
-        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number.
+        features are not finite, ``zero_init`` does not keep outputs: zero times infinity is no number. Views with gaps
+        in memory leave the neck as dense copies with the same values, so what follows may round as it does after
+        ``features.contiguous()``. A part that changes its inputs in place changes what the neck returned: who else
+        holds the features does not see it.
 
         What ``torch.compile`` has compiled so far is compiled anew, in the whole process: it does not notice hooks.
 
@@ -87,12 +107,19 @@ def attach(
         >>> torch.equal(model(image), before), "decode_head.sdn_neck.guidance.weight" in model.state_dict()
         (True, True)
     """
-    model, target, at = _part(model, at, side, select)
-    _check_free(model, target, at, name)
-    each = None if channels is None else _as_tuple(channels)
+    model, target, at, inside = _part(model, at, side, select)
+    holder = target.get_submodule(".".join(inside))
+    _check_free(target, holder, at, name)
+    each = None if channels is None else integers("channels", channels)
     coarse_to_fine: bool | None = None
     if example is not None:
-        found = observe(model, target, at, side, select, example).tensors()
+        seen = observe(model, target, at, side, select, example)
+        found = seen.tensors()
+        what = f"the {side} of {at!r}"
+        if select is None:
+            check_no_image(what, found, example)
+        if each is None:
+            check_channels_first(what, found, example)
         # Stages of one size tell nothing: they are taken as they come, and other calls may tell.
         coarse_to_fine = runs_coarse_to_fine(found) if differ_in_size(found) else None
         found = found[:: -1 if coarse_to_fine else 1]
@@ -105,8 +132,10 @@ def attach(
     like = next((p for p in (*target.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
     placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     neck = SDNNeck(each, **placed | options).train(target.training)
-    hook = Attachment(at, side, name, None if select is None else (*select,), each, coarse_to_fine)
-    target.add_module(name, neck)
+    hook = Attachment(at, side, (*inside, name), None if select is None else (*select,), each, coarse_to_fine)
+    if example is not None:
+        hook.remember(seen, -1 if coarse_to_fine else 1)
+    holder.add_module(name, neck)
     hook.register(target)
     _forget_compiled()
     return neck
@@ -125,13 +154,14 @@ def detach(model: nn.Module, at: str, *, side: str = "input", name: str = "sdn_n
         >>> detach(model, at="1") is neck, len(model.state_dict())
         (True, 4)
     """
-    model, target, at = _part(model, at, side, None)
+    model, target, at, inside = _part(model, at, side, None)
     hook = next((h for h in _hooks_of(target) if (h.name, h.side) == (name, side)), None)
     if hook is None:
         raise ValueError(f"no neck {name!r} is attached at {at!r}, side {side!r}; attached are: {_attached(model)}")
     hook.handle.remove()
-    neck: SDNNeck = getattr(target, name)
-    delattr(target, name)
+    holder = target.get_submodule(".".join(inside))
+    neck: SDNNeck = getattr(holder, name)
+    delattr(holder, name)
     _forget_compiled()
     return neck
 
@@ -139,12 +169,21 @@ def detach(model: nn.Module, at: str, *, side: str = "input", name: str = "sdn_n
 class Attachment:
     """The forward hook that sends features through the neck of the module it is called on."""
 
+    places: tuple[int, list[int]] | None = None
+    """How many leaves the last call had, and which of them were the features, fine to coarse."""
+
     def __init__(
-        self, at: str, side: str, name: str, select: Select, channels: tuple[int, ...], coarse_to_fine: bool | None
+        self,
+        at: str,
+        side: str,
+        path: tuple[str, ...],
+        select: Select,
+        channels: tuple[int, ...],
+        coarse_to_fine: bool | None,
     ) -> None:
         self.at = at
         self.side = side
-        self.name = name
+        self.path = path
         self.select = select
         self.channels = channels
         self.coarse_to_fine = coarse_to_fine
@@ -162,6 +201,8 @@ class Attachment:
         try:
             features = find_features(tree, self.select)
         except ValueError as error:
+            if any(map(is_symbolic, tree_leaves(tree))):
+                return self._symbolic(module, tree)
             raise ValueError(f"the neck at the {self.side} of {self.at!r}: {error}") from None
         found = features.tensors()
         coarse_to_fine = self._runs_coarse_to_fine(found)
@@ -169,7 +210,35 @@ class Attachment:
         _check_channels(self.at, self.side, found[::step], self.channels)
         if differ_in_size(found) and not torch.compiler.is_compiling():  # a trace has no side effects
             self.coarse_to_fine = coarse_to_fine
-        return features.replaced(getattr(module, self.name)(found[::step])[::step])
+        if not torch.compiler.is_compiling():
+            self.remember(features, step)
+        return features.replaced(self._neck_of(module)(found[::step])[::step])
+
+    def remember(self, features: Features, step: int) -> None:
+        """Where features were, for who cannot see it."""
+        self.places = len(features.leaves), features.places[::step]
+
+    def _symbolic(self, module: nn.Module, tree: Any) -> Any:
+        """For ``torch.fx``, whose stand-ins have no shape: features are where they were in the last call."""
+        leaves = tree_leaves(tree)
+        if self.places is None or self.places[0] != len(leaves):
+            raise ValueError(
+                f"the neck at the {self.side} of {self.at!r}: torch.fx shows no shapes, so the features are taken from "
+                "where the last call had them, and there was none like this one: call the model once before"
+            )
+        _, places = self.places
+        outputs = self._neck_of(module)([leaves[place] for place in places])
+        features = Features(list(leaves), tree_structure(tree), places)
+        return features.replaced(outputs[i] for i in range(len(places)))
+
+    def _neck_of(self, module: nn.Module) -> Any:
+        for name in self.path:
+            module = getattr(module, name)
+        return module
+
+    @property
+    def name(self) -> str:
+        return self.path[-1]
 
     def _runs_coarse_to_fine(self, features: list[Tensor]) -> bool:
         if self.coarse_to_fine is not None:
@@ -180,8 +249,8 @@ class Attachment:
         return channels != self.channels and channels[::-1] == self.channels
 
 
-def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Module, nn.Module, str]:
-    """The model itself, the part of it that takes a neck, and that part's name."""
+def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Module, nn.Module, str, tuple[str, ...]]:
+    """The model, the part of it that takes a neck, that part's name, and the way from it to the neck's holder."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     check_name("side", side, SIDES)
@@ -207,12 +276,25 @@ def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Modu
         target = names[at]
         if sum(module is target for module in names.values()) > 1:
             raise ValueError(f"{at!r}, where the neck would go, is used in several places: give it a module of its own")
-    if isinstance(target, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+    inside = None if _is_never_called(target) else _holder(target)
+    if inside is None:
         raise ValueError(
-            f"at={at!r} is a {type(target).__name__}, which may run all that it holds, a neck as well: "
+            f"at={at!r} is a {type(target).__name__} that is never called, or holds nothing to keep a neck in: "
             "attach to a part of it, or to what takes its outputs"
         )
-    return model, target, at
+    return model, target, at, inside
+
+
+def _is_never_called(module: nn.Module) -> bool:
+    return type(module).forward is nn.Module.forward and "forward" not in vars(module)
+
+
+def _holder(module: nn.Module) -> tuple[str, ...] | None:
+    """The way to the first part of a container that is none itself: it does not run whatever it holds. None: no way."""
+    if not isinstance(module, CONTAINERS):
+        return ()
+    ways = ((name, _holder(child)) for name, child in module.named_children())
+    return next(((name, *way) for name, way in ways if way is not None), None)
 
 
 def _distributors() -> tuple[type, ...]:
@@ -222,12 +304,12 @@ def _distributors() -> tuple[type, ...]:
     return nn.parallel.DistributedDataParallel, *sharding
 
 
-def _check_free(model: nn.Module, target: nn.Module, at: str, name: str) -> None:
+def _check_free(target: nn.Module, holder: nn.Module, at: str, name: str) -> None:
     if not name.isidentifier():
         raise ValueError(f"name must be a Python identifier, got {name!r}")
     if any(hook.name == name for hook in _hooks_of(target)):
         raise ValueError(f"a neck {name!r} is attached at {at!r} already: detach it, or give this one another name")
-    if hasattr(target, name):
+    if hasattr(holder, name):
         raise ValueError(f"{at!r} has an attribute {name!r} already: give the neck another name")
 
 
@@ -235,21 +317,12 @@ def _check_channels(at: str, side: str, features: Sequence[Tensor], channels: tu
     """Raise unless ``features``, fine to coarse, are those a neck is made for."""
     seen = tuple(feature.shape[1] for feature in features)
     if seen != channels:
+        is_reversed = seen == channels[::-1]
+        advice = f"channels={list(seen)} would be" if is_reversed else "leave some out by select=[places among them]"
         raise ValueError(
             f"the neck at the {side} of {at!r} is for features of {list(channels)} channels, fine to coarse, "
-            f"but there are {list(seen)}: {describe(features)}; leave some out by select=[places among them]"
+            f"but there are {list(seen)}: {describe(features)}; {advice}"
         )
-
-
-def _as_tuple(channels: Any) -> tuple[int, ...]:
-    """Channels as they may be given: a number, numpy's included, or several."""
-    try:
-        found = (index(channels),) if hasattr(channels, "__index__") else tuple(map(index, channels))
-    except TypeError:
-        raise TypeError(f"channels must be an int or a sequence of ints, got {channels!r}") from None
-    if isinstance(channels, bool) or not found or min(found) < 1:
-        raise ValueError(f"channels must be positive, one number for each feature, got {channels!r}")
-    return found
 
 
 def _hooks_of(module: nn.Module) -> list[Attachment]:
@@ -258,7 +331,7 @@ def _hooks_of(module: nn.Module) -> list[Attachment]:
 
 
 def _attached(model: nn.Module) -> str:
-    found = [f"{at}.{hook.name}" for at, module in model.named_modules() for hook in _hooks_of(module)]
+    found = [".".join((at, *hook.path)) for at, module in model.named_modules() for hook in _hooks_of(module)]
     return ", ".join(map(repr, found)) or "none"
 
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
+from operator import index
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +24,7 @@ from sdn_triton.options import (
     Contrast,
     DifferenceOptions,
 )
-from sdn_triton.tracing import is_plain, is_transformed
+from sdn_triton.tracing import is_jit_traced, is_plain, is_transformed
 
 Size = int | Sequence[int]
 Padding = Size | str
@@ -72,16 +76,47 @@ def check_vector(name: str, value: Tensor | None, input: Tensor, length: int, *,
 
 def pair(name: str, value: object, minimum: int) -> tuple[int, int]:
     """``value`` as (rows, columns); raise unless it is an int or a pair of ints of at least ``minimum``."""
-    values = (value, value) if isinstance(value, (int, torch.SymInt)) else value
+    values: Any = (value, value) if _is_integer(value) else value
     # Lists are what a scripted or exported call passes; strings are sequences too, and never sizes.
-    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) not in (1, 2):
+    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str) or len(values) not in (1, 2):
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
-    values = tuple(values) * (2 // len(values))
+    values = tuple(v if type(v) is int else _plain(v) for v in values) * (2 // len(values))
     if not all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in values):
         raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
     if min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum} in both directions, got {value!r}")
     return values[0], values[1]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, (int, torch.SymInt, np.integer))
+
+
+def _plain(value: Any) -> Any:
+    """An integer of numpy as Python's; anything else as it is."""
+    return index(value) if isinstance(value, np.integer) else value
+
+
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """``value`` as Python's int, numpy's included; raise unless it is one of at least ``minimum``."""
+    value = _plain(value)
+    if isinstance(value, bool) or not _is_integer(value):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return value
+
+
+def integers(name: str, value: Any) -> tuple[int, ...]:
+    """Channels as they may be given: a number, numpy's included, or several."""
+    try:
+        is_one = hasattr(value, "__index__") and not isinstance(value, np.ndarray)
+        found = (index(value),) if is_one else tuple(map(index, value))
+    except TypeError:
+        raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}") from None
+    if isinstance(value, bool) or not found or min(found) < 1:
+        raise ValueError(f"{name} must be positive, one number for each feature, got {value!r}")
+    return found
 
 
 def resolve_padding(
@@ -110,7 +145,7 @@ def check_contrast(contrast: Contrast, channels: int | None, input: Tensor | Non
     A tensor's values are looked at on the CPU only: on a GPU that would wait for the device.
     """
     if not isinstance(contrast, Tensor):
-        if isinstance(contrast, bool) or not isinstance(contrast, (int, float)):
+        if isinstance(contrast, bool) or not isinstance(contrast, Real):
             raise TypeError(f"contrast must be a float or a Tensor, got {type(contrast).__name__}")
         if not 0 < contrast < math.inf:  # which torch.compile can trace of a number it takes for dynamic
             raise ValueError(f"contrast must be positive and finite, got {contrast}")
@@ -162,8 +197,9 @@ def check_difference(
     channels, (outputs, weight_channels, *kernel) = input.shape[1], weight.shape
     check_vector("bias", bias, input, outputs)
 
-    if isinstance(groups, bool) or not isinstance(groups, int):
+    if isinstance(groups, bool) or not _is_integer(groups):
         raise TypeError(f"groups must be an int, got {groups!r}")
+    groups = _plain(groups)
     if groups < 1 or channels % groups or outputs % groups:
         raise ValueError(
             f"groups must be positive and divide the {channels} channels of input and the {outputs} outputs of "
@@ -190,7 +226,7 @@ def check_difference(
         )
     check_contrast(contrast, channels if similarity == "channel" else None, input)
 
-    kernel_size = (kernel[0], kernel[1])
+    kernel_size = (int(kernel[0]), int(kernel[1])) if is_jit_traced() else (kernel[0], kernel[1])
     check_kernel_size(kernel_size)
     strides, dilations = pair("stride", stride, 1), pair("dilation", dilation, 1)
     options = DifferenceOptions(

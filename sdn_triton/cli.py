@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from sdn_triton._version import __version__
+from sdn_triton.streams import guarded
 
 Commands = Mapping[str, tuple[Any, str]]
 """For each name the module that configures it, or the commands below it, and what it is for."""
@@ -28,12 +29,19 @@ COMMANDS: Commands = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand and return its exit status: 0, 1 for a finding, 2 for a wrong option."""
+    """Run a subcommand and return its exit status: 0, 1 for a finding, 2 for a wrong option.
+
+    74 where output could not be written, and 141 where who read it went away.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parser_for(arguments).parse_args(arguments)
-    args.command = arguments
-    status: int = args.run(args)
-    return status
+
+    def run() -> int:
+        args = parser_for(arguments).parse_args(arguments)
+        args.command = arguments
+        status: int = args.run(args)
+        return status
+
+    return guarded("sdn-triton", run)
 
 
 def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
-from sdn_triton.features import Features, Select, find_features
+from sdn_triton.checks import shape
+from sdn_triton.features import Features, Select, describe, find_features, is_feature
+
+IMAGE_CHANNELS = 4
+"""What has no more channels may be an image: grey, colour, and one more for depth or transparency."""
 
 
 def observe(model: nn.Module, target: nn.Module, at: str, side: str, select: Select, example: Any) -> Features:
@@ -47,6 +52,57 @@ def observe(model: nn.Module, target: nn.Module, at: str, side: str, select: Sel
         calls = "; ".join(str(list(features.channels())) for features in seen)
         raise ValueError(f"at={at!r} is called with features of different channels, one neck cannot take them: {calls}")
     return seen[0]
+
+
+def check_no_image(what: str, found: Sequence[Tensor], example: Any) -> None:
+    """Raise where the image itself, or a normalised form of it, is among the features ``found``.
+
+    A model all of whose features are inputs is a decoder, unless it is given one image.
+    """
+    inputs = [leaf for leaf in pytree.tree_leaves(example) if is_feature(leaf)]
+    images = [place for place, feature in enumerate(found) if any(_is_same(feature, given) for given in inputs)]
+    if not images or (len(images) == len(found) and (len(found) > 1 or found[0].shape[1] > IMAGE_CHANNELS)):
+        return
+    others = [place for place in range(len(found)) if place not in images]
+    way_out = f"leave it out by select={others}" if others else "attach to a part behind the encoder"
+    raise ValueError(
+        f"{what} has the model's own input among {describe(found)}, at place {images[0]}, which is no feature: "
+        f"{way_out}; if the neck is to take it nonetheless, name it in select"
+    )
+
+
+def _is_same(feature: Tensor, given: Tensor) -> bool:
+    """Whether a feature is the given tensor, but for a factor and an offset of each channel."""
+    if feature.shape != given.shape or feature.device != given.device:
+        return False
+    one, other = (x.double() - x.double().mean((0, 2, 3), keepdim=True) for x in (feature, given))
+    products = [(x * y).sum((0, 2, 3)) for x, y in ((one, other), (one, one), (other, other))]
+    return bool((products[0].square() >= 0.999 * products[1] * products[2]).all())
+
+
+def check_channels_first(what: str, found: Sequence[Tensor], example: Any) -> None:
+    """Raise where the features ``found`` look like ``[N, H, W, C]``.
+
+    They do where all have the proportions of the image when read so, and one has not when read as ``[N, C, H, W]``.
+    """
+    images = [leaf for leaf in pytree.tree_leaves(example) if is_feature(leaf)]
+    if not images:
+        return
+    image = max(images, key=lambda image: image.shape[2] * image.shape[3])
+    height, width = image.shape[2:]
+
+    def fits(rows: int, columns: int) -> bool:
+        """Whether one stride leads from the image to this size, up to a row and a column for padding and rounding."""
+        least = max(height / (rows + 1), width / (columns + 1))
+        return least * (rows - 1) <= height and least * (columns - 1) <= width
+
+    sizes = [feature.shape[1:] for feature in found]
+    if all(fits(first, second) for first, second, _ in sizes) and not all(fits(*size[1:]) for size in sizes):
+        raise ValueError(
+            f"{what} has {describe(found)} of an image {shape(image)}, which look like [N, H, W, C], and a neck takes "
+            "[N, C, H, W]: permute them before, or have the encoder do so; if they are [N, C, H, W], give "
+            f"channels={[size[0] for size in sizes]}, fine to coarse"
+        )
 
 
 @contextmanager

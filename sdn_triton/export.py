@@ -13,8 +13,9 @@ def decomposed() -> Iterator[None]:
     """Compute by plain PyTorch operations inside, whatever the ``backend``: no custom operator, no kernel.
 
     What ``torch.onnx.export``, ``torch.export`` or ``torch.compile`` traces inside runs wherever PyTorch's own
-    convolutions do: in ONNX Runtime, TensorRT and the like. Weights and formulas are the same. The plain form keeps a
-    copy of the features for every tap, eight for a 3x3 kernel. It holds for the whole process while the block lasts.
+    convolutions do: in ONNX Runtime, TensorRT and the like. Weights and formulas are the same. The plain
+    form keeps a copy of the features for every tap, eight for a 3x3 kernel. It holds for the whole process while the
+    block lasts. ``torch.onnx.export`` takes that form without it.
 
     Example:
         >>> import torch

@@ -34,7 +34,7 @@ class Features:
         """The same tree with other tensors in place of the features; its containers are new, of the same types."""
         leaves = list(self.leaves)
         for place, tensor in zip(self.places, tensors):
-            leaves[place] = tensor
+            leaves = [tensor if leaf is self.leaves[place] else leaf for leaf in leaves]
         return pytree.tree_unflatten(leaves, self.nested)
 
 
@@ -56,7 +56,7 @@ def is_feature(value: object) -> bool:
 
 
 def find_features(tree: Any, select: Select) -> Features:
-    """The features in ``tree``.
+    """The features in ``tree``; a tensor that is there several times is one of them, where it comes first.
 
     Raises:
         ValueError: there is none, or ``select`` names one that is not there; says what is there.
@@ -72,7 +72,9 @@ def find_features(tree: Any, select: Select) -> Features:
         unknown = next((type(leaf).__name__ for leaf in leaves if _is_container(leaf)), None)
         hint = "" if unknown is None else f"; PyTorch does not look into {unknown} unless it is registered"
         raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}{hint}")
-    return Features(leaves, nested, found if select is None else _selected(found, leaves, paths, select))
+    firsts = {place: next(first for first in found if leaves[first] is leaves[place]) for place in found}
+    different = list(dict.fromkeys(firsts.values()))
+    return Features(leaves, nested, different if select is None else _selected(firsts, leaves, paths, select))
 
 
 def _is_container(leaf: object) -> bool:
@@ -85,19 +87,23 @@ def _key(step: Any) -> Any:
     return next(getattr(step, kind) for kind in ("key", "name", "idx") if hasattr(step, kind))
 
 
-def _selected(found: list[int], leaves: list[Any], paths: list[list[Any]], select: Sequence[int | str]) -> list[int]:
+def _selected(
+    firsts: dict[int, int], leaves: list[Any], paths: list[list[Any]], select: Sequence[int | str]
+) -> list[int]:
+    """The places of what ``select`` names; ``firsts`` says of each feature's place where its tensor comes first."""
     chosen: list[int] = []
+    different = list(dict.fromkeys(firsts.values()))
     for item in select:
         if isinstance(item, str):
-            below = [place for place in found if item in paths[place]]
+            below = [place for place in firsts if item in paths[place]]
         else:
-            below = [found[item]] if -len(found) <= item < len(found) else []
+            below = [different[item]] if -len(different) <= item < len(different) else []
         if not below:
-            raise ValueError(f"select: no feature {item!r} among {describe(leaves[place] for place in found)}")
+            raise ValueError(f"select: no feature {item!r} among {describe(leaves[place] for place in different)}")
         chosen += below
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"select={list(select)!r} names one of {describe(leaves[place] for place in found)} twice")
-    return chosen
+        raise ValueError(f"select={list(select)!r} names one of {describe(leaves[place] for place in different)} twice")
+    return list(dict.fromkeys(firsts[place] for place in chosen))
 
 
 def runs_coarse_to_fine(features: Sequence[Tensor]) -> bool:

@@ -110,6 +110,7 @@ def semantic_difference_conv2d(
         padding_mode, diffusivity, contrast, similarity, backend,
     )  # fmt: skip
     input, guidance, options = padded(input, guidance, padding_mode, options)
+    contrast = contrast if isinstance(contrast, (float, Tensor)) else float(contrast)  # checked: a number, numpy's say
     output = difference_conv((input, guidance, weight, bias, contrast), options, backend)
     return output if batched else output.squeeze(0)
 

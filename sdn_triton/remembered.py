@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdn_triton.checks import Padding, Size, check_difference, check_fusion, check_positive
 from sdn_triton.options import Contrast, DifferenceOptions
-from sdn_triton.tracing import ORDINARY
+from sdn_triton.tracing import ORDINARY, quietly
 
 Result = TypeVar("Result")
 
@@ -85,10 +85,10 @@ def difference_options(
         entry = _differences.find(key, sizes)
         if entry is not None:
             if isinstance(contrast, Tensor):
-                check_positive(contrast)
+                quietly(check_positive, contrast)
             return entry.result
-    options = check_difference(
-        input, guidance, weight, bias, stride, padding, dilation, groups,
+    options = quietly(
+        check_difference, input, guidance, weight, bias, stride, padding, dilation, groups,
         padding_mode, diffusivity, contrast, similarity, backend,
     )  # fmt: skip
     if key is not None:
@@ -112,7 +112,7 @@ def checked_fusion(
         key = (key, _describe_one(scale), _describe_one(shift), activation, backend)
         if _fusions.find(key, ()) is not None:
             return
-    check_fusion(input, response, weight, bias, scale, shift, activation, backend)
+    quietly(check_fusion, input, response, weight, bias, scale, shift, activation, backend)
     if key is not None:
         _fusions.keep(key, (), None)
 

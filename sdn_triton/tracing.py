@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx import Proxy
+from torch.jit._trace import TracerWarning
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import tree_leaves
 
 from sdn_triton.tuning.pretended import pretended_target
+
+Result = TypeVar("Result")
 
 ORDINARY = (Tensor, torch.nn.Parameter)
 """Tensors that are what they seem; subclasses bring rules of their own."""
@@ -21,8 +27,37 @@ decomposing = False
 
 
 def takes_plain_form() -> bool:
-    """Whether the operators are to be PyTorch's own operations: asked for, or all that ``torch.jit.trace`` can hold."""
-    return decomposing or torch._C._get_tracing_state() is not None
+    """Whether the operators are to be PyTorch's own operations: asked for, or all that ONNX or TorchScript can hold."""
+    in_onnx = torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
+    return decomposing or in_onnx or is_jit_traced()
+
+
+def is_jit_traced() -> bool:
+    """Whether ``torch.jit.trace`` is at work, where sizes are tensors."""
+    return torch._C._get_tracing_state() is not None
+
+
+def quietly(check: Callable[..., Result], *arguments: Any) -> Result:
+    """What ``check(*arguments)`` returns, without the warnings of ``torch.jit.trace`` that it compares sizes."""
+    if not is_jit_traced():
+        return check(*arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TracerWarning)
+        return check(*arguments)
+
+
+def is_symbolic(value: object) -> bool:
+    """Whether ``torch.fx`` put a stand-in without a shape in the place of a tensor."""
+    return isinstance(value, Proxy)
+
+
+def symbolic_call(module: torch.nn.Module, *arguments: Any) -> Any:
+    """A call of ``module`` as it is in the graph of whoever made the stand-ins among ``arguments``.
+
+    ``torch.fx`` would look into any module that is not PyTorch's own; what is in these depends on shapes and devices.
+    """
+    tracer = next(leaf for leaf in tree_leaves(arguments) if is_symbolic(leaf)).tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 def is_ordinary(tensor: Tensor) -> bool:

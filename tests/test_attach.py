@@ -172,3 +172,37 @@ def test_a_plain_sequential_takes_it_into_its_first_or_last_part(side):
     expected = body(detached(model.stem(x))[0]) if side == "input" else detached(before)[0]
     assert torch.equal(output, expected)
     assert torch.equal(model(x), before)
+
+
+class InPlace(nn.Module):
+    """Changes its first argument in place before it reads its second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Module()
+        self.head.forward = lambda first, second, **others: first.mul_(2).sum() + second.square().sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + 1
+        return self.head(x, x, low=x)
+
+
+@pytest.mark.parametrize("select", [None, [0], ["low"]], ids=str)
+def test_a_tensor_that_enters_twice_is_one_feature(select):
+    """A part that works in place sees at one place what it did at the other, with a neck as without."""
+    model, x = InPlace(), torch.randn(1, 5, 6, 6)
+    before = model(x)
+    neck = attach(model, "head", example=x, select=select, zero_init=True)
+    assert len(neck.stages) == 1
+    assert torch.equal(model(x), before)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x), before)
+
+
+def test_views_leave_as_dense_copies_with_the_same_values():
+    """What follows rounds as it does on a copy, with or without a neck."""
+    model = nn.Sequential(nn.Identity(), nn.Conv2d(8, 5, 3))
+    x = torch.randn(2, 8, 24, 20).to(memory_format=torch.channels_last)[:, :, 1:-3, 2:-1]
+    on_a_copy = model(x.contiguous())
+    neck = attach(model, "1", example=x, zero_init=True)
+    assert torch.equal(neck([x])[0], x)
+    assert torch.equal(model(x), on_a_copy)

@@ -98,7 +98,7 @@ def errors():
         "order": (ValueError, "neither fine to coarse nor coarse to fine", mixed, "decode_head", dict(example=x)),
         "two forms": (ValueError, "features of different channels", varying, "decode_head", dict(example=x)),
         "not called": (ValueError, "is not called", make(), "encoder.steps.0", dict(example=x, side="input")),
-        "container": (ValueError, "is a ModuleList", listed, "parts", dict(channels=3)),
+        "container": (ValueError, "is a ModuleList that is never called", listed, "parts", dict(channels=3)),
         "empty": (ValueError, "is a Sequential", nn.Sequential(), "", dict(channels=3)),
         "shared": (
             ValueError,

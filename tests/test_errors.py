@@ -89,7 +89,11 @@ MODULES = {
     "padding_mode": (lambda: SemanticDifferenceConv2d(4, 4, padding_mode="mirror"), ValueError, "padding_mode"),
     "diffusivity": (lambda: SDN(4, diffusivity="gauss"), ValueError, "diffusivity"),
     "contrast": (lambda: SDN(4, contrast=-1.0), ValueError, "contrast"),
-    "groups": (lambda: SemanticDifferenceConv2d(4, 4, groups=3), ValueError, "divisible by groups"),
+    "groups": (
+        lambda: SemanticDifferenceConv2d(4, 4, groups=3),
+        ValueError,
+        "groups must divide the 4 .* got 3",
+    ),
     "activation": (lambda: FeatureFusion(4, 4, activation="tanh"), ValueError, "activation"),
     "zero_init": (lambda: SDN(4, out_channels=5, zero_init=True), ValueError, "out_channels=5, in_channels=4"),
     "no-stages": (lambda: SDNNeck([]), ValueError, "in_channels"),

@@ -1,7 +1,10 @@
 """What leaves PyTorch: ONNX by way of the plain form, and ahead-of-time compiled packages."""
 
 import copy
+import importlib.util
 import shutil
+import subprocess
+import sys
 import warnings
 from itertools import product
 
@@ -10,7 +13,15 @@ import torch
 from test_compile import Network
 from torch import Tensor, nn
 
-from sdn_triton import SDN, SDNNeck, SemanticDifferenceConv2d, decomposed, feature_fusion, semantic_difference_conv2d
+from sdn_triton import (
+    SDN,
+    SDNNeck,
+    SemanticDifferenceConv2d,
+    attach,
+    decomposed,
+    feature_fusion,
+    semantic_difference_conv2d,
+)
 from sdn_triton.options import DIFFUSIVITIES, PADDING_MODES, SIMILARITIES
 
 CPP = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
@@ -36,7 +47,6 @@ LAYERS = {
     **{mode: dict(padding_mode=mode, padding=2, dilation=2) for mode in PADDING_MODES},
     "stride2-groups2": dict(stride=2, groups=2, padding=1),
     "depthwise-kernel1x5": dict(groups=2, kernel_size=(1, 5), padding=(0, 2), bias=False),
-    "kernel1x1": dict(kernel_size=1),
     "learned-contrast": dict(contrast=torch.rand(4) + 0.5, learn_contrast=True, padding="same"),
 }
 
@@ -163,6 +173,40 @@ def test_onnx_runtime_agrees_at_any_batch_height_and_width(name):
             torch.testing.assert_close(torch.from_numpy(got).double(), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("exported", [False, True], ids=["module", "program"])
+def test_onnx_needs_no_decomposed(exported):
+    """The exporter gets the plain form by itself, of a program that was exported before, too."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install sdn-triton[onnx]")
+    inputs, block = (torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)), SDN(4, 6).eval()
+    source = torch.export.export(block, inputs) if exported else block
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(source, inputs, dynamo=True, verbose=False)
+    assert {node.domain for node in program.model_proto.graph.node} == {""}  # the standard's operators
+    got = program(*inputs) if importlib.util.find_spec("onnxruntime") else [block(*inputs)]
+    torch.testing.assert_close(got[0], block(*inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.long
+def test_what_a_saved_program_of_transformers_needs(tmp_path):
+    """As docs/pytorch.md says, and in words to be found there."""
+    pytest.importorskip("transformers", reason="transformers is not installed: `make test` installs it")
+    from tiny_networks import segformer
+
+    model, x, path = segformer().eval(), torch.randn(1, 3, 64, 64), tmp_path / "program.pt2"
+    attach(model, "decode_head", example=x)
+    torch.export.save(torch.export.export(model, (x,)), path)
+
+    def load(imported: str) -> str:
+        code = f"import torch, {imported}; torch.export.load({str(path)!r})"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+
+    assert "failed to resolve torch.ops.sdn_triton.semantic_difference_conv2d" in load("sys")
+    assert "Deserializing transformers.modeling_outputs.SemanticSegmenterOutput" in load("sdn_triton")
+    assert "Error" not in load("sdn_triton, transformers.models.segformer.modeling_segformer")
+
+
 @pytest.mark.long
 @pytest.mark.skipif(CPP is None, reason="compiling ahead of time needs a C++ compiler")
 def test_a_compiled_package_runs_at_any_batch_height_and_width(tmp_path):
@@ -198,7 +242,7 @@ TRACED = {
 
 @pytest.mark.parametrize("records", [False, True], ids=["no_grad", "grad"])
 @pytest.mark.parametrize("name", TRACED)
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_traced_by_torchscript_at_any_batch_height_and_width(name, records, tmp_path):
     """TorchScript holds operations of PyTorch only: the plain form by itself, not strips of one size."""
     make, scales = TRACED[name]

@@ -109,7 +109,7 @@ class GuidedConvolutionBlock(SDN):
         super().__init__(channels, guidance_channels)
         self.sdc = nn.Conv2d(channels, channels, 3, padding=1, bias=False)  # type: ignore[assignment]
 
-    def forward(self, input: Tensor, guidance: Tensor) -> Tensor:
+    def forward(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:
         return self.fusion(input, self.sdc(input + self.align_guidance(input, guidance)))
 
 

@@ -16,6 +16,7 @@ from sdn_triton.distributed.rows import summed_gradients
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d
 from sdn_triton.modules.batch_norm import batch_statistics, frozen_statistics, uses_running_statistics
+from sdn_triton.modules.pyramid import check_stages, in_the_form_of, stages_of
 from sdn_triton.normalisation import moments
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -71,15 +72,16 @@ class RowSharded(nn.Module):
         """Call the module on DTensors whose rows are sharded: a neck with the sequence of its stages."""
         given: tuple[Any, ...] = images
         if isinstance(self.module, SDNNeck):
-            (stages,) = images
-            given = (stages,) if isinstance(stages, Tensor) else tuple(stages)
+            (features,) = images
+            given = stages_of(features)
+            check_stages(given, len(self.module.stages), self.module.in_channels)
         parts = [as_image(f"argument {place}", image, given[0]) for place, image in enumerate(given)]
         names, parameters = _trained(self.module)
         shared = dict(zip(names, summed_gradients(parts[0].rows.group, *parameters)))
         outputs = functional_call(_Rows(self.module), {f"module.{name}": p for name, p in shared.items()}, (parts,))
         if isinstance(outputs, Image):
             return as_dtensor(outputs, given[0])
-        return tuple(as_dtensor(output, image) for output, image in zip(outputs, given))
+        return in_the_form_of(features, [as_dtensor(output, image) for output, image in zip(outputs, given)])
 
 
 def _trained(module: nn.Module) -> tuple[list[str], list[Tensor]]:
@@ -144,7 +146,9 @@ def _fusion(fusion: FeatureFusion, input: Image, response: Image) -> Image:
     return pointwise(fuse, input, response)
 
 
-def _block(sdn: SDN, input: Image, guidance: Image) -> Image:
+def _block(sdn: SDN, input: Image, guidance: Image | None = None) -> Image:
+    guidance = input if guidance is None else guidance
+    sdn.check_guidance(guidance.local)
     if sdn.project is not None:
         guidance = pointwise(sdn.project, guidance)
     guidance = resize(guidance, input.local.shape[3], input.rows)
@@ -153,8 +157,6 @@ def _block(sdn: SDN, input: Image, guidance: Image) -> Image:
 
 def _neck(neck: SDNNeck, stages: Iterable[Image]) -> tuple[Image, ...]:
     images = tuple(stages)
-    if len(images) != len(neck.stages):
-        raise ValueError(f"features must have {len(neck.stages)} stages, fine to coarse, got {len(images)}")
     guidance = (*images[1:], conv2d(images[-1], neck.guidance))
     return tuple(_block(sdn, own, guide) for sdn, own, guide in zip(neck.stages, images, guidance))  # type: ignore[arg-type]
 

@@ -116,10 +116,14 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
 
 
 def _by_parts(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
-    if guidance.shape[-2:] != input.shape[-2:]:
+    if not tracing.quietly(_are_as_large, guidance, input):
         guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
     output: Tensor = sdn.fusion(input, sdn.sdc(input, guidance))
     return output
+
+
+def _are_as_large(guidance: Tensor, input: Tensor) -> bool:
+    return guidance.shape[-2:] == input.shape[-2:]
 
 
 def _is_for_triton(sdn: SDN, input: Tensor) -> bool:

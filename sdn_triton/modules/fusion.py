@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sdn_triton.backend import prefers_triton
-from sdn_triton.checks import check_name
+from sdn_triton.checks import check_name, integer
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import batch_norm
 from sdn_triton.normalisation import moments
 from sdn_triton.options import ACTIVATIONS, BACKENDS
+from sdn_triton.tracing import is_symbolic, symbolic_call
 
 
 class FeatureFusion(nn.Module):
@@ -62,14 +63,14 @@ class FeatureFusion(nn.Module):
         check_name("activation", activation, ACTIVATIONS)
         check_name("backend", backend, BACKENDS)
         super().__init__()
-        self.in_channels = in_channels
-        self.response_channels = response_channels
-        self.out_channels = in_channels if out_channels is None else out_channels
+        self.in_channels = integer("in_channels", in_channels)
+        self.response_channels = response_channels = integer("response_channels", response_channels)
+        self.out_channels = self.in_channels if out_channels is None else integer("out_channels", out_channels)
         self.activation = activation
         self.zero_init = zero_init
         self.backend = backend
         self.norm: nn.Module = nn.BatchNorm2d(response_channels, eps=eps, momentum=momentum, device=device, dtype=dtype)
-        channels = in_channels + response_channels
+        channels = self.in_channels + response_channels
         self.weight = nn.Parameter(torch.empty(self.out_channels, channels, 1, 1, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
@@ -96,6 +97,8 @@ class FeatureFusion(nn.Module):
 
     def forward(self, input: Tensor, response: Tensor) -> Tensor:
         """Fuse ``input`` with the normalised, activated ``response``."""
+        if is_symbolic(input):
+            return symbolic_call(self, input, response)
         scale, shift = self._affine(response)
         if scale is None:
             response = self.norm(response)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from sdn_triton.checks import Size
+from sdn_triton.checks import Size, integer, integers, shape
 from sdn_triton.modules import fusing
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
 from sdn_triton.modules.fusion import FeatureFusion
+from sdn_triton.modules.pyramid import check_stages, in_the_form_of, stages_of
 from sdn_triton.ops.resize import resized, size_of
 from sdn_triton.options import Contrast
+from sdn_triton.tracing import is_jit_traced, is_symbolic, symbolic_call
+
+Features: TypeAlias = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
+"""The stages of a pyramid, fine to coarse; a tensor is one stage."""
 
 
 class SDN(nn.Module):
@@ -37,7 +42,8 @@ class SDN(nn.Module):
         backend: ``"auto"``, ``"triton"`` or ``"eager"``.
 
     Shape:
-        input ``[N, C, H, W]``, guidance ``[N, Cg, any, any]``, output ``[N, O, H, W]``.
+        input ``[N, C, H, W]``, guidance ``[N, Cg, any, any]`` or None (the input guides itself), output
+        ``[N, O, H, W]``.
 
     Source: Tan, Wu, Pi: *Semantic Diffusion Network for Semantic Segmentation*, NeurIPS 2022.
 
@@ -72,7 +78,10 @@ class SDN(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        guidance_channels = in_channels if guidance_channels is None else guidance_channels
+        in_channels = integer("in_channels", in_channels)
+        guidance_channels = (
+            in_channels if guidance_channels is None else integer("guidance_channels", guidance_channels)
+        )
         response_channels = in_channels if response_channels is None else response_channels
         self.sdc = SemanticDifferenceConv2d(
             in_channels,
@@ -107,20 +116,38 @@ class SDN(nn.Module):
             nn.Conv2d(guidance_channels, in_channels, 1, device=device, dtype=dtype) if needs_projection else None
         )
 
-    def align_guidance(self, input: Tensor, guidance: Tensor) -> Tensor:
+    def align_guidance(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:
         """The guidance as the difference convolution sees it: projected, and resized to ``input``.
 
         Contrast is in units of this tensor: it is what :func:`sdn_triton.suggest_contrast` should be given.
         """
-        return resized(self._projected(guidance), size_of(input))
+        return resized(self._projected(input if guidance is None else guidance), size_of(input))
 
     def _projected(self, guidance: Tensor) -> Tensor:
         """At its own size: a 1x1 convolution and an interpolation, whose weights add up to one, commute."""
+        self.check_guidance(guidance)
         return guidance if self.project is None else self.project(guidance)
 
-    def forward(self, input: Tensor, guidance: Tensor) -> Tensor:
-        """Sharpen ``input`` where ``guidance``, deeper features of the same image, changes."""
-        return fusing.forward(self, input, self._projected(guidance))
+    def check_guidance(self, guidance: Tensor) -> None:
+        """Raise unless ``guidance`` is a tensor of the channels that this block was made for."""
+        if not isinstance(guidance, Tensor):
+            raise TypeError(f"guidance must be a Tensor [N, Cg, any, any], got {type(guidance).__name__}")
+        # What was put in the place of a part may say nothing. Vectors may be of any length; jit.trace has no numbers.
+        takes_any = getattr(self.sdc, "similarity", None) != "channel" or is_jit_traced()
+        expected = None if takes_any else getattr(self.project or self.sdc, "in_channels", None)
+        if guidance.dim() in (3, 4) and expected is not None and guidance.shape[-3] != expected:
+            raise ValueError(
+                f"guidance {shape(guidance)} has {guidance.shape[-3]} channels, but this block is for {expected}: "
+                f"make it with guidance_channels={guidance.shape[-3]}"
+            )
+
+    def forward(self, input: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """Sharpen ``input`` where ``guidance``, deeper features of the same image, changes; None: ``input`` itself."""
+        if is_symbolic(input):
+            return symbolic_call(self, input, guidance)
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a Tensor [N, C, H, W], got {type(input).__name__}")
+        return fusing.forward(self, input, self._projected(input if guidance is None else guidance))
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
         """Load a checkpoint of the public rewrite that computes this block by unfolding.
@@ -134,6 +161,8 @@ class SDN(nn.Module):
         names = {f"BN.{name}": f"fusion.norm.{name}" for name in self.fusion.norm.state_dict()}
         names |= {"SDC.weight": "sdc.weight", "out.weight": "fusion.weight", "out.bias": "fusion.bias"}
         given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        if "BN.num_batches_tracked" not in given:  # as in checkpoints from before PyTorch 0.4.1
+            names.pop("BN.num_batches_tracked", None)
         unknown, missing = sorted(given.keys() - names.keys()), sorted(names.keys() - given.keys())
         if unknown or missing:
             raise ValueError(
@@ -158,7 +187,11 @@ class SDNNeck(nn.Module):
         others: as for :class:`SDN`; they hold for every stage.
 
     Shape:
-        features: as many ``[N, C_i, H_i, W_i]`` as ``in_channels``; the output is a tuple of the same shapes.
+        features: as many ``[N, C_i, H_i, W_i]`` as ``in_channels``, fine to coarse, in a sequence or, as torchvision's
+        FPN returns them, a mapping; the output is a tuple of the same shapes, or a mapping of the same keys.
+
+    Raises:
+        TypeError, ValueError: an argument or a stage does not fit; the message names it and says what is allowed.
 
     Example:
         >>> import torch
@@ -167,6 +200,8 @@ class SDNNeck(nn.Module):
         >>> [list(f.shape) for f in neck(features)]
         [[2, 32, 64, 64], [2, 64, 32, 32]]
     """
+
+    in_channels: tuple[int, ...] = ()  # not known of necks that were pickled before they kept it
 
     def __init__(
         self,
@@ -189,9 +224,7 @@ class SDNNeck(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
-        if not channels:
-            raise ValueError("in_channels must name the channels of at least one stage, got none")
+        channels = self.in_channels = integers("in_channels", in_channels)
         contrasts = list(contrast) if isinstance(contrast, Sequence) else [contrast] * len(channels)
         if len(contrasts) != len(channels):
             raise ValueError(
@@ -219,16 +252,19 @@ class SDNNeck(nn.Module):
         )
         self.guidance = nn.Conv2d(channels[-1], channels[-1], 3, stride=2, padding=1, device=device, dtype=dtype)
 
-    def align_guidance(self, features: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    def align_guidance(self, features: Features) -> tuple[Tensor, ...]:
         """Each stage's guidance as its difference convolution reads it (see :meth:`SDN.align_guidance`)."""
-        return tuple(sdn.align_guidance(own, guide) for sdn, own, guide in self._guided(features))
+        return tuple(sdn.align_guidance(own, guide) for sdn, own, guide in self._guided(stages_of(features)))
 
-    def forward(self, features: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Sharpen the stages of a feature pyramid, given fine to coarse."""
-        return tuple(sdn(own, guide) for sdn, own, guide in self._guided(features))
+    def forward(self, features: Features) -> Any:
+        """Sharpen the stages of a feature pyramid, given fine to coarse; a mapping where they come in one."""
+        if is_symbolic(features):
+            return symbolic_call(self, features)
+        stages = stages_of(features)
+        if any(map(is_symbolic, stages)):
+            return symbolic_call(self, features)
+        return in_the_form_of(features, [sdn(own, guide) for sdn, own, guide in self._guided(stages)])
 
-    def _guided(self, features: Iterable[Tensor]) -> list[tuple[Any, Tensor, Tensor]]:
-        stages = (features,) if isinstance(features, Tensor) else tuple(features)
-        if len(stages) != len(self.stages):
-            raise ValueError(f"features must have {len(self.stages)} stages, fine to coarse, got {len(stages)}")
+    def _guided(self, stages: tuple[Tensor, ...]) -> list[tuple[Any, Tensor, Tensor]]:
+        check_stages(stages, len(self.stages), self.in_channels)
         return list(zip(self.stages, stages, (*stages[1:], self.guidance(stages[-1]))))

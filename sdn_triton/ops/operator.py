@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton import tracing
@@ -132,6 +133,13 @@ def register(operator: Operator) -> Operator:
         sets = any(needs[:2] + needs[4:]) + needs[2]
         return sets * 2 * operator.products(*arguments, static)
 
+    def plain(*given: Any) -> Tensor:
+        *flat, _ = given
+        arguments, static = operator.unflatten(*flat)
+        return operator.plain(*arguments, static)
+
+    # For who takes programs apart that were exported already, as ONNX's exporter does.
+    register_decomposition(getattr(torch.ops.sdn_triton, operator.name).default)(plain)
     for key in ("CPU", "CUDA"):
         torch.library.impl(backward_name, key, backward)
     torch.library.register_fake(backward_name, fake_backward)

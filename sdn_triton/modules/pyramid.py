@@ -1,0 +1,52 @@
+"""The stages of a feature pyramid as a neck is given them, in whatever holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdn_triton.checks import shape
+from sdn_triton.tracing import is_jit_traced
+
+
+def stages_of(features: Any) -> tuple[Any, ...]:
+    """The stages: the values of a mapping, as torchvision's FPN returns it, a tensor alone, or whatever is iterable."""
+    if isinstance(features, Tensor):
+        return (features,)
+    return tuple(features.values() if isinstance(features, Mapping) else features)
+
+
+def in_the_form_of(features: Any, outputs: Sequence[Any]) -> Any:
+    """A tuple of ``outputs``, or a mapping of the same type and keys as ``features``."""
+    return type(features)(zip(features, outputs)) if isinstance(features, Mapping) else tuple(outputs)  # type: ignore[call-arg]
+
+
+def check_stages(stages: Sequence[Any], count: int, channels: tuple[int, ...]) -> None:
+    """Raise unless ``stages`` are that many tensors, fine to coarse, of these channels if some are named."""
+    if len(stages) != count:
+        raise ValueError(f"features must have {count} stages, fine to coarse, got {len(stages)}")
+    for place, stage in enumerate(stages):
+        if not isinstance(stage, Tensor):
+            raise TypeError(f"features: stage {place} must be a Tensor [N, C, H, W], got {type(stage).__name__}")
+        if stage.dim() not in (3, 4):
+            raise ValueError(f"features: stage {place} must have the shape [N, C, H, W], got {shape(stage)}")
+    if is_jit_traced():
+        return
+    given = tuple(stage.shape[-3] for stage in stages)
+    if channels and given != channels:
+        hint = "; they come in the opposite order" if given[::-1] == channels else ""
+        raise ValueError(f"features must have {list(channels)} channels, fine to coarse, got {_shapes(stages)}{hint}")
+    # A trace would keep a comparison of sizes as a condition on all later calls.
+    if torch.compiler.is_compiling():
+        return
+    for own, following in pairwise(stages):
+        if own.shape[-2] * own.shape[-1] < following.shape[-2] * following.shape[-1]:
+            raise ValueError(f"features must come fine to coarse, got {_shapes(stages)}: the order may be reversed")
+
+
+def _shapes(stages: Sequence[Tensor]) -> str:
+    return ", ".join(map(shape, stages))
