@@ -59,12 +59,8 @@ class Case:
         """The heuristic's configuration with the overrides.
 
         Raises:
-            ValueError: the overrides make an impossible configuration, or there is no such kernel.
+            ValueError: the overrides make an impossible configuration.
         """
-        if self.kernel == "tap_products" and self.arithmetic not in ("fp16", "bf16"):
-            raise ValueError(
-                f"tap_products is for half types, there is none in {self.arithmetic}: use --dtype bf16 or fp16"
-            )
         work = LaunchWork(
             arithmetic=self.arithmetic,
             images=self.images,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_cli import ROOT, SMALL, TINY
 
-from sdn_triton.bench import arguments, compare, machine_code
+from sdn_triton.bench import arguments, compare
 from sdn_triton.bench.record import Record
 from sdn_triton.cli import main
 
@@ -93,12 +93,3 @@ def test_an_error_while_printing_names_the_file(monkeypatch, capsys):
     monkeypatch.setattr(compare, "run", lambda args: Path("/nowhere/at/all").read_text())
     assert main(["compare"]) == 74
     assert capsys.readouterr().err == "sdn-triton: error: /nowhere/at/all: No such file or directory\n"
-
-
-def test_a_kernel_that_a_dtype_has_not(capsys, monkeypatch):
-    pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "0")
-    for dtype in ("tf32", "ieee"):
-        with pytest.raises(SystemExit, match="2"):
-            machine_code.main(["--kernel", "tap_products", "--dtype", dtype])
-        assert f"tap_products is for half types, there is none in {dtype}" in capsys.readouterr().err
