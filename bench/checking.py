@@ -151,10 +151,15 @@ class Problem:
             self._states[guided] = self.setting.applied_to(module).state_dict()
         return self._states[guided]
 
+    def _load(self, module: nn.Module, guided: bool) -> None:
+        """Give a module this problem's weights. The contrast is 1 everywhere, and plain forms have none to load."""
+        contrasts = {name: value for name, value in module.state_dict().items() if name.endswith("contrast")}
+        module.load_state_dict(contrasts | self.state(guided))
+
     def case(self, provider: Provider) -> Case:
         """The provider's module with this problem's weights and inputs."""
         module = self.setting.applied_to(self.workload.module(provider))
-        module.load_state_dict(self.state(provider.guided))
+        self._load(module, provider.guided)
         return Case(self.workload, module, self.inputs, self.grads, provider.around)
 
     def reference(self, provider: Provider) -> Answers:
@@ -162,7 +167,7 @@ class Problem:
         if provider.exact not in self._references:
             module = self.workload.exact(provider.exact, provider.guided)
             module = module.to(self.setting.device, torch.float64)
-            module.load_state_dict(self.state(provider.guided))
+            self._load(module, provider.guided)
             inputs = {name: x.detach().double().requires_grad_() for name, x in self.inputs.items()}
             case = Case(self.workload, module, inputs, tuple(grad.double() for grad in self.grads))
             self._references[provider.exact] = case.answers(self.setting.backward)
@@ -189,7 +194,7 @@ class Problem:
         slack = 1.0 if provider.ours else OTHERS
         if provider.exact not in self._bounds:
             module = self.setting.applied_to(self.workload.exact(_same_dtype(provider), provider.guided))
-            module.load_state_dict(self.state(provider.guided))
+            self._load(module, provider.guided)
             answers = Case(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
             errors = self.errors(provider, answers)
             self._bounds[provider.exact] = {name: bound_of(error, self._floor(name)) for name, error in errors.items()}

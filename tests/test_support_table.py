@@ -207,6 +207,7 @@ def test_every_promise_has_its_words_in_the_tests_that_it_names():
     words = {
         "torch.compile,": "fullgraph=True", "CUDA graphs": "CUDAGraph", "torch.export": "export.load",
         "AOTInductor": "aoti_load_package", "ONNX": "InferenceSession", "torch.jit.trace": "jit.load(",
+        "torch.fx": "create_feature_extractor(",
         "autocast": "GradScaler",
         "torch.func": "vmap(grad", "forward mode": "is_grads_batched", "second derivatives": "gradgradcheck",
         "gradients in any layout": "expand_as", "opcheck": "opcheck(", "copies": "AveragedModel",
