@@ -17,12 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdn_triton.streams import guarded
-
 from .bench_tables import relative, timed
 from .intervals import Interval, median_interval
 from .report import Report, Table, milliseconds, ratio
-from .saving import save
 
 FOLDER = Path(__file__).resolve().parent / "results" / "predictions"
 OURS, FLOOR = "triton", "conv2d"
@@ -101,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Show and write the rows; 1 if there is none."""
     from . import arguments
     from .record import RecordError, read_record
+    from .saving import save
 
     parser = argparse.ArgumentParser(prog="python -m bench.predicted", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bench", type=arguments.existing_file)
@@ -125,4 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from sdn_triton.streams import guarded  # brings torch, which bench.gpu begins without
+
     sys.exit(guarded("python -m bench.predicted", main))
