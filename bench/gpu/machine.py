@@ -1,6 +1,6 @@
-"""What machine this is: drivers, tools and versions at once, and by ``python -m bench.gpu.machine`` what torch says.
+"""What machine this is: drivers, tools and versions, and what torch says of it.
 
-The first part imports neither torch nor anything of the package.
+``python -m sdn_triton.bench.gpu.machine`` writes what torch says; the rest needs no process of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CARD = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", 
 
 
 def facts() -> dict[str, Any]:
-    """What can be said without torch, in less than a second on a sound machine."""
+    """What can be said without asking the GPU, in less than a second on a sound machine."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -78,13 +78,15 @@ def _answer(program: str | None, *options: str) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write what a figure depends on, as torch finds it."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.machine", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sdn_triton.bench.gpu.machine", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--device", default="cuda", help="default: cuda")
     args = parser.parse_args(argv)
     import torch
 
-    from ..environment import fingerprint, write_json
+    from ..measuring.environment import fingerprint, write_json
 
     write_json(args.json, fingerprint(torch.device(args.device)))
     return 0

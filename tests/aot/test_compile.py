@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from sampling import sample
+from support.sampling import sample
 
 triton = pytest.importorskip("triton")
 
