@@ -65,7 +65,7 @@ precision: $(INSTALLED)
 BENCHMARKS = build/benchmarks
 bench: $(INSTALLED)
 	mkdir -p $(BENCHMARKS)
-	$(RUN) -m pytest bench/suite -q --benchmark-json=$(BENCHMARKS)/pytest.json --benchmark-autosave --benchmark-save-data \
+	$(RUN) -m pytest sdn_triton/bench/suite -q --benchmark-json=$(BENCHMARKS)/pytest.json --benchmark-autosave --benchmark-save-data \
 		--benchmark-sort=mean --benchmark-columns=median,iqr,min,max,rounds; status=$$?; \
 	$(RUN) -m sdn_triton.bench.suite.pytest_results $(BENCHMARKS)/pytest.json $(BENCHMARKS)/suite.json && \
 	$(RUN) -m sdn_triton bench report $(BENCHMARKS)/suite.json --out $(BENCHMARKS)/suite.html && exit $$status
@@ -83,7 +83,7 @@ prove: $(INSTALLED)
 # Into bench/results/<device>/<date>, or OUT=folder. In two calls: PART=1, then PART=2, with FIRST=folder where OUT is
 # another one. ARCHIVE=file has kernels that were compiled elsewhere.
 gpu:
-	$(PYTHON) -m sdn_triton.bench.gpu $(if $(OUT),--out "$(OUT)") $(if $(PART),--part $(PART)) $(if $(FIRST),--first "$(FIRST)") \
+	$(PYTHON) -m bench.gpu $(if $(OUT),--out "$(OUT)") $(if $(PART),--part $(PART)) $(if $(FIRST),--first "$(FIRST)") \
 		$(if $(ARCHIVE),--archive "$(ARCHIVE)")
 
 # Kernels for ARCHIVE, compiled without a GPU by the triton that is there, and named as that of its Python names them: both
@@ -106,7 +106,7 @@ gpu-cache: $(INSTALLED)
 REHEARSAL = build/gpu-rehearsal
 gpu-rehearsal: $(INSTALLED)
 	rm -rf $(REHEARSAL)
-	$(RUN) -m sdn_triton.bench.gpu --rehearse --out $(REHEARSAL)
+	$(RUN) -m bench.gpu --rehearse --out $(REHEARSAL)
 
 clean:
 	rm -rf .venv build dist *.egg-info sdn_triton.egg-info

@@ -16,14 +16,12 @@ suite/         the workloads as benchmarks of pytest
 documents/     ``make report``: the figures in README.md and docs/, from results/
 
 ``terminal.py`` and ``arguments.py`` are what all commands have in common.
+
+The folder is ``sdn_triton.bench``. Only the runner of ``make gpu`` and its plugin of pytest are ``bench.gpu``: they
+begin without torch, which ``sdn_triton`` imports.
 """
 
 from pathlib import Path
-
-if __name__ != "sdn_triton.bench":
-    raise ImportError(
-        f"this folder is sdn_triton.bench, and was imported as {__name__}: python -m sdn_triton.{__name__}"
-    )
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent

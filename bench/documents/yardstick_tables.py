@@ -139,7 +139,8 @@ def _legend(content: Mapping[str, Any], link: str) -> str:
         "anew. *Unfolding* is counted operator by operator. The *convolution* itself may wait for memory, and it "
         "converts contiguous half types. Library products and convolutions are taken to reach the "
         f"tensor cores' rate, {share} ([figures and assumptions]({link}/{FILE}), "
-        f"`python -m sdn_triton.bench.yardstick`, triton {content['environment']['triton']}). **Nothing of this was measured.**"
+        f"`python -m sdn_triton.bench.yardstick`, triton {content['environment']['triton']}). "
+        "**Nothing of this was measured.**"
     )
 
 

@@ -1,6 +1,6 @@
 """The minutes on a GPU, into a folder of at most eight files (bench/README.md).
 
-``python -m sdn_triton.bench.gpu``.
+``python -m bench.gpu``, see ``make gpu``.
 
 The exit status is 0 only if every step that ran ended well; 2 for options that cannot be; 143 if it was told to end.
 """
@@ -26,9 +26,7 @@ from .steps import Step
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the steps, print the summary last."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sdn_triton.bench.gpu", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--out", type=Path, metavar="FOLDER", help="default: bench/results/<device>/<date>")
     add("--part", type=int, choices=(1, 2), help="1: smoke and timings; 2: the rest (default: both)")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .files import ROOT
+from .. import ROOT
 
 NAMED = "cuda_graph"
 """What the names of these tests have in common."""
@@ -55,7 +55,7 @@ def collected(root: Path = ROOT) -> list[str]:
 
 def run(test: str, report: Path) -> int:
     """Run one test; its exit status."""
-    options = ["-q", "-p", "sdn_triton.bench.gpu.reporting", "--report", str(report), "--group", GROUP]
+    options = ["-q", "-p", "bench.gpu.reporting", "--report", str(report), "--group", GROUP]
     return subprocess.run([sys.executable, "-m", "pytest", *options, test], cwd=ROOT).returncode
 
 

@@ -1,6 +1,6 @@
-"""What machine this is: drivers, tools and versions, and what torch says of it.
+"""What machine this is: drivers, tools and versions at once, and in a process of its own what torch says.
 
-``python -m sdn_triton.bench.gpu.machine`` writes what torch says; the rest needs no process of its own.
+``python -m sdn_triton.bench.gpu.machine`` is that process. What is said at once needs neither torch nor the package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CARD = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", 
 
 
 def facts() -> dict[str, Any]:
-    """What can be said without asking the GPU, in less than a second on a sound machine."""
+    """What can be said without torch, in less than a second on a sound machine."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),

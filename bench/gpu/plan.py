@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .. import ROOT
 from . import graph_tests
-from .files import BENCH, ROOT, SANITIZER, SMOKE, TABLE, TESTS, Folders
+from .files import BENCH, SANITIZER, SMOKE, TABLE, TESTS, Folders
 from .findings import Smoke
 from .machine import compute_capability, tool
 from .run import COMPILED_BEFORE, FINGERPRINT
@@ -104,7 +105,7 @@ def tests(group: str, seconds: float, where: Sequence[str], workers: int, *optio
             *(
                 "-q",
                 "-p",
-                "sdn_triton.bench.gpu.reporting",
+                "bench.gpu.reporting",
                 "--report",
                 (folders.out / TESTS).resolve(),
                 "--group",

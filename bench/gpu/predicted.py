@@ -6,6 +6,8 @@ The predictions are those that ``predictions.py`` wrote down before anything was
 predicted in milliseconds at the datasheet's clock and rates, and in times of what the plain convolution would take if
 the tensor cores never waited. No convolution reaches that: where both figures of a case are off by the same factor the
 device is slower than its datasheet, and where only the second one is off it is the convolution.
+
+Imports neither torch nor triton.
 """
 
 from __future__ import annotations
@@ -126,6 +128,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from sdn_triton.streams import guarded  # brings torch, which sdn_triton.bench.gpu begins without
+    from sdn_triton.streams import guarded  # brings torch, which bench.gpu begins without
 
     sys.exit(guarded("python -m sdn_triton.bench.gpu.predicted", main))

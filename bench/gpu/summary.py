@@ -1,6 +1,6 @@
 """What a run found, in less than a page: what is right, what is wrong, how fast, against which prediction.
 
-``python -m sdn_triton.bench.gpu.summary FOLDER`` makes it anew.
+``python -m sdn_triton.bench.gpu.summary FOLDER`` makes it anew. Imports neither torch nor anything that does.
 """
 
 from __future__ import annotations

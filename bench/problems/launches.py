@@ -16,7 +16,15 @@ from torch import Tensor
 from sdn_triton.ops.moments import response_gradient
 from sdn_triton.ops.path import path_module
 from sdn_triton.ops.resize import resized_gradient
-from sdn_triton.options import BlockOptions, DifferenceNeeds, DifferenceOptions, FusionNeeds
+from sdn_triton.options import (
+    BlockArguments,
+    BlockOptions,
+    DifferenceArguments,
+    DifferenceNeeds,
+    DifferenceOptions,
+    FusionArguments,
+    FusionNeeds,
+)
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS
 from sdn_triton.tuning.defaults import FLOAT32_ARCHITECTURES, PACKED_ARCHITECTURES, PAIRED_ARCHITECTURES
 
@@ -65,16 +73,17 @@ Call = Callable[[Arguments, str], Results]
 def difference(a: Arguments, path: str) -> Results:
     """The difference convolution, and all its gradients."""
     operator = path_module(path, "difference_conv")
-    tensors = a.input, a.guidance, a.weight
+    arguments = DifferenceArguments(a.input, a.guidance, a.weight, a.bias, a.contrast)
     needs = DifferenceNeeds(True, True, True, True, isinstance(a.contrast, Tensor))
-    output = operator.forward(*tensors, a.bias, a.contrast, a.options)
-    return {"output": output, **_named(operator.backward(a.grad, *tensors, a.contrast, a.options, needs))}
+    output = operator.forward(arguments, a.options)
+    return {"output": output, **_named(operator.backward(arguments, a.options, a.grad, needs))}
 
 
 def moments(a: Arguments, path: str) -> Results:
     """The mean and variance of its output, and the gradient that passes through them."""
     operator = path_module(path, "moments")
-    output, mean, variance = operator.forward(a.input, a.guidance, a.weight, a.bias, a.contrast, a.options)
+    arguments = DifferenceArguments(a.input, a.guidance, a.weight, a.bias, a.contrast)
+    output, mean, variance = operator.forward(arguments, a.options)
     total = response_gradient((a.grad, a.scale, a.shift), a.response, a.mean, path)
     return {"output": output, "mean": mean, "variance": variance, "gradient": total}
 
@@ -82,17 +91,17 @@ def moments(a: Arguments, path: str) -> Results:
 def fusion(a: Arguments, path: str) -> Results:
     """The fusion with normalisation and activation, and all its gradients."""
     operator = path_module(path, "fusion")
-    given = a.input, a.response, a.fusion_weight
-    output = operator.forward(*given, a.fusion_bias, a.scale, a.shift, "relu")
+    arguments = FusionArguments(a.input, a.response, a.fusion_weight, a.fusion_bias, a.scale, a.shift)
+    output = operator.forward(arguments, "relu")
     needs = FusionNeeds(*(True for _ in FusionNeeds._fields))
-    return {"output": output, **_named(operator.backward(a.grad, *given, a.scale, a.shift, "relu", needs))}
+    return {"output": output, **_named(operator.backward(arguments, "relu", a.grad, needs))}
 
 
 def block(a: Arguments, path: str) -> Results:
     """The block in evaluation."""
-    given = a.input, a.guidance, a.weight, a.bias, a.contrast, a.mean, a.variance, a.scale, a.shift
-    operator = path_module(path, "block")
-    return {"output": operator.forward(*given, a.fusion_weight, a.fusion_bias, BlockOptions(a.options, EPS))}
+    difference = a.input, a.guidance, a.weight, a.bias, a.contrast
+    arguments = BlockArguments(*difference, a.mean, a.variance, a.scale, a.shift, a.fusion_weight, a.fusion_bias)
+    return {"output": path_module(path, "block").forward(arguments, BlockOptions(a.options, EPS))}
 
 
 def resize(a: Arguments, path: str) -> Results:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sdn_triton import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, explain, semantic_difference_conv2d
 from sdn_triton.backend import BackendUnavailableError
 from sdn_triton.eager.composite import difference_conv2d
-from sdn_triton.options import DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning import lookup
 
 from ..measuring.environment import cpp_compiler
@@ -122,7 +122,8 @@ def unfold(input: Tensor, guidance: Tensor, weight: Tensor, bias: Tensor | None)
 
 def composite(input: Tensor, guidance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The plain formula in differentiable operations, whose error in the same dtype sets the bound for all."""
-    return difference_conv2d(input, guidance, weight, bias, 1.0, DifferenceOptions((3, 3), padding=(1, 1)))
+    arguments = DifferenceArguments(input, guidance, weight, bias, 1.0)
+    return difference_conv2d(arguments, DifferenceOptions((3, 3), padding=(1, 1)))
 
 
 def central_difference(input: Tensor, guidance: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

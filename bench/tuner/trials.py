@@ -19,7 +19,14 @@ from sdn_triton.launch import difference_conv as launch_difference
 from sdn_triton.launch import fusion as launch_fusion
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.options import BlockOptions, DifferenceNeeds, FusionNeeds
+from sdn_triton.options import (
+    BlockArguments,
+    BlockOptions,
+    DifferenceArguments,
+    DifferenceNeeds,
+    FusionArguments,
+    FusionNeeds,
+)
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.compile import compile_launch
 from sdn_triton.tuning.configs import KernelConfig, Target
@@ -70,8 +77,8 @@ def _units_of_shape(shape: LayerShape) -> list[Unit]:
         if shape.op == "fusion":
             work = launch_fusion.work_of(tensors.input, tensors.other, tensors.weight)
             return [Unit(shape, kernel, work) for kernel in launch_fusion.KERNELS]
-        arguments = tensors.input, tensors.other, tensors.weight, tensors.contrast
-        call = DifferenceCall.of(*arguments, shape.options, None)
+        arguments = DifferenceArguments(tensors.input, tensors.other, tensors.weight, tensors.bias, tensors.contrast)
+        call = DifferenceCall.of(arguments, shape.options, None)
         learned = isinstance(tensors.contrast, Tensor)
         if shape.op == "block":
             maps = [Unit(shape, "similarity", call.work("similarity"))] if call.uses_maps else []
@@ -133,28 +140,30 @@ class _Tensors:
 
 def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs: Any) -> Results:
     """What a kernel has a part in, computed on a path."""
-    t, options = tensors, shape.options if shape.op != "fusion" else None
+    t = tensors
     is_weight = kernel.endswith("weight_gradient")
     is_data = not is_weight and kernel.endswith(("gradient", "products"))
     if shape.op == "block":
         module: Any = launch_block if path == "triton" else eager_block
-        call: Any = t.input, t.other, t.weight, None, t.contrast, *t.norm, None, None, t.fusion_weight, t.bias
-        return {"output": module.forward(*call, BlockOptions(shape.options, EPS), *configs)}
+        mean, variance = t.norm
+        difference = DifferenceArguments(t.input, t.other, t.weight, None, t.contrast)
+        whole = BlockArguments(*difference, mean, variance, None, None, t.fusion_weight, t.bias)
+        return {"output": module.forward(whole, BlockOptions(shape.options, EPS), *configs)}
     if shape.op == "fusion":
         module = launch_fusion if path == "triton" else eager_fusion
-        affine = t.scale, t.shift, shape.activation
+        fused = FusionArguments(t.input, t.other, t.weight, t.bias, t.scale, t.shift)
         if kernel == "fusion_forward":
-            return {"output": module.forward(t.input, t.other, t.weight, t.bias, *affine, *configs)}
+            return {"output": module.forward(fused, shape.activation, *configs)}
         needs: Any = FusionNeeds(is_data, is_data, is_weight, is_weight, is_data, is_data)
-        found = module.backward(t.grad, t.input, t.other, t.weight, *affine, needs, *configs)
+        found = module.backward(fused, shape.activation, t.grad, needs, *configs)
     else:
         module = launch_difference if path == "triton" else eager_difference
+        arguments = DifferenceArguments(t.input, t.other, t.weight, t.bias, t.contrast)
         if not (is_data or is_weight):
-            call = t.input, t.other, t.weight, t.bias, t.contrast, options
-            return {"output": module.forward(*call, *configs)}
+            return {"output": module.forward(arguments, shape.options, *configs)}
         learned = is_data and isinstance(t.contrast, Tensor)
         needs = DifferenceNeeds(is_data, is_data, is_weight, is_weight, learned)
-        found = module.backward(t.grad, t.input, t.other, t.weight, t.contrast, options, needs, *configs)
+        found = module.backward(arguments, shape.options, t.grad, needs, *configs)
     named = zip(found._fields, found)
     return {f"gradient of {name}": gradient for name, gradient in named if gradient is not None}
 

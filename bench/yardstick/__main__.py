@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sdn_triton.launch import difference_conv
 from sdn_triton.launch.run import Launch, recorded_launches
+from sdn_triton.options import DifferenceArguments
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.precision import convolutions_in
@@ -53,7 +54,7 @@ def layers() -> list[Layer]:
 
 def recorded(layer: Layer, pass_: str) -> tuple[list[Launch], list[Tally]]:
     """What a pass launches on the device, and what PyTorch's operators do to images around it."""
-    input, guidance, weight, bias = layer.tensors(IMAGES, device="meta")
+    arguments = DifferenceArguments(*layer.tensors(IMAGES, device="meta"), 1.0)
     products = convolutions_in("tf32" if layer.arithmetic == "tf32" else "ieee")
     with (
         pretended(TARGETS[layer.arch]),
@@ -62,10 +63,9 @@ def recorded(layer: Layer, pass_: str) -> tuple[list[Launch], list[Tally]]:
         Operators(counts=_has_image) as operators,
     ):
         if pass_ == "forward":
-            difference_conv.forward(input, guidance, weight, bias, 1.0, OPTIONS)
+            difference_conv.forward(arguments, OPTIONS)
         else:
-            grad = torch.empty_like(input)
-            difference_conv.backward(grad, input, guidance, weight, 1.0, OPTIONS, NEEDS[pass_])
+            difference_conv.backward(arguments, OPTIONS, torch.empty_like(arguments.input), NEEDS[pass_])
     return launches, operators.tallies
 
 

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.options import DifferenceNeeds, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.examples import DTYPES
 
 from ..machine_code.kernel_work import COLUMNS, IMAGES, ROWS, TAPS
@@ -234,9 +234,9 @@ def _unfolding(arithmetic: str, memory_format: str, channels: int) -> dict[str, 
 @cache
 def _eager(arithmetic: str, memory_format: str, channels: int) -> dict[str, list[Tally]]:
     layer = Layer(SIMULATED, arithmetic, memory_format, channels)
-    input, guidance, weight, bias = layer.tensors(1)
-    backward = partial(eager.backward, torch.empty_like(input), input, guidance, weight, 1.0, OPTIONS)
-    forward = taken_down(lambda: eager.forward(input, guidance, weight, bias, 1.0, OPTIONS))
+    arguments = DifferenceArguments(*layer.tensors(1), 1.0)
+    backward = partial(eager.backward, arguments, OPTIONS, torch.empty_like(arguments.input))
+    forward = taken_down(lambda: eager.forward(arguments, OPTIONS))
     gradients = {name: taken_down(partial(backward, needs)) for name, needs in NEEDS.items()}
     return {"forward": forward, **gradients, TRAINING: sum(gradients.values(), forward)}
 

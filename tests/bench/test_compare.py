@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import oracle
+from support.bench_runs import wrong_gradient, wrong_pixel
 
 from sdn_triton import SDNNeck
 from sdn_triton.bench import terminal
@@ -38,15 +39,6 @@ def one_thread():
 
 def wrong_value(u, v, weight, bias):
     return unfold(u, v, weight, bias) * 1.001
-
-
-def wrong_pixel(u, v, weight, bias):
-    y = unfold(u, v, weight, bias)
-    return torch.cat((y[..., :-1], 1.01 * y[..., -1:]), dim=-1)
-
-
-def wrong_gradient(u, v, weight, bias):
-    return unfold(u, v.detach(), weight, bias)
 
 
 def wrong_shape(u, v, weight, bias):

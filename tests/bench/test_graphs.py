@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from support.bench_runs import CPU, TINY, WORKLOADS, started
 from support.places import ROOT
-from test_bench_run import CPU, TINY, WORKLOADS, provider, started
 
 from sdn_triton import cli
 from sdn_triton.bench.measuring import clocks
@@ -17,11 +17,9 @@ from sdn_triton.bench.problems.cases import grid
 from sdn_triton.bench.problems.checking import Problem, Setting
 from sdn_triton.bench.problems.providers import PROVIDERS, unfold
 from sdn_triton.bench.problems.workloads import PASSES
+from sdn_triton.bench.runs import runner
 from sdn_triton.bench.runs.record import read_record
 from sdn_triton.bench.runs.runner import UnusableDeviceError
-from sdn_triton.bench.runs.saved_runs import runner
-
-__all__ = ["provider"]  # a fixture
 
 
 class Stream:

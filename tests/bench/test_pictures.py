@@ -133,7 +133,7 @@ def test_every_picture_is_the_same_in_another_process(tmp_path):
     stems = [stem for stem, _, _ in plot.pictures(run)]
     assert [stem.partition("-")[0] for stem in stems] == ["overview", "speedup", "time", "roofline", "memory"]
     code = (
-        "import argparse; from sdn_triton.bench import plots; p = argparse.ArgumentParser(); plots.configure(p);"
+        "import argparse; from sdn_triton.bench.commands import plot; p = argparse.ArgumentParser(); plot.configure(p);"
         f"a = p.parse_args([{str(file)!r}, '--out', {str(tmp_path / 'out')!r}]); raise SystemExit(a.run(a))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

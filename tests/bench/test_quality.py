@@ -320,7 +320,7 @@ def test_a_page_without_marks_is_an_error(results):
 def test_the_page_is_up_to_date():
     """If this fails: python -m sdn_triton.bench.quality --docs bench/results/quality/cpu.json"""
     page = summary.PAGE.read_text()
-    assert page == summary.with_tables(page, summary.load(summary.RESULTS))
+    assert page == summary.with_tables(page, summary.load(summary.FIGURES))
 
 
 def test_every_picture_of_the_page_is_there():

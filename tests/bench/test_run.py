@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 import torch
+from support.bench_runs import CPU, TINY, WORKLOADS, started, wrong_gradient, wrong_pixel
 from support.places import EXAMPLE
-from test_bench import wrong_gradient, wrong_pixel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdn_triton import SDN, semantic_difference_conv2d
@@ -20,25 +20,20 @@ from sdn_triton.bench.measuring.clocks import Prepared, clock_for
 from sdn_triton.bench.problems import suites
 from sdn_triton.bench.problems.cases import BenchCase, grid
 from sdn_triton.bench.problems.checking import Problem, Setting
-from sdn_triton.bench.problems.networks import NETWORKS, Network, distinct_networks
+from sdn_triton.bench.problems.networks import NETWORKS, distinct_networks
 from sdn_triton.bench.problems.providers import (
     PROVIDERS,
     UnfusedBlock,
     UnfusedNeck,
     central_difference,
-    plain,
     unfold,
 )
-from sdn_triton.bench.problems.workloads import PASSES, workloads_of
+from sdn_triton.bench.problems.workloads import PASSES
 from sdn_triton.bench.reports import run_tables
+from sdn_triton.bench.runs import runner
 from sdn_triton.bench.runs.record import Record, RecordError, read_record
-from sdn_triton.bench.runs.saved_runs import runner
 from sdn_triton.bench.runs.session import check
 from sdn_triton.bench.suite import pytest_results
-
-CPU = torch.device("cpu")
-TINY = Network("Tiny", (4, 6), (4, 8))
-WORKLOADS = [w for w in workloads_of(TINY, 40, 56, batch=2, kinds=("layer", "block", "neck")) if w.name != "stage 2"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,24 +42,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def provider(monkeypatch):
-    """Adds a provider for one test."""
-
-    def add(name, difference, **others):
-        monkeypatch.setitem(PROVIDERS, name, plain(name, name, difference, **others))
-        return name
-
-    return add
-
-
-def started(providers, budget=60.0, path=None, rounds=(8, 8), resume=False, clock=time.perf_counter):
-    settings = {"rounds": list(rounds), "interleaved": True, "budget_seconds": budget}
-    record = Record(path, {"device": {"name": "here"}, "time": time.time()}, settings, resume)
-    record.content["providers"] |= {n: {"title": PROVIDERS[n].title, "role": PROVIDERS[n].role} for n in providers}
-    return runner.Runner(CPU, providers, record, budget, rounds, clock)
 
 
 def test_every_half_of_samples_is_a_toss_of_a_coin():

@@ -125,8 +125,8 @@ def test_launches_are_those_of_the_pass(pass_):
 def test_a_copy_of_an_image_around_a_kernel_counts(monkeypatch):
     forward = yardstick.difference_conv.forward
 
-    def with_copy(input, *others):
-        return forward(input.clone(), *others)
+    def with_copy(arguments, *others):
+        return forward(arguments._replace(input=arguments.input.clone()), *others)
 
     monkeypatch.setattr(yardstick.difference_conv, "forward", with_copy)
     layer = Layer("sm_80", "tf32", "contiguous", 64)

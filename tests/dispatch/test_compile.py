@@ -10,6 +10,7 @@ import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
 from support.sampling import sample
+from support.small_network import Network
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
@@ -18,24 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdn_triton import SDN, SDNNeck, SemanticDifferenceConv2d, feature_fusion, semantic_difference_conv2d
 from sdn_triton.ops.difference_conv import difference_conv
-from sdn_triton.options import DifferenceOptions
-
-
-class Network(nn.Module):
-    """A small segmentation network: two stages, a neck, a decoder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.second = nn.Conv2d(4, 6, 3, stride=2, padding=1)
-        self.neck = SDNNeck([4, 6], learn_contrast=True)
-        self.decoder = nn.Conv2d(10, 5, 1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        fine = self.first(image).relu()
-        fine, coarse = self.neck((fine, self.second(fine).relu()))
-        coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        return self.decoder(torch.cat([fine, coarse], 1))
+from sdn_triton.options import DifferenceArguments, DifferenceOptions
 
 
 class Neck(SDNNeck):
@@ -183,7 +167,7 @@ OPTIONS = {
 @pytest.mark.sampled(8)
 def test_opcheck_of_the_difference_convolution(options, guides, contrast, layout):
     u, v = (torch.randn(2, c, 7, 6).to(memory_format=layout) for c in (3, guides))
-    arguments = (u, v, torch.randn(4, 3, 3, 3), torch.randn(4), contrast)
+    arguments = DifferenceArguments(u, v, torch.randn(4, 3, 3, 3), torch.randn(4), contrast)
     flat = (*difference_conv.flatten(arguments, options), "auto")
     opcheck(torch.ops.sdn_triton.semantic_difference_conv2d.default, flat)
     rows, columns = options.output_size(7, 6)
@@ -361,22 +345,24 @@ def test_no_value_is_read_on_the_way_to_the_kernels():
     from sdn_triton.launch import difference_conv as launch
     from sdn_triton.launch import fusion
     from sdn_triton.launch.run import recorded_launches
-    from sdn_triton.options import DifferenceNeeds, FusionNeeds
+    from sdn_triton.options import DifferenceNeeds, FusionArguments, FusionNeeds
 
     u, v, grad = (torch.empty(2, 4, 6, 6, device="meta") for _ in range(3))
     bias, contrast = torch.empty(4, device="meta"), torch.empty((), device="meta")
     for similarity, groups in (("channel", 1), ("channel", 4), ("vector", 1)):
         o, k = make_options(similarity=similarity, groups=groups), torch.empty(4, 4 // groups, 3, 3, device="meta")
         with recorded_launches() as launches:
-            launch.forward(u, v, k, bias, contrast, o)
-            launch.backward(grad, u, v, k, contrast, o, DifferenceNeeds(*[True] * 5))
+            arguments = DifferenceArguments(u, v, k, bias, contrast)
+            launch.forward(arguments, o)
+            launch.backward(arguments, o, grad, DifferenceNeeds(*[True] * 5))
         assert len(launches) >= 3
     w = torch.empty(4, 8, 1, 1, device="meta")
     with recorded_launches() as launches:
-        fusion.forward(u, v, w, bias, bias, bias, "relu")
-        fusion.backward(grad, u, v, w, bias, bias, "relu", FusionNeeds(*[True] * 6))
+        fused = FusionArguments(u, v, w, bias, bias, bias)
+        fusion.forward(fused, "relu")
+        fusion.backward(fused, "relu", grad, FusionNeeds(*[True] * 6))
     assert len(launches) == 4
-    call = difference_conv.flatten((u, v, k, bias, contrast), o)
+    call = difference_conv.flatten(arguments, o)
     with FakeTensorMode() as mode:  # the checks before, and the eager path's way there
         stand_ins = [mode.from_tensor(torch.zeros(x.shape)) if isinstance(x, Tensor) else x for x in call[:5]]
         assert semantic_difference_conv2d(*stand_ins[:4], contrast=stand_ins[4], padding=1, similarity="vector").shape

@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 import torch
-from test_compile import Network
+from support.small_network import Network
 from torch import Tensor, nn
 
 from sdn_triton import (

@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 from sdn_triton import SDN, anisotropic_diffusion, feature_fusion, semantic_difference_conv2d, suggest_contrast
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
-from sdn_triton.options import BlockOptions, DifferenceOptions
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 
 
 def negated(values: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def test_moments(place, device) -> None:
     tensors = [torch.randn(shape, device=device) for shape in shapes]
 
     def call(u: Tensor, v: Tensor, k: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return moments((u, v, k, b, 0.7), DifferenceOptions((1, 3), padding=(0, 1)), "triton")
+        return moments(DifferenceArguments(u, v, k, b, 0.7), DifferenceOptions((1, 3), padding=(0, 1)), "triton")
 
     everything = list(tensors)
     everything[place] = negated(tensors[place])
@@ -186,9 +186,9 @@ def test_block(place, device) -> None:
     shapes = (1, 4, 3, 5), (1, 4, 3, 5), (4, 4, 1, 3), (4,), (), (4,), (4,), (4,), (4,), (2, 8, 1, 1), (2,)
     arguments = [torch.rand(shape, device=device) + 0.1 for shape in shapes]
     static = BlockOptions(DifferenceOptions((1, 3), padding=(0, 1)), 1e-5)
-    expected = block(arguments, static, "triton")
+    expected = block(BlockArguments(*arguments), static, "triton")
     arguments[place] = negated(arguments[place])
-    assert torch.equal(block(arguments, static, "triton"), expected)
+    assert torch.equal(block(BlockArguments(*arguments), static, "triton"), expected)
 
 
 def test_a_gradient_that_comes_negated(device) -> None:

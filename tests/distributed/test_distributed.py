@@ -1,6 +1,6 @@
 """Several processes against one: data parallelism, DTensors, and images whose rows are spread over ranks.
 
-A part's checks share their processes, which take longer to start than the checks do; tests/ranks/ has them.
+A part's checks share their processes, which take longer to start than the checks do; tests/support/ranks/ has them.
 """
 
 import json
@@ -9,13 +9,13 @@ import sys
 
 import pytest
 import torch
-from distributed.ranks import NOT_RUN, PASSED, outcomes
 from support.places import ROOT
+from support.ranks import NOT_RUN, PASSED, outcomes
 from support.sampling import sample
 
 from sdn_triton.bench.experiments import row_sharded
 
-# Module in tests/ranks -> how many ranks it needs, and how many seconds they may take on slow cores.
+# Module in tests/support/ranks -> how many ranks it needs, and how many seconds they may take on slow cores.
 PARTS = {"data_parallel": (2, 150), "tensors": (2, 150), "rows": (4, 200), "necks": (4, 200), "memory": (4, 200)}
 
 

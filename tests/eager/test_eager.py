@@ -12,11 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from sdn_triton.eager import composite, difference_conv, links, strips
 from sdn_triton.eager.diffusivity import diffusivity, diffusivity_of_step, times_steepness
-from sdn_triton.options import (
-    DIFFUSIVITIES,
-    DifferenceGradients,
-    DifferenceNeeds,
-)
+from sdn_triton.options import DIFFUSIVITIES, DifferenceArguments, DifferenceGradients, DifferenceNeeds
 
 ALL = DifferenceNeeds(True, True, True, True, True)
 STRIPS = {"rows": 0, "some": 10_000, "whole": 2**40}
@@ -99,7 +95,7 @@ def test_forward(case, layout, device):
     y = difference_conv.forward(*made)
     torch.testing.assert_close(y, made.expected(), rtol=1e-11, atol=1e-11)
     if y.numel():
-        assert_like(y, made.input)
+        assert_like(y, made.arguments.input)
 
 
 @cases
@@ -136,26 +132,25 @@ def check_backward(made: Call, device: torch.device) -> None:
         assert gradient is not None, name
         torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
         if gradient.dim() == 4 and gradient.numel():
-            assert_like(gradient, getattr(made, name))
+            assert_like(gradient, getattr(made.arguments, name))
 
 
 def needs_of(made: Call) -> DifferenceNeeds:
-    return DifferenceNeeds(*[isinstance(x, Tensor) for x in made[:5]])
+    return DifferenceNeeds(*[isinstance(x, Tensor) for x in made.arguments])
 
 
 def backward(made: Call, grad: Tensor, needs: DifferenceNeeds | None = None) -> DifferenceGradients:
-    u, v, weight, _, contrast, options = made
-    return difference_conv.backward(grad, u, v, weight, contrast, options, needs or needs_of(made))
+    return difference_conv.backward(*made, grad, needs or needs_of(made))
 
 
 def by_autograd(made: Call, grad: Tensor) -> list[Tensor | None]:
     """The gradients of the composite formula in float64, None in the place of what is no tensor."""
     variables = made.variables()
     given = iter(variables)
-    arguments = [next(given) if isinstance(x, Tensor) else x for x in made[:5]]
-    y = composite.difference_conv2d(*arguments, made.options)
+    arguments = DifferenceArguments(*(next(given) if isinstance(x, Tensor) else x for x in made.arguments))
+    y = composite.difference_conv2d(arguments, made.options)
     found = iter(torch.autograd.grad(y, variables, grad.double(), materialize_grads=True))
-    return [next(found) if isinstance(x, Tensor) else None for x in made[:5]]
+    return [next(found) if isinstance(x, Tensor) else None for x in made.arguments]
 
 
 @cases
@@ -171,12 +166,12 @@ class Eager(torch.autograd.Function):
     def forward(ctx, options, *tensors):
         ctx.options = options
         ctx.save_for_backward(*tensors)
-        return difference_conv.forward(*tensors, options)
+        return difference_conv.forward(DifferenceArguments(*tensors), options)
 
     @staticmethod
     def backward(ctx, grad):
-        u, v, weight, _, contrast = ctx.saved_tensors
-        return None, *difference_conv.backward(grad, u, v, weight, contrast, ctx.options, ALL)
+        arguments = DifferenceArguments(*ctx.saved_tensors)
+        return None, *difference_conv.backward(arguments, ctx.options, grad, ALL)
 
 
 DIFFERENTIATED = {
@@ -201,8 +196,10 @@ def test_backward_against_finite_differences(case):
 @pytest.mark.parametrize("name", DIFFUSIVITIES)
 def test_second_derivatives_of_the_composite_where_guidance_is_flat(name, similarity):
     made = call(diffusivity=name, similarity=similarity, channels=2, outputs=2, size=(3, 3), batch=1, contrast="scalar")
-    made.guidance[..., :2] = 0.5
-    assert gradgradcheck(lambda *x: composite.difference_conv2d(*x, made.options), made.variables())
+    made.arguments.guidance[..., :2] = 0.5
+    assert gradgradcheck(
+        lambda *x: composite.difference_conv2d(DifferenceArguments(*x), made.options), made.variables()
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -222,8 +219,8 @@ def test_half_types_are_computed_in_float32(dtype, options, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_contrast_of_another_dtype(dtype, device):
     made = call(dtype=dtype, padding=(1, 1), device=device)
-    assert isinstance(made.contrast, Tensor)
-    made = made._replace(contrast=made.contrast.double())
+    assert isinstance(made.arguments.contrast, Tensor)
+    made = made._replace(arguments=made.arguments._replace(contrast=made.arguments.contrast.double()))
     y = difference_conv.forward(*made)
     gradients = backward(made, torch.ones_like(y))
     assert y.dtype == dtype
@@ -275,8 +272,9 @@ def test_any_strides(change, stride):
     y = difference_conv.forward(*made)
     grad = torch.randn_like(y)
     expected = backward(made, grad)
-    u, v, weight = (change(x) for x in (made.input, made.guidance, made.weight))
-    other = made._replace(input=u, guidance=v, weight=weight)
+    given = made.arguments
+    images = dict(input=change(given.input), guidance=change(given.guidance))
+    other = made._replace(arguments=given._replace(**images, weight=change(given.weight)))
     torch.testing.assert_close(difference_conv.forward(*other), y)
     torch.testing.assert_close(backward(other, change(grad)), expected)
 
@@ -284,9 +282,9 @@ def test_any_strides(change, stride):
 @pytest.mark.parametrize("stride", [1, 2], ids=["stride1", "stride2"])
 def test_expanded_tensors(stride):
     made = call(padding=(1, 1), stride=(stride, stride))
-    made = made._replace(
-        input=made.input[:1].expand(3, -1, -1, -1), guidance=made.guidance[:1, :, :1].expand(3, -1, 7, -1)
-    )
+    input, guidance = made.arguments.input[:1], made.arguments.guidance[:1, :, :1]
+    images = dict(input=input.expand(3, -1, -1, -1), guidance=guidance.expand(3, -1, 7, -1))
+    made = made._replace(arguments=made.arguments._replace(**images))
     y = difference_conv.forward(*made)
     torch.testing.assert_close(y, made.expected())
     grad = torch.ones((), dtype=y.dtype).expand(y.shape)
@@ -330,7 +328,8 @@ def test_only_what_is_needed(name):
 def test_meta_tensors(dtype, layout):
     made = call(padding=(1, 1), dtype=dtype, layout=layout, outputs=8)
     y = difference_conv.forward(*made)
-    meta = Call(*[x.to("meta") if isinstance(x, Tensor) else x for x in made[:5]], made.options)
+    on_meta = (x.to("meta") if isinstance(x, Tensor) else x for x in made.arguments)
+    meta = Call(DifferenceArguments(*on_meta), made.options)
     fake = difference_conv.forward(*meta)
     assert fake.is_meta
     assert (fake.shape, fake.stride(), fake.dtype) == (y.shape, y.stride(), y.dtype)
@@ -346,7 +345,7 @@ def test_meta_tensors(dtype, layout):
 @pytest.mark.parametrize("name", ["input", "guidance"])
 def test_nan_reaches_as_far_as_the_kernel(name, pixel, options):
     made = call(size=(8, 9), channels=2, outputs=2, batch=3, **options)
-    getattr(made, name)[(1, 0, *pixel)] = torch.nan
+    getattr(made.arguments, name)[(1, 0, *pixel)] = torch.nan
     y = difference_conv.forward(*made)
     rows, columns = torch.arange(8)[:, None] - pixel[0], torch.arange(9) - pixel[1]
     distance = torch.maximum(rows.abs(), columns.abs())
@@ -381,6 +380,6 @@ def test_diffusivities_in_place_and_their_slopes(name):
 
 def test_slopes_where_the_similarity_underflows():
     made = call(diffusivity="exponential", padding=(1, 1), dtype=torch.float32, contrast="float")
-    made.guidance.mul_(1000)
+    made.arguments.guidance.mul_(1000)
     gradients = backward(made, torch.ones(2, 6, 7, 6))
     assert gradients.guidance.isfinite().all()

@@ -9,7 +9,7 @@ from support.agreement import assert_like
 from torch import Tensor
 
 from sdn_triton.eager import composite, fusion
-from sdn_triton.options import FusionNeeds
+from sdn_triton.options import FusionArguments, FusionNeeds
 
 
 def fuse(u: Tensor, y: Tensor, weight: Tensor, bias, scale, shift, activation: str) -> Tensor:
@@ -56,25 +56,26 @@ def fusion_arguments(
 @pytest.mark.parametrize("case", FUSIONS.values(), ids=FUSIONS.keys())
 @pytest.mark.usefixtures("poisoned")
 def test_fusion(case, device):
-    arguments = fusion_arguments(**case, device=device)
-    z = fusion.forward(*arguments)
-    torch.testing.assert_close(z.cpu(), fuse(*arguments))
-    torch.testing.assert_close(composite.feature_fusion(*arguments), z)
+    *tensors, activation = fusion_arguments(**case, device=device)
+    arguments = FusionArguments(*tensors)
+    z = fusion.forward(arguments, activation)
+    torch.testing.assert_close(z.cpu(), fuse(*tensors, activation))
+    torch.testing.assert_close(composite.feature_fusion(arguments, activation), z)
     if z.numel():
-        assert_like(z, arguments[0])
+        assert_like(z, arguments.input)
 
 
 @pytest.mark.parametrize("case", FUSIONS.values(), ids=FUSIONS.keys())
 @pytest.mark.usefixtures("poisoned")
 def test_fusion_backward(case, device):
     *tensors, activation = fusion_arguments(**case, device=device)
-    u, y, weight, _, scale, shift = tensors
+    u = tensors[0]
     grad = torch.randn(u.shape[0], 6, 7, 5, dtype=u.dtype).to(device).transpose(2, 3)
     needs = FusionNeeds(*[x is not None for x in tensors])
-    gradients = fusion.backward(grad, u, y, weight, scale, shift, activation, needs)
+    gradients = fusion.backward(FusionArguments(*tensors), activation, grad, needs)
     arguments = [None if x is None else x.detach().requires_grad_() for x in tensors]
     given = [x for x in arguments if x is not None]
-    expected = iter(torch.autograd.grad(composite.feature_fusion(*arguments, activation), given, grad))
+    expected = iter(torch.autograd.grad(composite.feature_fusion(FusionArguments(*arguments), activation), given, grad))
     for gradient, x in zip(gradients, tensors, strict=True):
         if x is None:
             assert gradient is None
@@ -86,25 +87,25 @@ def test_fusion_backward(case, device):
 
 @pytest.mark.parametrize("name", FusionNeeds._fields)
 def test_fusion_computes_only_what_is_needed(name):
-    u, y, weight, _, scale, shift, activation = fusion_arguments()
+    *tensors, activation = fusion_arguments()
     needs = FusionNeeds(**{field: field == name for field in FusionNeeds._fields})
-    gradients = fusion.backward(torch.randn(2, 6, 5, 7).double(), u, y, weight, scale, shift, activation, needs)
+    gradients = fusion.backward(FusionArguments(*tensors), activation, torch.randn(2, 6, 5, 7).double(), needs)
     assert [field for field in gradients._fields if getattr(gradients, field) is not None] == [name]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_fusion_of_half_types_rounds_once(dtype, device):
-    arguments = fusion_arguments(dtype=dtype, device=device)
-    z, exact = fusion.forward(*arguments).cpu(), fuse(*arguments)
+    *tensors, activation = fusion_arguments(dtype=dtype, device=device)
+    z, exact = fusion.forward(FusionArguments(*tensors), activation).cpu(), fuse(*tensors, activation)
     assert z.dtype == dtype
     assert ((z.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5).all()
 
 
 def test_fusion_of_meta_tensors():
     *tensors, activation = fusion_arguments(layout=torch.channels_last)
-    u, y, weight, _, scale, shift = meta = [x.to("meta") for x in tensors]
-    real, fake = fusion.forward(*tensors, activation), fusion.forward(*meta, activation)
+    meta = FusionArguments(*(x.to("meta") for x in tensors))
+    real, fake = fusion.forward(FusionArguments(*tensors), activation), fusion.forward(meta, activation)
     assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
-    gradients = fusion.backward(fake, u, y, weight, scale, shift, activation, FusionNeeds(*[True] * 6))
+    gradients = fusion.backward(meta, activation, fake, FusionNeeds(*[True] * 6))
     for gradient, x in zip(gradients, tensors, strict=True):
         assert (gradient.shape, gradient.stride(), gradient.dtype) == (x.shape, x.stride(), x.dtype)

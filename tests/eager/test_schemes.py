@@ -7,7 +7,7 @@ import torch
 from support.eager_calls import SCHEMES, call, choose
 
 from sdn_triton import SemanticDifferenceConv2d, explain, semantic_difference_conv2d
-from sdn_triton.eager import difference_conv, links, products, taps
+from sdn_triton.eager import difference_conv, differences, links, products, taps
 from sdn_triton.options import DifferenceOptions
 
 layouts = pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_small_maps_keep_their_differences_and_large_ones_nothing():
 def test_what_is_kept_survives_a_backward(contrast):
     """The same bits the second time, and those of a backward that computes everything again."""
     made = call(padding=(1, 1), dtype=torch.float32, contrast="float")
-    tensors = [x.requires_grad_() for x in (made.input, made.guidance, made.weight, made.bias)]
+    *tensors, _ = (x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in made.arguments)
     given = [*tensors, contrast] if isinstance(contrast, torch.Tensor) else tensors
     y = semantic_difference_conv2d(*tensors, padding=1, contrast=contrast)
     first = torch.autograd.grad(y, given, torch.ones_like(y), retain_graph=True)
@@ -118,7 +118,7 @@ def test_under_deterministic_algorithms_nothing_is_kept():
 def test_an_infinite_feature_stays_where_it_is(scheme, monkeypatch):
     choose(monkeypatch, scheme)
     made = call(padding=(1, 1), size=(9, 9), batch=1, channels=2, outputs=2)
-    made.input[0, 0, 4, 4] = torch.inf
+    made.arguments.input[0, 0, 4, 4] = torch.inf
     y = difference_conv.forward(*made)
     reached = torch.zeros(9, 9, dtype=torch.bool)
     reached[3:6, 3:6] = True
@@ -132,7 +132,7 @@ def test_products_follow_the_processor(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     options = DifferenceOptions((3, 3), padding=(1, 1))
     made = call(padding=(1, 1), dtype=torch.float32)
-    kind = type(products.products(difference_conv._call(*made[:5], options)))
+    kind = type(products.products(differences.Call.of(made.arguments, options)))
     assert kind is (products.Convolutions if capability == "AVX512" else products.MatrixProducts)
 
 
@@ -149,6 +149,6 @@ def test_forward_takes_no_more_memory_than_its_output_or_16_MiB(channels, size, 
     made = call(
         batch=1, channels=channels, outputs=channels, size=size, padding=(1, 1), dtype=torch.float32, layout=layout
     )
-    output = made.input.nbytes
-    peak = peak_memory(lambda: difference_conv.forward(*made), made.input.device)
+    output = made.arguments.input.nbytes
+    peak = peak_memory(lambda: difference_conv.forward(*made), made.arguments.input.device)
     assert output < peak <= output + max(output, 16 * 2**20)

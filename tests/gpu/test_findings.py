@@ -64,7 +64,7 @@ def test_every_test_is_in_the_file_and_a_broken_context_costs_only_its_process(w
         pytest.importorskip("xdist")
     (tmp_path / "test_it.py").write_text(TESTS)
     (tmp_path / "torch.py").write_text(BROKEN_TORCH)
-    options = ["-p", "sdn_triton.bench.gpu.reporting", "--report", str(tmp_path / "tests.txt"), "--group", "kernels"]
+    options = ["-p", "bench.gpu.reporting", "--report", str(tmp_path / "tests.txt"), "--group", "kernels"]
     options += ["-p", "xdist", "-n", "1"] if workers else []
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

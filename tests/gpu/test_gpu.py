@@ -524,9 +524,7 @@ def test_a_second_run_of_a_day_has_a_folder_of_its_own(tmp_path):
 @pytest.mark.long
 def test_the_rehearsal_leaves_every_file(tmp_path):
     out = tmp_path / "out"
-    subprocess.run(
-        [sys.executable, "-m", "sdn_triton.bench.gpu", "--rehearse", "--out", str(out)], cwd=ROOT, timeout=600
-    )
+    subprocess.run([sys.executable, "-m", "bench.gpu", "--rehearse", "--out", str(out)], cwd=ROOT, timeout=600)
     assert all_is_readable(out) == set(OUTPUTS)
     found = json.loads((out / "environment.json").read_text())["steps"]
     assert {name: step["why"] or step["status"] for name, step in found.items()} == dict.fromkeys(found, 0)
@@ -571,5 +569,5 @@ def test_the_card_is_asked_without_torch(tmp_path, monkeypatch):
 
 def test_the_run_begins_without_torch():
     """Its first import takes seconds, on a fresh machine more than that."""
-    code = "import sys; import sdn_triton.bench.gpu; raise SystemExit('torch' in sys.modules)"
+    code = "import sys; import bench.gpu.__main__; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,12 +1,12 @@
 """The kernels of the block in evaluation against float64, on the GPU or interpreted."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
+from support.block_calls import CASES, EPS, Case, reference
 from support.difference_calls import DTYPES, options, skip_what_cannot_run
-from support.kernel_reference import among_nans, assert_as_good_as, difference_conv, guarded, transposed
+from support.kernel_reference import among_nans, assert_as_good_as, guarded, transposed
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -14,74 +14,9 @@ pytest.importorskip("triton")
 from sdn_triton.eager import block as eager
 from sdn_triton.launch import block as launch
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.options import BlockOptions, DifferenceOptions
+from sdn_triton.options import BlockArguments, BlockOptions
 from sdn_triton.tuning.configs import KernelConfig
 
-EPS = 1e-3
-
-
-@dataclass(frozen=True)
-class Case:
-    images: int = 2
-    channels: int = 5
-    responses: int = 7
-    outputs: int = 6
-    size: tuple[int, int] = (9, 11)
-    contrast: str = "number"
-    guidance_channels: int | None = None
-    has_bias: bool = True
-    is_affine: bool = True
-    options: DifferenceOptions = field(default_factory=options)
-
-    def tensors(self, dtype: torch.dtype, device: torch.device) -> list:
-        """Input, guidance, weight, bias, contrast, statistics, affine, weight and bias of the fusion."""
-        o = self.options
-
-        def draw(*shape, kind=dtype):
-            return torch.randn(shape).to(device, kind)
-
-        contrast = {"number": 0.7, "channel": (torch.rand(self.channels) + 0.5).to(device)}[self.contrast]
-        affine = [draw(self.responses, kind=torch.float32) for _ in range(2)] if self.is_affine else [None, None]
-        return [
-            draw(self.images, self.channels, *self.size),
-            draw(self.images, self.guidance_channels or self.channels, *self.size),
-            draw(self.responses, self.channels, *o.kernel_size),
-            draw(self.responses) if self.has_bias else None,
-            contrast,
-            draw(self.responses, kind=torch.float32),
-            torch.rand(self.responses).to(device) + 0.1,
-            *affine,
-            draw(self.outputs, self.channels + self.responses, 1, 1),
-            draw(self.outputs) if self.has_bias else None,
-        ]
-
-
-def reference(tensors: list, o: DifferenceOptions) -> Tensor:
-    """The block by PyTorch's own normalisation, concatenation and convolution in float64."""
-    u, v, K, b, contrast, mean, variance, gamma, beta, K2, b2 = (
-        x.detach().cpu().double() if isinstance(x, Tensor) else x for x in tensors
-    )
-    y = F.batch_norm(difference_conv(u, v, K, b, contrast, o), mean, variance, gamma, beta, False, 0.0, EPS)
-    (top, left), (rows, columns) = o.origin, y.shape[2:]
-    return F.conv2d(torch.cat([u[:, :, top : top + rows, left : left + columns], y.relu()], 1), K2, b2)
-
-
-CASES = {
-    "plain": Case(),
-    "17x23-C20-R33-O18": Case(1, 20, 33, 18, (17, 23)),
-    "R65-O97": Case(1, 8, 65, 97, (6, 5)),
-    "nothing-extra": Case(has_bias=False, is_affine=False),
-    "contrast-per-channel": Case(contrast="channel"),
-    "5x5-dilation2-exponential": Case(
-        size=(10, 12), options=options((5, 5), (4, 4), dilation=(2, 2), diffusivity="exponential")
-    ),
-    "zero_flux-rational": Case(options=options(border="zero_flux", diffusivity="rational")),
-    "constant": Case(options=options(diffusivity="constant")),
-    "vector": Case(guidance_channels=3, options=options(similarity="vector")),
-    "padded-before": Case(options=options(padding=(0, 0))),
-    "one-channel": Case(1, 1, 1, 1, (3, 1)),
-    "one-pixel": Case(3, 4, 2, 5, (1, 1)),
-}
 SMALL_TILES = {"block_forward": KernelConfig(16, 4, 16, 16, 4, 1)}
 
 
@@ -89,9 +24,9 @@ def check(case: Case, dtype, device, monkeypatch, tensors=None, **configs) -> Te
     tensors = case.tensors(dtype, device) if tensors is None else tensors
     block = BlockOptions(case.options, EPS)
     with guarded(monkeypatch):
-        result = launch.forward(*tensors, block, **configs)
+        result = launch.forward(BlockArguments(*tensors), block, **configs)
     exact = reference(tensors, case.options)
-    assert_as_good_as([result], [eager.forward(*tensors, block)], [exact], ["output"])
+    assert_as_good_as([result], [eager.forward(BlockArguments(*tensors), block)], [exact], ["output"])
     return result
 
 
@@ -136,7 +71,7 @@ def test_channels_in_pairs(responses, outputs, o, dtype, device, monkeypatch) ->
 def test_strides_change_nothing(changed, layout, device, monkeypatch) -> None:
     case = Case()
     tensors = case.tensors(torch.float32, device)
-    expected = launch.forward(*tensors, BlockOptions(case.options, EPS))
+    expected = launch.forward(BlockArguments(*tensors), BlockOptions(case.options, EPS))
     tensors = [layout(t) if i in changed else t for i, t in enumerate(tensors)]
     torch.testing.assert_close(check(case, torch.float32, device, monkeypatch, tensors), expected, rtol=1e-5, atol=1e-5)
 
@@ -145,7 +80,7 @@ def launched(case: Case, **configs) -> list[str]:
     """The names of the kernels that a call launches."""
     tensors = [t.to("meta") if isinstance(t, Tensor) else t for t in case.tensors(torch.float32, torch.device("cpu"))]
     with recorded_launches() as launches:
-        launch.forward(*tensors, BlockOptions(case.options, EPS), **configs)
+        launch.forward(BlockArguments(*tensors), BlockOptions(case.options, EPS), **configs)
     return [launch.name for launch in launches]
 
 
@@ -167,4 +102,4 @@ def test_two_kernels_compute_the_same(device, monkeypatch) -> None:
 
 def test_an_empty_batch(device) -> None:
     tensors = Case(images=0).tensors(torch.float32, device)
-    assert launch.forward(*tensors, BlockOptions(options(), EPS)).shape == (0, 6, 9, 11)
+    assert launch.forward(BlockArguments(*tensors), BlockOptions(options(), EPS)).shape == (0, 6, 9, 11)

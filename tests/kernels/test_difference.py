@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.launch import data_gradients
 from sdn_triton.launch import difference_conv as launch
-from sdn_triton.options import DifferenceNeeds
+from sdn_triton.options import DifferenceArguments, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.precision import convolutions_in
@@ -53,19 +53,20 @@ def test_strips(name, layout, device, monkeypatch) -> None:
     tensors, o = case.tensors(torch.float32, device), case.options
     for image in (0, 1, 5):
         tensors[image] = tensors[image].contiguous(memory_format=layout)
-    u, v, weight, _, contrast, grad = tensors
-    exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], grad)
-    needs = DifferenceNeeds(True, True, False, False, isinstance(contrast, torch.Tensor))
+    *given, grad = tensors
+    arguments = DifferenceArguments(*given)
+    exact = value_and_gradients(lambda *a: difference_conv(*a, o), given, grad)
+    needs = DifferenceNeeds(True, True, False, False, isinstance(arguments.contrast, torch.Tensor))
     made: list[data_gradients.Strip] = []
     strips = data_gradients.strips
     monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 1)
     monkeypatch.setattr(data_gradients, "strips", lambda *a: made.extend(strips(*a)) or made)
     configs = {"difference_data_gradient": KernelConfig(32, 16, 16, 16, 4, 1)}
     with guarded(monkeypatch):
-        results = launch.backward(grad, u, v, weight, contrast, o, needs, configs)
+        results = launch.backward(arguments, o, grad, needs, configs)
     assert len(made) > case.images
     assert sum(cut.images * cut.rows for cut in made) == case.images * case.size[0]
-    peers = eager.backward(grad, u, v, weight, contrast, o, needs)
+    peers = eager.backward(arguments, o, grad, needs)
     terms = {"contrast": (tensors[1].cpu() * exact[2]).norm().item()}
     assert_as_good_as(results, peers, exact[1:], GRADIENTS, terms)
 

@@ -19,7 +19,7 @@ pytest.importorskip("triton")
 from sdn_triton.eager import fusion as eager
 from sdn_triton.launch import fusion as launch
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.options import FusionNeeds
+from sdn_triton.options import FusionArguments, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS
 
@@ -96,10 +96,11 @@ def test_expanded_gradient(device) -> None:
 
 @pytest.mark.parametrize("only", FusionNeeds._fields)
 def test_each_gradient_alone(only, device) -> None:
-    u, y, weight, _, scale, shift, grad = Case().tensors(torch.float32, device)
-    together = launch.backward(grad, u, y, weight, scale, shift, "relu", ALL)
+    *given, grad = Case().tensors(torch.float32, device)
+    arguments = FusionArguments(*given)
+    together = launch.backward(arguments, "relu", grad, ALL)
     needs = FusionNeeds(*(field == only for field in FusionNeeds._fields))
-    alone = launch.backward(grad, u, y, weight, scale, shift, "relu", needs)
+    alone = launch.backward(arguments, "relu", grad, needs)
     for field in FusionNeeds._fields:
         if field == only:
             torch.testing.assert_close(getattr(alone, field), getattr(together, field), rtol=1e-6, atol=1e-6)
@@ -145,7 +146,7 @@ def test_offsets_beyond_32_bits(device) -> None:
 
 def test_configs_describe_what_is_launched(device) -> None:
     tensors = Case().tensors(torch.float32, device)
-    lines = launch.describe_configs(*tensors[:6], "relu")
+    lines = launch.describe_configs(FusionArguments(*tensors[:6]), "relu")
     with recorded_launches() as launches:
         run(launch, tensors, "relu")
     assert {str(recorded.config) for recorded in launches} == {line.partition(": ")[2] for line in lines}

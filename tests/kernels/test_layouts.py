@@ -25,6 +25,7 @@ from support.image_layouts import (
     assert_lies_like,
     channels_last,
     check,
+    exactly,
     expanded,
     from_the_second,
     loose,
@@ -37,7 +38,7 @@ from sdn_triton.launch import block, moments, resize, similarity
 from sdn_triton.launch import fusion as launch_fusion
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.options import BlockOptions, FusionNeeds
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
 
@@ -127,7 +128,7 @@ def test_pairs_where_strides_say_nothing(size, device, monkeypatch) -> None:
 def check_pairs(case: Case, layout: Layout, device: torch.device, monkeypatch) -> None:
     u, v, *others = tensors_of(case, torch.float16, device)
     u, v = layout(u), layout(v)
-    call = DifferenceCall.of(u, v, others[0], others[2], case.options, None)
+    call = DifferenceCall.of(DifferenceArguments(u, v, others[0], None, others[2]), case.options, None)
     assert call.can_pair
     kernels = [kernel for kernel in PAIRED_KERNELS if call.can_pair_in(kernel, False)]
     check([u, v, *others], case, monkeypatch, configs=dict.fromkeys(kernels, PAIRS))
@@ -138,7 +139,7 @@ def test_gradients_are_written_in_pairs_where_they_lie_in_pairs(device) -> None:
     u, _, weight, *_ = tensors_of(Case(2, 32, 8, (3, 5)), torch.float16, device)
 
     def pairs(image: Tensor) -> bool:
-        call = DifferenceCall.of(image, image, weight.to(image.device), 1.0, options(), None)
+        call = DifferenceCall.of(DifferenceArguments(image, image, weight.to(image.device), None, 1.0), options(), None)
         assert call.can_pair
         return call.can_pair_in("difference_data_gradient", False)
 
@@ -187,12 +188,12 @@ def test_block(paired, first, device, monkeypatch) -> None:
     u, v = one(u), one(v) if paired else other(v)
     vectors = [strided(torch.rand(16, device=device) + 0.5) for _ in range(4)]
     last = another(torch.randn(5, channels + 16, 1, 1, device=device).to(dtype))
-    arguments = [u, v, weight, strided(bias), 0.7, *vectors, last, strided(bias[:5])]
+    arguments = BlockArguments(u, v, weight, strided(bias), 0.7, *vectors, last, strided(bias[:5]))
     static = BlockOptions(options(), 1e-5)
-    exact = eager_block.forward(*(a.cpu().double() if isinstance(a, Tensor) else a for a in arguments), static)
+    exact = eager_block.forward(exactly(arguments), static)
     with guarded(monkeypatch):
-        result = block.forward(*arguments, static, {"block_forward": PAIRS} if paired else None)
-    peer = eager_block.forward(*arguments, static)
+        result = block.forward(arguments, static, {"block_forward": PAIRS} if paired else None)
+    peer = eager_block.forward(arguments, static)
     assert_as_good_as([result], [peer], [exact], ["output"])
     assert_lies_like([result], [peer])
 

@@ -16,7 +16,7 @@ from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch import fusion, moments, resize, similarity
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.launch.support import why_not_difference, why_not_fusion
-from sdn_triton.options import DifferenceNeeds, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceNeeds, DifferenceOptions, FusionArguments
 from sdn_triton.tuning.configs import KernelConfig
 
 LAYOUTS = {
@@ -90,12 +90,10 @@ def test_repetitions_are_equal_bit_for_bit(name, device) -> None:
 def test_each_gradient_alone(name, only, device) -> None:
     case = CASES[name]
     *arguments, grad = case.tensors(torch.float32, device)
-    u, v, weight, _, contrast = arguments
+    called = DifferenceArguments(*arguments), case.options
     needs = DifferenceNeeds(*(field == only for field in DifferenceNeeds._fields))
-    together = launch.backward(
-        grad, u, v, weight, contrast, case.options, DifferenceNeeds(True, True, True, True, True)
-    )
-    alone = launch.backward(grad, u, v, weight, contrast, case.options, needs)
+    together = launch.backward(*called, grad, DifferenceNeeds(True, True, True, True, True))
+    alone = launch.backward(*called, grad, needs)
     for field in DifferenceNeeds._fields:
         if field == only:
             result, reference = getattr(alone, field), getattr(together, field)
@@ -139,16 +137,19 @@ def test_offsets_beyond_32_bits(name, distant, direction, device) -> None:
 
 EVERYTHING = DifferenceNeeds(True, True, True, True, False)
 MANY = {
-    "forward": lambda x, k, o: launch.forward(x, x, k, None, 0.7, o),
+    "forward": lambda x, k, o: launch.forward(DifferenceArguments(x, x, k, None, 0.7), o),
     "depthwise-backward": lambda x, k, o: launch.backward(
-        *(x.expand(-1, 2, 1, 1),) * 3, k.expand(2, 1, 3, 3), 0.7, replace(o, groups=2), EVERYTHING
+        DifferenceArguments(*(x.expand(-1, 2, 1, 1),) * 2, k.expand(2, 1, 3, 3), None, 0.7),
+        replace(o, groups=2),
+        x.expand(-1, 2, 1, 1),
+        EVERYTHING,
     ),
     "similarity": lambda x, k, o: similarity.forward(x[: len(x) // 8], 0.7, o, (1, 1), PLAIN),
     "similarity-gradient": lambda x, k, o: similarity.backward(
         x.expand(-1, 8, 1, 1), x, 0.7, o, PLAIN, needs_guidance=True, needs_contrast=False
     ),
     "fusion": lambda x, k, o: fusion.forward(
-        x[:1].expand_as(x), x, k[:, :1, :1, :1].expand(1, 2, 1, 1), None, None, None, "relu"
+        FusionArguments(x[:1].expand_as(x), x, k[:, :1, :1, :1].expand(1, 2, 1, 1), None, None, None), "relu"
     ),
     "moments": lambda x, k, o: moments.gradient(x, x, *torch.empty(3, 1, device="meta")),
     "resizing": lambda x, k, o: resize.gradient(x.expand(-1, -1, 2, 2), x),
@@ -173,7 +174,7 @@ def test_a_grid_beyond_32_bits_is_refused(name) -> None:
 def test_a_grid_that_is_too_long_along_an_axis_is_refused() -> None:
     case = Case(1, 1, 1, options=options((257, 257), padding=(128, 128)))
     tensors = case.tensors(torch.float16, torch.device("meta"))
-    assert "at most 65535 taps, got 257x257" in str(why_not_difference(*tensors[:5], case.options))
+    assert "at most 65535 taps, got 257x257" in str(why_not_difference(DifferenceArguments(*tensors[:5]), case.options))
     with recorded_launches(), pytest.raises(ValueError, match="65535 along the second and third axis"):
         run(launch, tensors, case.options)
 
@@ -210,13 +211,13 @@ def test_interpreted_bfloat16_is_refused() -> None:
     case = CASES["plain"]
     tensors = case.tensors(torch.bfloat16, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="bfloat16"):
-        launch.forward(*tensors[:5], case.options)
+        launch.forward(DifferenceArguments(*tensors[:5]), case.options)
 
 
 def test_reasons_why_not(device) -> None:
     def why_not(dtype: torch.dtype, o: DifferenceOptions, groups: int = 1, where: torch.device = device) -> str | None:
         case = Case(1, 18, 18, options=o)
-        return why_not_difference(*case.tensors(dtype, where)[:5], o)
+        return why_not_difference(DifferenceArguments(*case.tensors(dtype, where)[:5]), o)
 
     assert why_not(torch.float32, options()) is None
     assert why_not(torch.float16, options(similarity="vector", groups=2)) is None
@@ -225,16 +226,17 @@ def test_reasons_why_not(device) -> None:
     if not EMULATED:
         assert "bfloat16" in str(why_not(torch.bfloat16, options(), where=torch.device("cpu")))
     image, weight = torch.zeros(1, 2, 3, 3, device=device), torch.zeros(2, 4, 1, 1, device=device)
-    assert why_not_fusion(image, image, weight, None, None, None, "relu") is None
-    assert "float64" in str(why_not_fusion(image.double(), image.double(), weight.double(), None, None, None, "relu"))
-    assert "float16" in str(why_not_fusion(image, image.half(), weight, None, None, None, "relu"))
+    double = FusionArguments(image.double(), image.double(), weight.double(), None, None, None)
+    assert why_not_fusion(FusionArguments(image, image, weight, None, None, None)) is None
+    assert "float64" in str(why_not_fusion(double))
+    assert "float16" in str(why_not_fusion(FusionArguments(image, image.half(), weight, None, None, None)))
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "constant"])
 def test_configs_describe_what_is_launched(name, device) -> None:
     case = CASES[name]
     tensors = case.tensors(torch.float32, device)
-    lines = launch.describe_configs(*tensors[:5], case.options)
+    lines = launch.describe_configs(DifferenceArguments(*tensors[:5]), case.options)
     with recorded_launches() as launches:
         run(launch, tensors, case.options)
     described = {line.partition(": ")[2].partition(";")[0] for line in lines}

@@ -17,6 +17,7 @@ from sdn_triton.launch import data_gradients
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
+from sdn_triton.options import DifferenceArguments
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import PAIRED_KERNELS, has_pairs
 from sdn_triton.tuning.precision import convolutions_in
@@ -83,10 +84,10 @@ def test_the_loop_for_tensor_memory(name, device, monkeypatch) -> None:
     case = CASES[name]
     *tensors, _ = tensors_of(case, torch.float16, device)
     configs = {"difference_forward": PAIRS}
-    rotated = launch.forward(*tensors, case.options, configs)
+    rotated = launch.forward(DifferenceArguments(*tensors), case.options, configs)
     monkeypatch.setattr(paired_response, "sums_in_tensor_memory", lambda: True)
     with guarded(monkeypatch):
-        plain = launch.forward(*tensors, case.options, configs)
+        plain = launch.forward(DifferenceArguments(*tensors), case.options, configs)
     exact = difference_conv(*(x.double() if isinstance(x, torch.Tensor) else x for x in tensors), case.options)
     assert_as_good_as([plain], [rotated], [exact], ["output"], {})
 
@@ -148,7 +149,7 @@ LIES_OTHERWISE = {
 def test_what_does_not_lie_in_pairs(name, device) -> None:
     """Nothing is read in pairs that does not lie in pairs: copies are, see test_channels_last.py."""
     u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
-    call = DifferenceCall.of(u, v, weight, 1.0, options(), None)
+    call = DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None)
     assert call.can_pair
     assert call.in_pairs is call
     u, v = LIES_OTHERWISE[name](u, v)
@@ -160,18 +161,22 @@ def test_what_does_not_lie_in_pairs(name, device) -> None:
 def test_what_cannot_be_paired(device) -> None:
     u, v, weight, *_, grad = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
     with convolutions_in("ieee"):
-        assert not DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+        assert not DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None).can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
-            launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": SINGLES})
+            launch.forward(
+                DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": SINGLES}
+            )
     with convolutions_in("tf32"):
-        assert DifferenceCall.of(u, v, weight, 1.0, options(), None).can_pair
+        assert DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None).can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
-            launch.forward(u, v, weight, None, 1.0, options(), configs={"difference_forward": PAIRS})
+            launch.forward(
+                DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": PAIRS}
+            )
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             run(launch, [u, v, weight, None, 1.0, grad], options(), configs={"difference_data_gradient": SINGLES})
     half = [x.half() for x in (u, v, weight)]
     with pytest.raises(ValueError, match="cannot read channels in pairs"):
-        launch.forward(*half, None, 1.0, options(), configs={"difference_forward": SINGLES})
+        launch.forward(DifferenceArguments(*half, None, 1.0), options(), configs={"difference_forward": SINGLES})
 
 
 @pytest.mark.parametrize(("size", "outputs"), [((8192, 8192), 8), ((2048, 2048), 512)], ids=["input", "output"])

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import solver_references as others
 import torch
+from support import solver_references as others
 from support.devices import DEVICE
 from torch import Tensor
 

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from sdn_triton import SDN, SDNNeck, explain
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
-from sdn_triton.options import BlockOptions, DifferenceOptions
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import INTERPRETER, Target
 from sdn_triton.tuning.defaults import Work, default_config
 from sdn_triton.tuning.pretended import pretended
@@ -120,7 +120,7 @@ def test_a_mean_far_from_zero(device):
     exact = by_parts(fused)
     y = exact.sdc(u.cpu().double(), v.cpu().double())
     contrast = fused.sdc.current_contrast()
-    arguments = u, v, fused.sdc.weight.detach(), fused.sdc.bias.detach(), contrast
+    arguments = DifferenceArguments(u, v, fused.sdc.weight.detach(), fused.sdc.bias.detach(), contrast)
     _, mean, variance = moments(arguments, SAME, "triton")
     torch.testing.assert_close(mean.cpu().double(), y.mean((0, 2, 3)), rtol=1e-6, atol=0)
     torch.testing.assert_close(variance.cpu().double(), y.var((0, 2, 3), correction=0), rtol=1e-3, atol=0)
@@ -135,7 +135,7 @@ def test_many_tiles_are_merged(device):
     u, v, weight = torch.randn(3, 4, 31, 45), torch.randn(3, 4, 31, 45), torch.randn(5, 4, 3, 3)
     tile = KernelConfig(32, 8, 16, 16, 4, 1)
     u, v, weight = (x.to(device) for x in (u, v, weight))
-    y, mean, variance = launch.forward(u, v, weight, None, 1.0, SAME, {"difference_forward": tile})
+    y, mean, variance = launch.forward(DifferenceArguments(u, v, weight, None, 1.0), SAME, {"difference_forward": tile})
     y = y.double()
     torch.testing.assert_close(mean.double(), y.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(variance.double(), y.var((0, 2, 3), correction=0), rtol=1e-5, atol=1e-6)
@@ -284,7 +284,7 @@ def test_derivatives_of_the_moments_to_second_order():
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
 
     def call(*tensors):
-        return moments((*tensors, 1.3), SAME, "eager")
+        return moments(DifferenceArguments(*tensors, 1.3), SAME, "eager")
 
     assert gradcheck(call, (u, v, weight, bias))
     assert gradcheck(call, (u, coarse, weight, bias))
@@ -294,10 +294,10 @@ def test_derivatives_of_the_moments_to_second_order():
 def test_opcheck():
     u, v, weight = torch.randn(2, 4, 6, 5), torch.randn(2, 4, 6, 5), torch.randn(3, 4, 3, 3)
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-    flat = moments.flatten((u, v, weight, None, 1.0), SAME)
+    flat = moments.flatten(DifferenceArguments(u, v, weight, None, 1.0), SAME)
     torch.library.opcheck(torch.ops.sdn_triton.semantic_difference_conv2d_moments, (*flat, "eager"), test_utils=tests)
     norm = torch.randn(3), torch.rand(3) + 0.1, None, None
-    arguments = (u, v, weight, None, 1.0, *norm, torch.randn(6, 7, 1, 1), None)
+    arguments = BlockArguments(u, v, weight, None, 1.0, *norm, torch.randn(6, 7, 1, 1), None)
     flat = block.flatten(arguments, BlockOptions(SAME, 1e-5))
     torch.library.opcheck(torch.ops.sdn_triton.semantic_diffusion_block, (*flat, "eager"), test_utils=tests)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from support.image_layouts import assert_lies_like, channels_last, check, expanded, from_the_second
+from support.image_layouts import assert_lies_like, channels_last, check, exactly, expanded, from_the_second
 
 from sdn_triton import explain, semantic_difference_conv2d
 from sdn_triton.bench.tuner.trials import units_of
@@ -21,7 +21,7 @@ from sdn_triton.eager import block as eager_block
 from sdn_triton.launch import block, difference_conv
 from sdn_triton.launch.image_copy import copy_image, in_channels_last
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.options import BlockOptions, DifferenceNeeds
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceNeeds
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.defaults import PAIRED_KERNELS
@@ -95,14 +95,15 @@ def test_groups(device, monkeypatch) -> None:
     check(case.tensors(torch.float16, device), case, monkeypatch, configs=dict.fromkeys(kernels, PAIRS))
     u, v, weight, *_ = Case(1, 48, 6, (5, 18), options=options(groups=2)).tensors(torch.float16, device)
     with pytest.raises(ValueError, match="cannot read channels in pairs"):
-        difference_conv.forward(u, v, weight, None, 1.0, options(groups=2), IN_PAIRS)
+        difference_conv.forward(DifferenceArguments(u, v, weight, None, 1.0), options(groups=2), IN_PAIRS)
 
 
 def test_kernels_that_have_no_form_in_pairs(device) -> None:
     u, v, *_ = (channels_last(x) for x in Case(1, 32, 32, (3, 18)).tensors(torch.float16, device)[:2])
     weight = torch.zeros(32, 1, 3, 3, device=device).half()
+    arguments = DifferenceArguments(u, v, weight, None, 1.0)
     with pytest.raises(ValueError, match="depthwise_forward cannot read channels in pairs"):
-        difference_conv.forward(u, v, weight, None, 1.0, options(groups=32), {"depthwise_forward": PAIRS})
+        difference_conv.forward(arguments, options(groups=32), {"depthwise_forward": PAIRS})
 
 
 @pytest.mark.parametrize("channels", [32, 40])
@@ -110,12 +111,12 @@ def test_block(channels, device, monkeypatch) -> None:
     u, v, weight, bias, *_ = Case(1, channels, 16, (3, 18)).tensors(torch.float16, device)
     vectors = [torch.rand(16, device=device) + 0.5 for _ in range(4)]
     last = torch.randn(5, channels + 16, 1, 1, device=device).half()
-    arguments = [u, v, weight, bias, 0.7, *vectors, last, bias[:5]]
+    arguments = BlockArguments(u, v, weight, bias, 0.7, *vectors, last, bias[:5])
     static = BlockOptions(options(), 1e-5)
-    exact = eager_block.forward(*(a.cpu().double() if isinstance(a, Tensor) else a for a in arguments), static)
+    exact = eager_block.forward(exactly(arguments), static)
     with guarded(monkeypatch):
-        result = block.forward(*arguments, static, IN_PAIRS)
-    peer = eager_block.forward(*arguments, static)
+        result = block.forward(arguments, static, IN_PAIRS)
+    peer = eager_block.forward(arguments, static)
     assert_as_good_as([result], [peer], [exact], ["output"])
     assert_lies_like([result], [peer])
 
@@ -144,11 +145,12 @@ def launched(
             (2, outputs, *o.output_size(*size)),
         )
     )
+    arguments = DifferenceArguments(u, v, weight, None, contrast)
     with pretended(TARGETS[target]), recorded_launches() as launches:
         if backward:
-            difference_conv.backward(grad, u, v, weight, contrast, o, DifferenceNeeds(*needs))
+            difference_conv.backward(arguments, o, grad, DifferenceNeeds(*needs))
         else:
-            difference_conv.forward(u, v, weight, None, contrast, o)
+            difference_conv.forward(arguments, o)
     return [launch.name.removesuffix("_kernel") for launch in launches]
 
 
@@ -222,7 +224,8 @@ def test_a_block_makes_copies() -> None:
     weight, last = u.new_empty(64, 64, 3, 3), u.new_empty(64, 128, 1, 1)
     vectors = [torch.empty(64, device="meta") for _ in range(4)]
     with pretended(TARGETS["sm_90"]), recorded_launches() as launches:
-        block.forward(u, coarse, weight, None, 1.0, *vectors, last, None, BlockOptions(options(), 1e-5))
+        arguments = BlockArguments(u, coarse, weight, None, 1.0, *vectors, last, None)
+        block.forward(arguments, BlockOptions(options(), 1e-5))
     assert [launch.name for launch in launches] == ["image_copy_kernel"] * 2 + ["paired_block_forward_kernel"]
 
 

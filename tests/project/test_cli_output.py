@@ -55,8 +55,10 @@ def test_what_was_measured_is_kept_elsewhere(tmp_path):
     """The folder goes away while the command runs."""
     path = tmp_path / "folder" / "figures.json"
     path.parent.mkdir()
-    lose = f"import shutil; from sdn_triton.bench import session; run = session.Session.run; session.Session.run = " \
-           f"lambda *a: (shutil.rmtree({str(path.parent)!r}, ignore_errors=True), run(*a))[1];"  # fmt: skip
+    lose = (
+        "import shutil; from sdn_triton.bench.runs import session; run = session.Session.run; session.Session.run = "
+        f"lambda *a: (shutil.rmtree({str(path.parent)!r}, ignore_errors=True), run(*a))[1];"
+    )
     options = ["compare", *SMALL, "--json", str(path)]
     code = f"{lose} {TINY} from sdn_triton.cli import main; raise SystemExit(main({options}))"
     done = subprocess.run(

@@ -67,4 +67,4 @@ def test_wheel_holds_every_source_file_under_one_name(wheel):
         for file in (ROOT / folder).rglob("*.py"):
             assert inside + str(file.relative_to(ROOT)) in wheel
     assert "sdn_triton/py.typed" in wheel
-    assert "sdn_triton/bench/page.html.jinja" in wheel
+    assert "sdn_triton/bench/reports/page.html.jinja" in wheel

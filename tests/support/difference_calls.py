@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.devices import EMULATED
 
-from sdn_triton.options import DifferenceNeeds, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 
 GRADIENTS = ("input", "guidance", "weight", "bias", "contrast")
@@ -98,13 +98,10 @@ def skip_what_cannot_run(dtype: torch.dtype, device: torch.device) -> None:
 
 def run(path, tensors: list, o: DifferenceOptions, **configs) -> list:
     """The output and all gradients."""
-    *arguments, grad = tensors
-    u, v, weight, _, contrast = arguments
-    needs = DifferenceNeeds(True, True, True, True, isinstance(contrast, torch.Tensor))
-    return [
-        path.forward(*arguments, o, **configs),
-        *path.backward(grad, u, v, weight, contrast, o, needs, **configs),
-    ]
+    *given, grad = tensors
+    arguments = DifferenceArguments(*given)
+    needs = DifferenceNeeds(True, True, True, True, isinstance(arguments.contrast, torch.Tensor))
+    return [path.forward(arguments, o, **configs), *path.backward(arguments, o, grad, needs, **configs)]
 
 
 def tensors_of(case: Case, dtype: torch.dtype, device: torch.device) -> list:

@@ -10,32 +10,28 @@ from support.oracle import sdc
 from torch import Tensor
 
 from sdn_triton.eager import links, taps
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceOptions
 
 SCHEMES = ("taps", "one link", "all links", "convolutions")
 """All taps of small maps at once; links one after another, all at once, and by convolutions, not matrix products."""
 
 
 class Call(NamedTuple):
-    """The arguments of a difference convolution."""
+    """A call of the difference convolution."""
 
-    input: Tensor
-    guidance: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    contrast: Contrast
+    arguments: DifferenceArguments
     options: DifferenceOptions
 
     def expected(self) -> Tensor:
         """The output by the oracle, in float64."""
         o = self.options
-        u, v, K, b, k = (x.cpu().double().numpy() if isinstance(x, Tensor) else x for x in self[:5])
+        u, v, K, b, k = (x.cpu().double().numpy() if isinstance(x, Tensor) else x for x in self.arguments)
         y = sdc(u, v, K, b, o.stride, o.padding, o.dilation, o.groups, o.border, o.diffusivity, k, o.similarity)
-        return torch.from_numpy(y).to(self.input.device)
+        return torch.from_numpy(y).to(self.arguments.input.device)
 
     def variables(self) -> list[Tensor]:
         """Float64 copies of the tensors, to differentiate by."""
-        return [x.detach().double().requires_grad_() for x in self[:5] if isinstance(x, Tensor)]
+        return [x.detach().double().requires_grad_() for x in self.arguments if isinstance(x, Tensor)]
 
 
 def call(
@@ -65,7 +61,7 @@ def call(
     given = {"float": 0.8, "scalar": k[0].to(device, dtype), "channel": k.to(device, dtype)}[contrast]
     u, v, weight, b = (x.to(device, dtype) for x in (u, v, weight, torch.randn(outputs, **make)))
     u, v = u.contiguous(memory_format=layout), v.contiguous(memory_format=layout)
-    return Call(u, v, weight, b if bias else None, given, settings)
+    return Call(DifferenceArguments(u, v, weight, b if bias else None, given), settings)
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdn_triton.options import FusionNeeds
+from sdn_triton.options import FusionArguments, FusionNeeds
 
 ALL = FusionNeeds(*(True for _ in FusionNeeds._fields))
 
@@ -39,10 +39,10 @@ class Case:
 
 
 def run(path, tensors: list, activation: str, **configs) -> list:
-    *arguments, grad = tensors
-    u, y, weight, _, scale, shift = arguments
-    needs = ALL._replace(bias=arguments[3] is not None, scale=scale is not None, shift=shift is not None)
+    *given, grad = tensors
+    arguments = FusionArguments(*given)
+    needs = FusionNeeds(*(argument is not None for argument in arguments))
     return [
-        path.forward(*arguments, activation, **configs),
-        *path.backward(grad, u, y, weight, scale, shift, activation, needs, **configs),
+        path.forward(arguments, activation, **configs),
+        *path.backward(arguments, activation, grad, needs, **configs),
     ]

@@ -6,10 +6,11 @@ To be killed at any moment: what the steps write must be readable then. Imports 
 import sys
 from pathlib import Path
 
-from sdn_triton.bench.gpu import files, run
-from sdn_triton.bench.gpu import run as gpu_run
-from sdn_triton.bench.gpu.files import BENCH, SANITIZER, SMOKE, TABLE, TESTS
-from sdn_triton.bench.gpu.steps import Step
+from bench.gpu import files
+from bench.gpu import run as gpu_run
+from bench.gpu.__main__ import run
+from bench.gpu.files import BENCH, SANITIZER, SMOKE, TABLE, TESTS
+from bench.gpu.steps import Step
 
 LINES = """
 import json, sys, time

@@ -47,6 +47,11 @@ def from_the_second(x: Tensor) -> Tensor:
     return x.new_full((span + 1,), float("nan")).as_strided(x.shape, x.stride(), 1).copy_(x)
 
 
+def exactly(arguments: tuple) -> tuple:
+    """The same arguments in float64 on the CPU."""
+    return type(arguments)(*(a.cpu().double() if isinstance(a, Tensor) else a for a in arguments))
+
+
 def assert_lies_like(results, peers) -> None:
     """Sizes and strides, but for those that say nothing."""
     for result, peer in zip(results, peers, strict=True):

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import test_kernels
-import test_kernels_block
-import test_kernels_fusion
 import torch
+from support import block_calls, difference_calls, fusion_calls
+from support.difference_calls import Case, options
 from support.kernel_reference import difference_conv, fusion, value_and_gradients
-from test_kernels import Case, options
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -23,7 +21,7 @@ from sdn_triton.eager import moments as eager_moments
 from sdn_triton.launch import block, moments
 from sdn_triton.launch import difference_conv as launch_difference
 from sdn_triton.launch import fusion as launch_fusion
-from sdn_triton.options import BlockOptions, FusionNeeds
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, FusionNeeds
 from sdn_triton.tuning.precision import convolutions_in
 
 LIMIT = 2.0
@@ -136,27 +134,27 @@ def difference(case: Case, *, channels_last: bool = True) -> Subject:
     return Subject(
         ("output", *GRADIENTS),
         draw,
-        lambda tensors: test_kernels.run(launch_difference, tensors, o),
-        lambda tensors: test_kernels.run(eager_difference, tensors, o),
+        lambda tensors: difference_calls.run(launch_difference, tensors, o),
+        lambda tensors: difference_calls.run(eager_difference, tensors, o),
         lambda tensors: value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], tensors[5]),
     )
 
 
-def fusion_of(case: test_kernels_fusion.Case) -> Subject:
+def fusion_of(case: fusion_calls.Case) -> Subject:
     """Forward and backward of a feature fusion."""
     act = case.activation
     return Subject(
         ("output", *(f"d {name}" for name in FusionNeeds._fields)),
         lambda dtype: case.tensors(dtype, CPU),
-        lambda tensors: test_kernels_fusion.run(launch_fusion, tensors, act),
-        lambda tensors: test_kernels_fusion.run(eager_fusion, tensors, act),
+        lambda tensors: fusion_calls.run(launch_fusion, tensors, act),
+        lambda tensors: fusion_calls.run(eager_fusion, tensors, act),
         lambda tensors: value_and_gradients(lambda *a: fusion(*a, act), tensors[:6], tensors[6]),
     )
 
 
-def block_of(case: test_kernels_block.Case) -> Subject:
+def block_of(case: block_calls.Case) -> Subject:
     """A block in evaluation."""
-    o = BlockOptions(case.options, test_kernels_block.EPS)
+    o = BlockOptions(case.options, block_calls.EPS)
 
     def draw(dtype: torch.dtype) -> list:
         u, v, *others = case.tensors(dtype, CPU)
@@ -165,9 +163,9 @@ def block_of(case: test_kernels_block.Case) -> Subject:
     return Subject(
         ("output",),
         draw,
-        lambda tensors: [block.forward(*tensors, o)],
-        lambda tensors: [eager_block.forward(*tensors, o)],
-        lambda tensors: [test_kernels_block.reference(tensors, case.options)],
+        lambda tensors: [block.forward(BlockArguments(*tensors), o)],
+        lambda tensors: [eager_block.forward(BlockArguments(*tensors), o)],
+        lambda tensors: [block_calls.reference(tensors, case.options)],
     )
 
 
@@ -182,8 +180,8 @@ def moments_of(case: Case) -> Subject:
     return Subject(
         ("output", "mean", "variance"),
         difference(case).draw,
-        lambda tensors: moments.forward(*tensors[:5], o),
-        lambda tensors: eager_moments.forward(*tensors[:5], o),
+        lambda tensors: moments.forward(DifferenceArguments(*tensors[:5]), o),
+        lambda tensors: eager_moments.forward(DifferenceArguments(*tensors[:5]), o),
         exactly,
     )
 
@@ -200,9 +198,9 @@ SUBJECTS: dict[str, Subject] = {
     "depthwise": difference(Case(1, 32, 64, (6, 9), "channel", options=options(groups=32))),
     "vector": difference(Case(1, 16, 24, (6, 9), "scalar", 5, options(similarity="vector"))),
     "moments": moments_of(Case(2, 32, 24, (6, 9))),
-    "block": block_of(test_kernels_block.Case(1, 32, 40, 24, (6, 9))),
-    "block-R300": block_of(test_kernels_block.Case(1, 32, 300, 16, (4, 5))),
-    "fusion": fusion_of(test_kernels_fusion.Case(1, 32, 40, 24, (6, 9))),
+    "block": block_of(block_calls.Case(1, 32, 40, 24, (6, 9))),
+    "block-R300": block_of(block_calls.Case(1, 32, 300, 16, (4, 5))),
+    "fusion": fusion_of(fusion_calls.Case(1, 32, 40, 24, (6, 9))),
 }
 """At least one call of every kernel."""
 

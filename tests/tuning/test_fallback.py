@@ -18,7 +18,7 @@ from sdn_triton.eager import difference_conv as eager
 from sdn_triton.launch import data_gradients, difference_gradients, run
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.ops.difference_conv import difference_conv
-from sdn_triton.options import DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, config_to_json
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
@@ -70,7 +70,7 @@ def tensors(channels=6, outputs=40, requires_grad=False):
 
 
 def expected(x, v, weight, bias):
-    return eager.forward(x, v, weight, bias, 1.0, OPTIONS)
+    return eager.forward(DifferenceArguments(x, v, weight, bias, 1.0), OPTIONS)
 
 
 def call(*arguments):
@@ -141,7 +141,7 @@ def test_auto_goes_on_eagerly_with_one_more_warning(monkeypatch):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            output = difference_conv.run_forward((*arguments, bias, 1.0), OPTIONS, "as on CUDA")
+            output = difference_conv.run_forward(DifferenceArguments(*arguments, bias, 1.0), OPTIONS, "as on CUDA")
             assert torch.equal(output, expected(*arguments, bias))
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 2

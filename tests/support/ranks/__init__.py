@@ -22,8 +22,8 @@ PASSED, NOT_RUN = "passed", "not run: an earlier check failed on this rank"
 
 
 def outcomes(module: str, ranks: int, seconds: float, device: str = "cpu") -> dict[str, list[str]]:
-    """What ``ranks.<module>``'s checks came to on each rank: "passed", a traceback or why there is none."""
-    names = list(importlib.import_module(f"ranks.{module}").CHECKS)
+    """What ``support.ranks.<module>``'s checks came to on each rank: "passed", a traceback or why there is none."""
+    names = list(importlib.import_module(f"support.ranks.{module}").CHECKS)
     with tempfile.TemporaryDirectory() as folder:
         context = mp.start_processes(_run, (module, ranks, folder, device), ranks, join=False, start_method="spawn")
         deadline, crash = time.monotonic() + seconds, ""
@@ -58,7 +58,7 @@ def _run(rank: int, module: str, ranks: int, folder: str, device: str) -> None:
         timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS),
     )
     found: dict[str, str] = {}
-    for name, check in importlib.import_module(f"ranks.{module}").CHECKS.items():
+    for name, check in importlib.import_module(f"support.ranks.{module}").CHECKS.items():
         torch.manual_seed(0)
         try:
             check(torch.device(device))

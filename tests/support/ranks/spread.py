@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from distributed.ranks import values, whole
+from support.ranks import values, whole
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 

@@ -6,8 +6,8 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import values, whole
-from distributed.ranks.spread import W, assert_alike, by_rows, mesh_of, run
+from support.ranks import values, whole
+from support.ranks.spread import W, assert_alike, by_rows, mesh_of, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

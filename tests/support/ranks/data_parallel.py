@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import values, whole
-from distributed.ranks.batch_norm import batch_norm_steps_on_a_cpu
+from support.ranks import values, whole
+from support.ranks.batch_norm import batch_norm_steps_on_a_cpu
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.distributed as dist
-from distributed.ranks import values
-from distributed.ranks.spread import W, assert_alike, by_rows, gradient_like, mesh_of, run
+from support.ranks import values
+from support.ranks.spread import W, assert_alike, by_rows, gradient_like, mesh_of, run
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
