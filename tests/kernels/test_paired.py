@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.difference_calls import PAIRS, Case, options, run, skip_what_cannot_run, tensors_of
+from support.difference_calls import PAIRS, Case, call_of, options, run, skip_what_cannot_run, tensors_of
 from support.kernel_reference import assert_as_good_as, difference_conv, guarded, value_and_gradients
 from support.sampling import sample
 
@@ -15,7 +15,6 @@ from sdn_triton.eager import difference_conv as eager
 from sdn_triton.kernels import paired_response
 from sdn_triton.launch import data_gradients
 from sdn_triton.launch import difference_conv as launch
-from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.options import DifferenceArguments
 from sdn_triton.tuning.configs import KernelConfig
@@ -149,11 +148,11 @@ LIES_OTHERWISE = {
 def test_what_does_not_lie_in_pairs(name, device) -> None:
     """Nothing is read in pairs that does not lie in pairs: copies are, see test_channels_last.py."""
     u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
-    call = DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None)
+    call = call_of(u, v, weight, options())
     assert call.can_pair
     assert call.in_pairs is call
     u, v = LIES_OTHERWISE[name](u, v)
-    call = DifferenceCall.of(u, v, weight[:, : u.shape[1]], 1.0, options(), None)
+    call = call_of(u, v, weight[:, : u.shape[1]], options())
     assert not call.can_pair
     assert call.in_pairs.can_pair
 
@@ -161,13 +160,13 @@ def test_what_does_not_lie_in_pairs(name, device) -> None:
 def test_what_cannot_be_paired(device) -> None:
     u, v, weight, *_, grad = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
     with convolutions_in("ieee"):
-        assert not DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None).can_pair
+        assert not call_of(u, v, weight, options()).can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": SINGLES}
             )
     with convolutions_in("tf32"):
-        assert DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None).can_pair
+        assert call_of(u, v, weight, options()).can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": PAIRS}
@@ -184,12 +183,10 @@ def test_images_beyond_32_bits_are_not_paired(size, outputs) -> None:
     """Offsets inside an image are 32 bits there, in what is read and in what is written."""
     u = torch.empty(1, 32, *size, dtype=torch.float16, device="meta").to(memory_format=torch.channels_last)
     weight = torch.empty(outputs, 32, 3, 3, dtype=torch.float16, device="meta")
-    assert not DifferenceCall.of(u, u, weight, 1.0, options(), None).can_pair
-    assert not DifferenceCall.of(u.contiguous(), u, weight, 1.0, options(), None).can_pair_copies(
-        "difference_forward", False
-    )
+    assert not call_of(u, u, weight, options()).can_pair
+    assert not call_of(u.contiguous(), u, weight, options()).can_pair_copies("difference_forward", False)
     rows = u[:, :, :1024]
-    assert DifferenceCall.of(rows, rows, weight[:8], 1.0, options(), None).can_pair
+    assert call_of(rows, rows, weight[:8], options()).can_pair
 
 
 @pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
@@ -226,7 +223,7 @@ def test_strips(name, device, monkeypatch) -> None:
     monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 12_000)
     case = CASES[name]
     tensors = tensors_of(case, torch.float16, device)
-    call = DifferenceCall.of(tensors[0], tensors[1], tensors[2], 1.0, case.options, None)
+    call = call_of(tensors[0], tensors[1], tensors[2], case.options)
     row_bytes = call.output_size[1] * (call.taps - 1) * case.channels * 2
     cuts = list(data_gradients.strips(call, PAIRS.block_h, row_bytes, 12_000))
     assert len(cuts) > case.images
