@@ -16,7 +16,7 @@ from torch import Tensor
 from sdn_triton.kernels.difference_data_gradient import difference_data_gradient_kernel
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.kernels.tap_products import tap_products_kernel
-from sdn_triton.launch import similarity
+from sdn_triton.launch import paired_depthwise, similarity
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.run import (
@@ -144,6 +144,9 @@ def _fill(
     products_config: KernelConfig | None = None,
 ) -> None:
     """Fill the gradients that are there, strip by strip, from products of this dtype."""
+    if call.is_depthwise and config.pairs:
+        paired_depthwise.fill_data_gradients(call, grad, gradients.input, gradients.guidance, config)
+        return
     if call.is_depthwise:
         images, _, rows, _ = call.input.shape
         whole = Strip(0, images, 0, rows, 0, call.output_size[0])

@@ -37,6 +37,16 @@ LOADED_BYTES = 16
 """What a thread loads at once."""
 
 
+def lies_in_words(image: Tensor) -> bool:
+    """Whether the channels of each pixel lie together, and all pixels as far apart as loads of 16 bytes want them."""
+    n, c, h, w = image.stride()
+    return (
+        c == 1
+        and all(stride * image.element_size() % LOADED_BYTES == 0 for stride in (n, h, w))
+        and starts_at_word(image)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class DifferenceCall:
     """One call, with what its kernels are told again and again."""
@@ -103,14 +113,11 @@ class DifferenceCall:
     @cached_property
     def can_pair(self) -> bool:
         """Whether channels of input and guidance can travel in words: they lie together, alike in both."""
-        layout = self.input.stride()
         return (
             self.has_pairs
-            and self.channels % PAIRED_CHANNELS == 0
-            and layout == self.guidance.stride()
-            and layout[1] == 1
-            and all(stride % self.loaded_at_once == 0 for stride in (layout[0], *layout[2:]))
-            and starts_at_word(self.input)
+            and self.channels % (self.loaded_at_once if self.is_depthwise else PAIRED_CHANNELS) == 0
+            and self.input.stride() == self.guidance.stride()
+            and lies_in_words(self.input)
             and starts_at_word(self.guidance)
             and not needs_64_bits(self.input, margin=self.margin)
         )
@@ -133,18 +140,19 @@ class DifferenceCall:
             self.arithmetic != "ieee"
             and self.options.similarity == "channel"
             and self.taps > 1
+            and not (self.is_depthwise and self.multiplier > 1)
             and self.weight.shape[0] * rows * columns < 2**31
         )
 
     def can_pair_in(self, kernel: str, needs_contrast: bool) -> bool:
-        """Whether they can in ``kernel``: the data gradient's knows no groups, and no gradient of the contrast.
+        """Whether they can in ``kernel``: a data gradient's knows no groups, and no gradient of the contrast.
 
         It writes pairs, too. The gradient of an image whose pixels share memory is larger than that image, and where
         they share all of it (a stride of 0) ``empty_like`` need not put its channels together.
         """
         if not has_pairs(kernel, self.arithmetic):
             return False
-        if kernel != "difference_data_gradient":
+        if not kernel.endswith("data_gradient"):
             return self.can_pair
         return (
             self.can_pair
@@ -159,12 +167,13 @@ class DifferenceCall:
     def can_pair_copies(self, kernel: str, needs_contrast: bool) -> bool:
         """Whether they could in channels-last copies, which have more channels where these are no multiple of 32.
 
-        Channels are added to one group only: to many small ones it would be many times what they have.
+        For a depthwise convolution, which memory binds, none are made. Channels are added to one group only: to many small ones it would be many times what they have.
         """
         rows, columns = self.input.shape[2:]
         channels = self.groups * padded(self.channels)
         return (
             self.has_pairs
+            and not self.is_depthwise
             and has_pairs(kernel, self.arithmetic)
             and (self.groups == 1 or self.channels % PAIRED_CHANNELS == 0)
             and (kernel != "difference_data_gradient" or self._has_paired_gradient(needs_contrast))

@@ -100,6 +100,14 @@ _PAIRED_TILES = {
         ("few", "narrow"): (64, 32, 64, 8, 3),
     },
 }
+_PAIRED_TILES |= {
+    kernel: dict.fromkeys(product(("many", "few"), ("wide", "narrow")), tile)
+    for kernel, tile in {
+        "depthwise_forward": (64, 32, 32, 4, 1),
+        "depthwise_data_gradient": (64, 32, 32, 4, 1),
+        "depthwise_weight_gradient": (32, 32, 32, 4, 1),
+    }.items()
+}
 # The same where a word is one channel in float32.
 _FLOAT32_TILES = {
     "difference_forward": {
@@ -206,7 +214,7 @@ def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
     if arithmetic == "tf32":
         architectures: tuple[int, ...] = FLOAT32_ARCHITECTURES
     else:
-        architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
+        architectures = PAIRED_ARCHITECTURES if kernel in PRODUCT_KERNELS else PACKED_ARCHITECTURES
     return has_pairs(kernel, arithmetic) and target.architecture in architectures
 
 
@@ -330,11 +338,14 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
     blocks = -(-work.outputs // config.block_o) * work.groups
     if not kernel.startswith("depthwise"):
         blocks *= -(-work.channels // config.block_c)
-    if config.pairs:
+    if kernel.startswith("depthwise"):
+        blocks *= work.taps // 2 // depthwise_tap_pairs(config, work.taps) if config.pairs else 1
+        wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
+    elif config.pairs:
         # A program has a multiprocessor to itself.
         wanted = target.multiprocessors // (blocks * (work.taps // 2 // tap_pairs(config, work.taps)))
     else:
-        blocks *= 1 if kernel.startswith("depthwise") else work.taps
+        blocks *= work.taps
         wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
     return max(1, min(wanted, tiles, 1024))
 
@@ -347,6 +358,21 @@ def tap_pairs(config: KernelConfig, taps: int) -> int:
         4
     """
     most = SUMS_OF_A_WARP * config.num_warps // (2 * config.block_c * config.block_o)
+    return _pairs_of_a_program(most, taps)
+
+
+def depthwise_tap_pairs(config: KernelConfig, taps: int) -> int:
+    """The same of the depthwise kernel, whose threads have sums of their own pixels.
+
+    Example:
+        >>> depthwise_tap_pairs(KernelConfig(32, 16, 32, 32, 4, 1, pairs=True), taps=9)
+        4
+    """
+    most = SUMS_OF_A_WARP // 2 * config.num_warps // (2 * config.block_p * config.block_o)
+    return _pairs_of_a_program(most, taps)
+
+
+def _pairs_of_a_program(most: int, taps: int) -> int:
     return next((pairs for pairs in (4, 2, 1) if pairs <= most and taps // 2 % pairs == 0), 1)
 
 

@@ -1,0 +1,536 @@
+"""The depthwise difference convolution and its gradients in half types, two channels at a time.
+
+Nothing here is a matrix product, so nothing but the guidance's difference is rounded before it is summed. Strides of
+images are in units of 16 bytes, QUAD words: these are loaded at once, and the compiler sees that they lie as they must.
+"""
+
+import triton
+import triton.language as tl
+
+from sdn_triton.kernels.difference import edge_fluxes, load_inverse_contrast
+from sdn_triton.kernels.moments import store_tile_moments
+from sdn_triton.kernels.pairs import float32_differences, packed, side_by_side, similarities, wide
+from sdn_triton.kernels.pixels import (
+    NO_ROOM,
+    channel_offsets,
+    inside,
+    output_of_centre,
+    pixel_offsets,
+    room_to_move,
+    skip_centre,
+    tap_position,
+    tile_origin,
+    tile_pixels,
+)
+
+QUAD = tl.constexpr(4)
+
+
+@triton.jit
+def room_of_outputs(
+    first_row, first_column, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
+    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
+):  # fmt: skip
+    """How far the centres of a tile of outputs can be moved up, down, left and right and still all are inside."""
+    up = first_row * step_h + origin_h
+    left = first_column * step_w + origin_w
+    down = H - 1 - up - (BLOCK_H - 1) * step_h
+    right = W - 1 - left - (BLOCK_W - 1) * step_w
+    overhang = (HO - BLOCK_H - first_row) | (WO - BLOCK_W - first_column)
+    if (up | left | down | right | overhang) < 0:
+        down = NO_ROOM
+    return up, down, left, right
+
+
+@triton.jit
+def has_room(room, dy, dx):
+    """Whether a tile can be moved by a tap."""
+    up, down, left, right = room
+    return ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0
+
+
+@triton.jit
+def first_tap(dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
+    """The displacement (dy, dx) of the first tap from the centre, and its position in the kernel."""
+    return -(KERNEL_H // 2) * dilation_h, -(KERNEL_W // 2) * dilation_w, 0
+
+
+@triton.jit
+def next_tap(dy, dx, position, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
+    """The tap that follows, without divisions; the centre is left out."""
+    before_centre = position == KERNEL_H * KERNEL_W // 2 - 1
+    step = tl.where(before_centre, 2, 1)
+    position += step
+    dx += step * dilation_w
+    is_past_row = dx > KERNEL_W // 2 * dilation_w
+    dx = tl.where(is_past_row, dx - KERNEL_W * dilation_w, dx)
+    dy = tl.where(is_past_row, dy + dilation_h, dy)
+    return dy, dx, position
+
+
+@triton.jit
+def contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, O, LOAD_CONTRAST: tl.constexpr):
+    """1 / k of the lower and of the upper channels of words, as :func:`load_inverse_contrast`."""
+    lower = load_inverse_contrast(
+        contrast_ptr, inverse_contrast, stride_contrast, 2 * words, 2 * words < O, LOAD_CONTRAST
+    )
+    upper = load_inverse_contrast(
+        contrast_ptr, inverse_contrast, stride_contrast, 2 * words + 1, 2 * words < O, LOAD_CONTRAST
+    )
+    return lower, upper
+
+
+@triton.jit
+def load_weights(weight_ptr, position, words, channels):
+    """The weights of a tap of so many channels: of lower and of upper ones, [1, WORDS] each."""
+    places = position * channels + (words // QUAD * (2 * QUAD) + words % QUAD)
+    lower = tl.load(weight_ptr + places)
+    upper = tl.load(weight_ptr + places + QUAD)
+    return lower[None, :], upper[None, :]
+
+
+@triton.jit
+def flows_of_tap(
+    u_words, v_words, u_lower, u_upper, v_p, offsets, rows, columns, wanted, inverse, dy, dx, H, W, stride_h, stride_w,
+    dtype: tl.constexpr, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr, HAS_ROOM: tl.constexpr,
+):  # fmt: skip
+    """``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)`` of lower and upper channels in float32, [PIXELS, WORDS].
+
+    ``u_lower`` and ``u_upper`` are those of p, in float32.
+    """
+    offsets += (dy * stride_h + dx * stride_w) * QUAD
+    if HAS_ROOM:
+        u_q = tl.load(u_words + offsets)
+        v_q = tl.load(v_words + offsets)
+    else:
+        q_inside = inside(rows + dy, columns + dx, H, W)[:, None]
+        u_q = tl.load(u_words + offsets, mask=q_inside & wanted, other=0)
+        v_q = tl.load(v_words + offsets, mask=q_inside & wanted, other=0)
+    s_lower, s_upper = similarities(v_p, v_q, inverse[0], inverse[1], dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
+    lower, upper = wide(u_q, dtype, PTX)
+    lower = s_lower * (lower - u_lower)
+    upper = s_upper * (upper - u_upper)
+    if ZERO_FLUX and not HAS_ROOM:
+        both_inside = q_inside & inside(rows, columns, H, W)[:, None]
+        lower = tl.where(both_inside, lower, 0.0)
+        upper = tl.where(both_inside, upper, 0.0)
+    return lower, upper
+
+
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+def paired_depthwise_forward_kernel(
+    y_ptr,
+    moments_ptr,  # [tiles, 2, O] in float32, see kernels/moments.py
+    u_ptr,
+    v_ptr,
+    weight_ptr,  # [TAPS, quads of all blocks, 2, QUAD] in float32, see launch/paired_depthwise.py
+    bias_ptr,
+    contrast_ptr,
+    inverse_contrast,
+    O,  # as many as channels
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_yn,
+    stride_yc,
+    stride_yh,
+    stride_yw,
+    stride_un,  # of u and of v, in 16 bytes; the words of a pixel lie together
+    stride_uh,
+    stride_uw,
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_MOMENTS: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``y[n,o,p] = b[o] + sum_tap K[o,tap] s(n,o,p,q) (u[n,o,q] - u[n,o,p])``.
+
+    One program: a tile of BLOCK_H x BLOCK_W output pixels by BLOCK_O outputs. Grid: (tiles * cdiv(O, BLOCK_O),).
+    """
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    WORDS: tl.constexpr = BLOCK_O // 2
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    o_blocks = tl.cdiv(O, BLOCK_O)
+    tile = tl.program_id(0) // o_blocks
+    o_block = tl.program_id(0) % o_blocks
+    n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
+    rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
+    centre_rows = rows * step_h + origin_h
+    centre_columns = columns * step_w + origin_w
+    words = o_block * WORDS + tl.arange(0, WORDS)
+    w_mask = (words < O // 2)[None, :]
+    room = room_of_outputs(
+        first_row, first_column, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
+    )
+    is_whole = (o_block + 1) * BLOCK_O <= O
+
+    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
+    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
+    offsets = pixel_offsets(centre_rows, centre_columns, stride_uh * QUAD, stride_uw * QUAD, False)
+    offsets = offsets[:, None] + words[None, :]
+    p_mask = inside(centre_rows, centre_columns, H, W)[:, None] & w_mask
+    u_lower, u_upper = wide(tl.load(u_words + offsets, mask=p_mask, other=0), dtype, PTX)
+    v_p = tl.load(v_words + offsets, mask=p_mask, other=0)
+    inverse = contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, O, LOAD_CONTRAST)
+
+    lower = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
+    upper = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
+    dy, dx, position = first_tap(dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+    for _ in range(TAPS - 1):
+        if has_room(room, dy, dx) & is_whole:
+            flow_lower, flow_upper = flows_of_tap(
+                u_words, v_words, u_lower, u_upper, v_p, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx, H, W,
+                stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, True,
+            )  # fmt: skip
+        else:
+            flow_lower, flow_upper = flows_of_tap(
+                u_words, v_words, u_lower, u_upper, v_p, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx, H, W,
+                stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, False,
+            )  # fmt: skip
+        weight_lower, weight_upper = load_weights(weight_ptr, position, words, o_blocks * BLOCK_O)
+        lower += weight_lower * flow_lower
+        upper += weight_upper * flow_upper
+        dy, dx, position = next_tap(dy, dx, position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+
+    outputs = o_block * BLOCK_O + tl.arange(0, BLOCK_O)
+    o_mask = outputs < O
+    y = tl.reshape(tl.join(lower, upper), (BLOCK_H * BLOCK_W, BLOCK_O))
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
+    y_ptr += n * stride_yn
+    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, False)
+    y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, False)[None, :]
+    p_mask = (rows < HO) & (columns < WO)
+    y = y.to(dtype)
+    tl.store(y_ptr + y_offsets, y, mask=p_mask[:, None] & o_mask[None, :])
+    if HAS_MOMENTS:
+        store_tile_moments(moments_ptr, y.to(tl.float32), p_mask, tile, outputs, o_mask, O)
+
+
+@triton.jit
+def edge_of_tap(
+    u_words, v_words, g_words, offsets, x_outputs, x_lower, x_upper, rows, columns, x_inside, words, w_mask,
+    weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_h, stride_w,
+    stride_gh, stride_gw, dtype: tl.constexpr, ZERO_FLUX: tl.constexpr, PTX: tl.constexpr, HAS_ROOM: tl.constexpr,
+):  # fmt: skip
+    """Words of both images at the far ends q of edges, and ``K[tap] G[x] - K[opposite] G[q]`` in float32.
+
+    Where a pixel is no output centre G is 0; ``x_lower`` and ``x_upper`` are those of x.
+    """
+    moved = (dy * stride_h + dx * stride_w) * QUAD
+    if HAS_ROOM:
+        u_q = tl.load(u_words + moved + offsets)
+        v_q = tl.load(v_words + moved + offsets)
+        g_q = tl.load(g_words + (dy * stride_gh + dx * stride_gw) * QUAD + x_outputs)
+    else:
+        q_inside = (inside(rows + dy, columns + dx, H, W) & x_inside)[:, None]
+        u_q = tl.load(u_words + moved + offsets, mask=q_inside & w_mask, other=0)
+        v_q = tl.load(v_words + moved + offsets, mask=q_inside & w_mask, other=0)
+        i, j, q_is_centre = output_of_centre(rows + dy, columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
+        q_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+        g_q = tl.load(g_words + q_outputs, mask=(q_is_centre & x_inside)[:, None] & w_mask, other=0)
+    q_lower, q_upper = wide(g_q, dtype, PTX)
+    t_lower = weights[0] * x_lower - opposites[0] * q_lower
+    t_upper = weights[1] * x_upper - opposites[1] * q_upper
+    if ZERO_FLUX and not HAS_ROOM:
+        t_lower = tl.where(q_inside, t_lower, 0.0)
+        t_upper = tl.where(q_inside, t_upper, 0.0)
+    return u_q, v_q, t_lower, t_upper
+
+
+@triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
+def paired_depthwise_data_gradient_kernel(
+    du_ptr,
+    dv_ptr,
+    gradient_ptr,
+    u_ptr,
+    v_ptr,
+    weight_ptr,  # [TAPS, quads of all blocks, 2, QUAD] in float32
+    contrast_ptr,
+    inverse_contrast,
+    C,
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_dun,  # of both gradients, in 16 bytes; so are all below
+    stride_duh,
+    stride_duw,
+    stride_gn,
+    stride_gh,
+    stride_gw,
+    stride_un,
+    stride_uh,
+    stride_uw,
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    NEEDS_U: tl.constexpr,
+    NEEDS_V: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Every edge of the pixel graph, gathered from the end x that is differentiated, as in the unpaired kernel.
+
+    One program: a tile of BLOCK_H x BLOCK_W input pixels by BLOCK_C channels. Grid: (tiles * cdiv(C, BLOCK_C),).
+    """
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    WORDS: tl.constexpr = BLOCK_C // 2
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    c_blocks = tl.cdiv(C, BLOCK_C)
+    c_block = tl.program_id(0) % c_blocks
+    n, first_row, first_column = tile_origin(tl.program_id(0) // c_blocks, H, W, BLOCK_H, BLOCK_W)
+    rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
+    x_inside = inside(rows, columns, H, W)
+    i, j, x_is_centre = output_of_centre(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    words = c_block * WORDS + tl.arange(0, WORDS)
+    w_mask = (words < C // 2)[None, :]
+    x_mask = x_inside[:, None] & w_mask
+    room = room_to_move(
+        first_row, first_column, H, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
+    )
+    is_whole = (c_block + 1) * BLOCK_C <= C
+
+    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
+    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
+    g_words = gradient_ptr.to(tl.pointer_type(tl.int32)) + n * stride_gn * QUAD
+    offsets = pixel_offsets(rows, columns, stride_uh * QUAD, stride_uw * QUAD, False)[:, None] + words[None, :]
+    x_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+    u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
+    v_x = tl.load(v_words + offsets, mask=x_mask, other=0)
+    g_x = tl.load(g_words + x_outputs, mask=x_is_centre[:, None] & x_mask, other=0)
+    x_lower, x_upper = wide(g_x, dtype, PTX)
+    inverse = contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, C, LOAD_CONTRAST)
+
+    zero = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
+    du_lower, du_upper, dv_lower, dv_upper = zero, zero, zero, zero
+    for tap in range(TAPS - 1):
+        position = skip_centre(tap, KERNEL_H, KERNEL_W)
+        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        weights = load_weights(weight_ptr, position, words, c_blocks * BLOCK_C)
+        opposites = load_weights(weight_ptr, TAPS - 1 - position, words, c_blocks * BLOCK_C)
+        if has_room(room, dy, dx) & is_whole:
+            u_q, v_q, t_lower, t_upper = edge_of_tap(
+                u_words, v_words, g_words, offsets, x_outputs, x_lower, x_upper, rows, columns, x_inside, words, w_mask,
+                weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_uh, stride_uw,
+                stride_gh, stride_gw, dtype, ZERO_FLUX, PTX, True,
+            )  # fmt: skip
+        else:
+            u_q, v_q, t_lower, t_upper = edge_of_tap(
+                u_words, v_words, g_words, offsets, x_outputs, x_lower, x_upper, rows, columns, x_inside, words, w_mask,
+                weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_uh, stride_uw,
+                stride_gh, stride_gw, dtype, ZERO_FLUX, PTX, False,
+            )  # fmt: skip
+        e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
+        d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
+        if not UNIT_CONTRAST:
+            d_lower *= inverse[0]
+            d_upper *= inverse[1]
+        u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
+        u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
+        du_lower -= u_lower
+        du_upper -= u_upper
+        dv_lower -= v_lower
+        dv_upper -= v_upper
+
+    out_offsets = pixel_offsets(rows, columns, stride_duh * QUAD, stride_duw * QUAD, False)[:, None] + words[None, :]
+    if NEEDS_U:
+        du_words = du_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun * QUAD
+        tl.store(du_words + out_offsets, packed(du_lower, du_upper, dtype, PTX), mask=x_mask)
+    if NEEDS_V:
+        dv_words = dv_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun * QUAD
+        dv = packed(dv_lower * inverse[0], dv_upper * inverse[1], dtype, PTX)
+        tl.store(dv_words + out_offsets, dv, mask=x_mask)
+
+
+@triton.jit
+def products_of_taps(
+    u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, rows, columns, wanted, inverse, first_pair,
+    dilation_h, dilation_w, H, W, stride_h, stride_w, dtype: tl.constexpr, TAP_PAIRS: tl.constexpr,
+    KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr,
+    ZERO_FLUX: tl.constexpr, PTX: tl.constexpr, HAS_ROOM: tl.constexpr,
+):  # fmt: skip
+    """``G s (u[q] - u[p])`` of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
+    if TAP_PAIRS == 1:
+        dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        first_lower, first_upper = flows_of_tap(
+            u_words, v_words, u_lower, u_upper, v_p, offsets, rows, columns, wanted, inverse, dy, dx, H, W, stride_h, stride_w,
+            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+        )  # fmt: skip
+        second_lower, second_upper = flows_of_tap(
+            u_words, v_words, u_lower, u_upper, v_p, offsets, rows, columns, wanted, inverse, -dy, -dx, H, W, stride_h, stride_w,
+            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+        )  # fmt: skip
+        first_lower *= g_lower
+        first_upper *= g_upper
+        second_lower *= g_lower
+        second_upper *= g_upper
+    else:
+        HALF: tl.constexpr = TAP_PAIRS // 2
+        first_lower, first_upper = products_of_taps(
+            u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, rows, columns, wanted, inverse, first_pair,
+            dilation_h, dilation_w, H, W, stride_h, stride_w, dtype, HALF, KERNEL_H, KERNEL_W,
+            DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+        )  # fmt: skip
+        second_lower, second_upper = products_of_taps(
+            u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, rows, columns, wanted, inverse, first_pair + HALF,
+            dilation_h, dilation_w, H, W, stride_h, stride_w, dtype, HALF, KERNEL_H, KERNEL_W,
+            DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+        )  # fmt: skip
+    return side_by_side(first_lower, second_lower), side_by_side(first_upper, second_upper)
+
+
+@triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
+def paired_depthwise_weight_gradient_kernel(
+    dweight_ptr,  # [splits, O, TAPS] in float32
+    dbias_ptr,  # [splits, O] in float32
+    gradient_ptr,
+    u_ptr,
+    v_ptr,
+    contrast_ptr,
+    inverse_contrast,
+    tiles,  # of all images
+    O,  # as many as channels
+    H,
+    W,
+    HO,
+    WO,
+    origin_h,
+    origin_w,
+    step_h,
+    step_w,
+    dilation_h,
+    dilation_w,
+    stride_gn,  # in 16 bytes; so are those below
+    stride_gh,
+    stride_gw,
+    stride_un,
+    stride_uh,
+    stride_uw,
+    stride_contrast,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    NEEDS_WEIGHT: tl.constexpr,
+    NEEDS_BIAS: tl.constexpr,
+    LOAD_CONTRAST: tl.constexpr,
+    UNIT_CONTRAST: tl.constexpr,
+    DIFFUSIVITY: tl.constexpr,
+    ZERO_FLUX: tl.constexpr,
+    PTX: tl.constexpr,
+    TAP_PAIRS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):
+    """``dL/dK[o,tap] = sum_p G[o,p] s (u[o,q] - u[o,p])`` and ``dL/db[o] = sum_p G[o,p]``, over every splits-th tile.
+
+    Each thread sums up its own pixels; threads are summed at the end.
+    One program: BLOCK_O outputs, TAP_PAIRS taps of the first half of the kernel and their opposites, one split. Those
+    of the first taps write the zeros of the centre and the bias gradient, too.
+    Grid: (cdiv(O, BLOCK_O), TAPS // 2 / TAP_PAIRS, splits).
+    """
+    TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    WORDS: tl.constexpr = BLOCK_O // 2
+    PIXELS: tl.constexpr = BLOCK_H * BLOCK_W
+    dtype: tl.constexpr = u_ptr.dtype.element_ty
+    o_block = tl.program_id(0)
+    first_pair = tl.program_id(1) * TAP_PAIRS
+    split = tl.program_id(2)
+    words = o_block * WORDS + tl.arange(0, WORDS)
+    w_mask = (words < O // 2)[None, :]
+    is_whole = (o_block + 1) * BLOCK_O <= O
+    inverse = contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, O, LOAD_CONTRAST)
+    reach_h = KERNEL_H // 2 * dilation_h
+    reach_w = KERNEL_W // 2 * dilation_w
+
+    lower_sums = tl.zeros((PIXELS, 2 * TAP_PAIRS * WORDS), tl.float32)
+    upper_sums = tl.zeros((PIXELS, 2 * TAP_PAIRS * WORDS), tl.float32)
+    lower_bias = tl.zeros((PIXELS, WORDS), tl.float32)
+    upper_bias = tl.zeros((PIXELS, WORDS), tl.float32)
+    for tile in range(split, tiles, tl.num_programs(2)):
+        n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
+        rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
+        # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
+        wanted = ((rows < HO) & (columns < WO))[:, None] & w_mask
+        g_words = gradient_ptr.to(tl.pointer_type(tl.int32)) + n * stride_gn * QUAD
+        g_offsets = pixel_offsets(rows, columns, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+        g_lower, g_upper = wide(tl.load(g_words + g_offsets, mask=wanted, other=0), dtype, PTX)
+        if NEEDS_BIAS:
+            lower_bias += g_lower
+            upper_bias += g_upper
+        if NEEDS_WEIGHT:
+            u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
+            v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
+            centre_rows = rows * step_h + origin_h
+            centre_columns = columns * step_w + origin_w
+            offsets = pixel_offsets(centre_rows, centre_columns, stride_uh * QUAD, stride_uw * QUAD, False)
+            offsets = offsets[:, None] + words[None, :]
+            p_mask = inside(centre_rows, centre_columns, H, W)[:, None] & wanted
+            u_lower, u_upper = wide(tl.load(u_words + offsets, mask=p_mask, other=0), dtype, PTX)
+            v_p = tl.load(v_words + offsets, mask=p_mask, other=0)
+            room = room_of_outputs(
+                first_row, first_column, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
+            )
+            if has_room(room, reach_h, reach_w) & has_room(room, -reach_h, -reach_w) & is_whole:
+                lower, upper = products_of_taps(
+                    u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, centre_rows, centre_columns, wanted, inverse,
+                    first_pair, dilation_h, dilation_w, H, W, stride_uh, stride_uw, dtype, TAP_PAIRS,
+                    KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, True,
+                )  # fmt: skip
+                lower_sums += lower
+                upper_sums += upper
+            else:
+                lower, upper = products_of_taps(
+                    u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, centre_rows, centre_columns, wanted, inverse,
+                    first_pair, dilation_h, dilation_w, H, W, stride_uh, stride_uw, dtype, TAP_PAIRS,
+                    KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, False,
+                )  # fmt: skip
+                lower_sums += lower
+                upper_sums += upper
+
+    first_output = split.to(tl.int64) * O
+    if NEEDS_WEIGHT:
+        place = tl.arange(0, 2 * TAP_PAIRS * WORDS)
+        tap = first_pair + place // (2 * WORDS)
+        tap = tl.where(place // WORDS % 2 == 1, TAPS - 1 - tap, tap)
+        word = o_block * WORDS + place % WORDS
+        dweight_ptr += first_output * TAPS
+        tl.store(dweight_ptr + 2 * word * TAPS + tap, tl.sum(lower_sums, axis=0), mask=word < O // 2)
+        tl.store(dweight_ptr + (2 * word + 1) * TAPS + tap, tl.sum(upper_sums, axis=0), mask=word < O // 2)
+    if first_pair == 0:
+        if NEEDS_WEIGHT:
+            outputs = o_block * BLOCK_O + tl.arange(0, BLOCK_O)
+            tl.store(dweight_ptr + outputs * TAPS + TAPS // 2, tl.zeros((BLOCK_O,), tl.float32), mask=outputs < O)
+        if NEEDS_BIAS:
+            dbias_ptr += first_output
+            tl.store(dbias_ptr + 2 * words, tl.sum(lower_bias, axis=0), mask=words < O // 2)
+            tl.store(dbias_ptr + 2 * words + 1, tl.sum(upper_bias, axis=0), mask=words < O // 2)
