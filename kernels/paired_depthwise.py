@@ -9,7 +9,8 @@ import triton.language as tl
 
 from sdn_triton.kernels.difference import edge_fluxes, load_inverse_contrast
 from sdn_triton.kernels.moments import store_tile_moments
-from sdn_triton.kernels.pairs import float32_differences, packed, side_by_side, similarities, wide
+from sdn_triton.kernels.paired_weight_gradient import next_tile
+from sdn_triton.kernels.pairs import packed, side_by_side, similarities, wide
 from sdn_triton.kernels.pixels import (
     NO_ROOM,
     channel_offsets,
@@ -17,7 +18,6 @@ from sdn_triton.kernels.pixels import (
     output_of_centre,
     pixel_offsets,
     room_to_move,
-    skip_centre,
     tap_position,
     tile_origin,
     tile_pixels,
@@ -234,15 +234,15 @@ def edge_of_tap(
 
     Where a pixel is no output centre G is 0; ``x_lower`` and ``x_upper`` are those of x.
     """
-    moved = (dy * stride_h + dx * stride_w) * QUAD
+    offsets += (dy * stride_h + dx * stride_w) * QUAD
     if HAS_ROOM:
-        u_q = tl.load(u_words + moved + offsets)
-        v_q = tl.load(v_words + moved + offsets)
-        g_q = tl.load(g_words + (dy * stride_gh + dx * stride_gw) * QUAD + x_outputs)
+        u_q = tl.load(u_words + offsets)
+        v_q = tl.load(v_words + offsets)
+        g_q = tl.load(g_words + (x_outputs + (dy * stride_gh + dx * stride_gw) * QUAD))
     else:
         q_inside = (inside(rows + dy, columns + dx, H, W) & x_inside)[:, None]
-        u_q = tl.load(u_words + moved + offsets, mask=q_inside & w_mask, other=0)
-        v_q = tl.load(v_words + moved + offsets, mask=q_inside & w_mask, other=0)
+        u_q = tl.load(u_words + offsets, mask=q_inside & w_mask, other=0)
+        v_q = tl.load(v_words + offsets, mask=q_inside & w_mask, other=0)
         i, j, q_is_centre = output_of_centre(rows + dy, columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
         q_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
         g_q = tl.load(g_words + q_outputs, mask=(q_is_centre & x_inside)[:, None] & w_mask, other=0)
@@ -325,17 +325,16 @@ def paired_depthwise_data_gradient_kernel(
     g_words = gradient_ptr.to(tl.pointer_type(tl.int32)) + n * stride_gn * QUAD
     offsets = pixel_offsets(rows, columns, stride_uh * QUAD, stride_uw * QUAD, False)[:, None] + words[None, :]
     x_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
-    u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
-    v_x = tl.load(v_words + offsets, mask=x_mask, other=0)
+    u_lower, u_upper = wide(tl.load(u_words + offsets, mask=x_mask, other=0), dtype, PTX)
+    v_lower, v_upper = wide(tl.load(v_words + offsets, mask=x_mask, other=0), dtype, PTX)
     g_x = tl.load(g_words + x_outputs, mask=x_is_centre[:, None] & x_mask, other=0)
     x_lower, x_upper = wide(g_x, dtype, PTX)
     inverse = contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, C, LOAD_CONTRAST)
 
     zero = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
     du_lower, du_upper, dv_lower, dv_upper = zero, zero, zero, zero
-    for tap in range(TAPS - 1):
-        position = skip_centre(tap, KERNEL_H, KERNEL_W)
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+    dy, dx, position = first_tap(dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+    for _ in range(TAPS - 1):
         weights = load_weights(weight_ptr, position, words, c_blocks * BLOCK_C)
         opposites = load_weights(weight_ptr, TAPS - 1 - position, words, c_blocks * BLOCK_C)
         if has_room(room, dy, dx) & is_whole:
@@ -350,17 +349,22 @@ def paired_depthwise_data_gradient_kernel(
                 weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_uh, stride_uw,
                 stride_gh, stride_gw, dtype, ZERO_FLUX, PTX, False,
             )  # fmt: skip
-        e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
-        d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
+        e_lower, e_upper = wide(u_q, dtype, PTX)
+        d_lower, d_upper = wide(v_q, dtype, PTX)
+        e_lower -= u_lower
+        e_upper -= u_upper
+        d_lower -= v_lower
+        d_upper -= v_upper
         if not UNIT_CONTRAST:
             d_lower *= inverse[0]
             d_upper *= inverse[1]
-        u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
-        u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
-        du_lower -= u_lower
-        du_upper -= u_upper
-        dv_lower -= v_lower
-        dv_upper -= v_upper
+        u_flux, v_flux = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
+        du_lower -= u_flux
+        dv_lower -= v_flux
+        u_flux, v_flux = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
+        du_upper -= u_flux
+        dv_upper -= v_flux
+        dy, dx, position = next_tap(dy, dx, position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
 
     out_offsets = pixel_offsets(rows, columns, stride_duh * QUAD, stride_duw * QUAD, False)[:, None] + words[None, :]
     if NEEDS_U:
@@ -476,8 +480,9 @@ def paired_depthwise_weight_gradient_kernel(
     upper_sums = tl.zeros((PIXELS, 2 * TAP_PAIRS * WORDS), tl.float32)
     lower_bias = tl.zeros((PIXELS, WORDS), tl.float32)
     upper_bias = tl.zeros((PIXELS, WORDS), tl.float32)
-    for tile in range(split, tiles, tl.num_programs(2)):
-        n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
+    run = tl.cdiv(tiles, tl.num_programs(2))
+    n, first_row, first_column = tile_origin(split * run, HO, WO, BLOCK_H, BLOCK_W)
+    for _ in range(split * run, tl.minimum(split * run + run, tiles)):
         rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
         # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
         wanted = ((rows < HO) & (columns < WO))[:, None] & w_mask
@@ -516,6 +521,7 @@ def paired_depthwise_weight_gradient_kernel(
                 )  # fmt: skip
                 lower_sums += lower
                 upper_sums += upper
+        n, first_row, first_column = next_tile(n, first_row, first_column, HO, WO, BLOCK_H, BLOCK_W)
 
     first_output = split.to(tl.int64) * O
     if NEEDS_WEIGHT:
