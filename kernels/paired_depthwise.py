@@ -12,41 +12,16 @@ from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.paired_weight_gradient import next_tile
 from sdn_triton.kernels.pairs import packed, side_by_side, similarities, wide
 from sdn_triton.kernels.pixels import (
-    NO_ROOM,
     channel_offsets,
     inside,
     output_of_centre,
     pixel_offsets,
-    room_to_move,
     tap_position,
     tile_origin,
     tile_pixels,
 )
 
 QUAD = tl.constexpr(4)
-
-
-@triton.jit
-def room_of_outputs(
-    first_row, first_column, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
-    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
-    """How far the centres of a tile of outputs can be moved up, down, left and right and still all are inside."""
-    up = first_row * step_h + origin_h
-    left = first_column * step_w + origin_w
-    down = H - 1 - up - (BLOCK_H - 1) * step_h
-    right = W - 1 - left - (BLOCK_W - 1) * step_w
-    overhang = (HO - BLOCK_H - first_row) | (WO - BLOCK_W - first_column)
-    if (up | left | down | right | overhang) < 0:
-        down = NO_ROOM
-    return up, down, left, right
-
-
-@triton.jit
-def has_room(room, dy, dx):
-    """Whether a tile can be moved by a tap."""
-    up, down, left, right = room
-    return ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0
 
 
 @triton.jit
@@ -93,25 +68,21 @@ def load_weights(weight_ptr, position, words, channels):
 def flows_of_tap(
     u_words, v_words, u_lower, u_upper, v_p, offsets, rows, columns, wanted, inverse, dy, dx, H, W, stride_h, stride_w,
     dtype: tl.constexpr, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr, ZERO_FLUX: tl.constexpr,
-    PTX: tl.constexpr, HAS_ROOM: tl.constexpr,
+    PTX: tl.constexpr,
 ):  # fmt: skip
     """``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)`` of lower and upper channels in float32, [PIXELS, WORDS].
 
     ``u_lower`` and ``u_upper`` are those of p, in float32.
     """
     offsets += (dy * stride_h + dx * stride_w) * QUAD
-    if HAS_ROOM:
-        u_q = tl.load(u_words + offsets)
-        v_q = tl.load(v_words + offsets)
-    else:
-        q_inside = inside(rows + dy, columns + dx, H, W)[:, None]
-        u_q = tl.load(u_words + offsets, mask=q_inside & wanted, other=0)
-        v_q = tl.load(v_words + offsets, mask=q_inside & wanted, other=0)
+    q_inside = inside(rows + dy, columns + dx, H, W)[:, None]
+    u_q = tl.load(u_words + offsets, mask=q_inside & wanted, other=0)
+    v_q = tl.load(v_words + offsets, mask=q_inside & wanted, other=0)
     s_lower, s_upper = similarities(v_p, v_q, inverse[0], inverse[1], dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX)
     lower, upper = wide(u_q, dtype, PTX)
     lower = s_lower * (lower - u_lower)
     upper = s_upper * (upper - u_upper)
-    if ZERO_FLUX and not HAS_ROOM:
+    if ZERO_FLUX:
         both_inside = q_inside & inside(rows, columns, H, W)[:, None]
         lower = tl.where(both_inside, lower, 0.0)
         upper = tl.where(both_inside, upper, 0.0)
@@ -176,10 +147,6 @@ def paired_depthwise_forward_kernel(
     centre_columns = columns * step_w + origin_w
     words = o_block * WORDS + tl.arange(0, WORDS)
     w_mask = (words < O // 2)[None, :]
-    room = room_of_outputs(
-        first_row, first_column, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
-    )
-    is_whole = (o_block + 1) * BLOCK_O <= O
 
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
@@ -194,16 +161,10 @@ def paired_depthwise_forward_kernel(
     upper = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
     dy, dx, position = first_tap(dilation_h, dilation_w, KERNEL_H, KERNEL_W)
     for _ in range(TAPS - 1):
-        if has_room(room, dy, dx) & is_whole:
-            flow_lower, flow_upper = flows_of_tap(
-                u_words, v_words, u_lower, u_upper, v_p, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx, H, W,
-                stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, True,
-            )  # fmt: skip
-        else:
-            flow_lower, flow_upper = flows_of_tap(
-                u_words, v_words, u_lower, u_upper, v_p, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx, H, W,
-                stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, False,
-            )  # fmt: skip
+        flow_lower, flow_upper = flows_of_tap(
+            u_words, v_words, u_lower, u_upper, v_p, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx,
+            H, W, stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+        )  # fmt: skip
         weight_lower, weight_upper = load_weights(weight_ptr, position, words, o_blocks * BLOCK_O)
         lower += weight_lower * flow_lower
         upper += weight_upper * flow_upper
@@ -226,30 +187,25 @@ def paired_depthwise_forward_kernel(
 
 @triton.jit
 def edge_of_tap(
-    u_words, v_words, g_words, offsets, x_outputs, x_lower, x_upper, rows, columns, x_inside, words, w_mask,
-    weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_h, stride_w,
-    stride_gh, stride_gw, dtype: tl.constexpr, ZERO_FLUX: tl.constexpr, PTX: tl.constexpr, HAS_ROOM: tl.constexpr,
+    u_words, v_words, g_words, offsets, x_lower, x_upper, rows, columns, words, wanted, weights, opposites, dy, dx,
+    H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_h, stride_w, stride_gh, stride_gw,
+    dtype: tl.constexpr, ZERO_FLUX: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Words of both images at the far ends q of edges, and ``K[tap] G[x] - K[opposite] G[q]`` in float32.
 
     Where a pixel is no output centre G is 0; ``x_lower`` and ``x_upper`` are those of x.
     """
     offsets += (dy * stride_h + dx * stride_w) * QUAD
-    if HAS_ROOM:
-        u_q = tl.load(u_words + offsets)
-        v_q = tl.load(v_words + offsets)
-        g_q = tl.load(g_words + (x_outputs + (dy * stride_gh + dx * stride_gw) * QUAD))
-    else:
-        q_inside = (inside(rows + dy, columns + dx, H, W) & x_inside)[:, None]
-        u_q = tl.load(u_words + offsets, mask=q_inside & w_mask, other=0)
-        v_q = tl.load(v_words + offsets, mask=q_inside & w_mask, other=0)
-        i, j, q_is_centre = output_of_centre(rows + dy, columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
-        q_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
-        g_q = tl.load(g_words + q_outputs, mask=(q_is_centre & x_inside)[:, None] & w_mask, other=0)
+    q_inside = inside(rows + dy, columns + dx, H, W)[:, None]
+    u_q = tl.load(u_words + offsets, mask=q_inside & wanted, other=0)
+    v_q = tl.load(v_words + offsets, mask=q_inside & wanted, other=0)
+    i, j, q_is_centre = output_of_centre(rows + dy, columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
+    q_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+    g_q = tl.load(g_words + q_outputs, mask=q_is_centre[:, None] & wanted, other=0)
     q_lower, q_upper = wide(g_q, dtype, PTX)
     t_lower = weights[0] * x_lower - opposites[0] * q_lower
     t_upper = weights[1] * x_upper - opposites[1] * q_upper
-    if ZERO_FLUX and not HAS_ROOM:
+    if ZERO_FLUX:
         t_lower = tl.where(q_inside, t_lower, 0.0)
         t_upper = tl.where(q_inside, t_upper, 0.0)
     return u_q, v_q, t_lower, t_upper
@@ -315,10 +271,6 @@ def paired_depthwise_data_gradient_kernel(
     words = c_block * WORDS + tl.arange(0, WORDS)
     w_mask = (words < C // 2)[None, :]
     x_mask = x_inside[:, None] & w_mask
-    room = room_to_move(
-        first_row, first_column, H, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
-    )
-    is_whole = (c_block + 1) * BLOCK_C <= C
 
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
@@ -337,18 +289,11 @@ def paired_depthwise_data_gradient_kernel(
     for _ in range(TAPS - 1):
         weights = load_weights(weight_ptr, position, words, c_blocks * BLOCK_C)
         opposites = load_weights(weight_ptr, TAPS - 1 - position, words, c_blocks * BLOCK_C)
-        if has_room(room, dy, dx) & is_whole:
-            u_q, v_q, t_lower, t_upper = edge_of_tap(
-                u_words, v_words, g_words, offsets, x_outputs, x_lower, x_upper, rows, columns, x_inside, words, w_mask,
-                weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_uh, stride_uw,
-                stride_gh, stride_gw, dtype, ZERO_FLUX, PTX, True,
-            )  # fmt: skip
-        else:
-            u_q, v_q, t_lower, t_upper = edge_of_tap(
-                u_words, v_words, g_words, offsets, x_outputs, x_lower, x_upper, rows, columns, x_inside, words, w_mask,
-                weights, opposites, dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_uh, stride_uw,
-                stride_gh, stride_gw, dtype, ZERO_FLUX, PTX, False,
-            )  # fmt: skip
+        u_q, v_q, t_lower, t_upper = edge_of_tap(
+            u_words, v_words, g_words, offsets, x_lower, x_upper, rows, columns, words, x_mask, weights, opposites,
+            dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_uh, stride_uw, stride_gh, stride_gw,
+            dtype, ZERO_FLUX, PTX,
+        )  # fmt: skip
         e_lower, e_upper = wide(u_q, dtype, PTX)
         d_lower, d_upper = wide(v_q, dtype, PTX)
         e_lower -= u_lower
@@ -381,18 +326,18 @@ def products_of_taps(
     u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, rows, columns, wanted, inverse, first_pair,
     dilation_h, dilation_w, H, W, stride_h, stride_w, dtype: tl.constexpr, TAP_PAIRS: tl.constexpr,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, DIFFUSIVITY: tl.constexpr, UNIT_CONTRAST: tl.constexpr,
-    ZERO_FLUX: tl.constexpr, PTX: tl.constexpr, HAS_ROOM: tl.constexpr,
+    ZERO_FLUX: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """``G s (u[q] - u[p])`` of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
     if TAP_PAIRS == 1:
         dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         first_lower, first_upper = flows_of_tap(
             u_words, v_words, u_lower, u_upper, v_p, offsets, rows, columns, wanted, inverse, dy, dx, H, W, stride_h, stride_w,
-            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         second_lower, second_upper = flows_of_tap(
             u_words, v_words, u_lower, u_upper, v_p, offsets, rows, columns, wanted, inverse, -dy, -dx, H, W, stride_h, stride_w,
-            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+            dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         first_lower *= g_lower
         first_upper *= g_upper
@@ -403,12 +348,12 @@ def products_of_taps(
         first_lower, first_upper = products_of_taps(
             u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, rows, columns, wanted, inverse, first_pair,
             dilation_h, dilation_w, H, W, stride_h, stride_w, dtype, HALF, KERNEL_H, KERNEL_W,
-            DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+            DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         second_lower, second_upper = products_of_taps(
             u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, rows, columns, wanted, inverse, first_pair + HALF,
             dilation_h, dilation_w, H, W, stride_h, stride_w, dtype, HALF, KERNEL_H, KERNEL_W,
-            DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, HAS_ROOM,
+            DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
     return side_by_side(first_lower, second_lower), side_by_side(first_upper, second_upper)
 
@@ -471,10 +416,7 @@ def paired_depthwise_weight_gradient_kernel(
     split = tl.program_id(2)
     words = o_block * WORDS + tl.arange(0, WORDS)
     w_mask = (words < O // 2)[None, :]
-    is_whole = (o_block + 1) * BLOCK_O <= O
     inverse = contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, O, LOAD_CONTRAST)
-    reach_h = KERNEL_H // 2 * dilation_h
-    reach_w = KERNEL_W // 2 * dilation_w
 
     lower_sums = tl.zeros((PIXELS, 2 * TAP_PAIRS * WORDS), tl.float32)
     upper_sums = tl.zeros((PIXELS, 2 * TAP_PAIRS * WORDS), tl.float32)
@@ -502,25 +444,13 @@ def paired_depthwise_weight_gradient_kernel(
             p_mask = inside(centre_rows, centre_columns, H, W)[:, None] & wanted
             u_lower, u_upper = wide(tl.load(u_words + offsets, mask=p_mask, other=0), dtype, PTX)
             v_p = tl.load(v_words + offsets, mask=p_mask, other=0)
-            room = room_of_outputs(
-                first_row, first_column, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
-            )
-            if has_room(room, reach_h, reach_w) & has_room(room, -reach_h, -reach_w) & is_whole:
-                lower, upper = products_of_taps(
-                    u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, centre_rows, centre_columns, wanted, inverse,
-                    first_pair, dilation_h, dilation_w, H, W, stride_uh, stride_uw, dtype, TAP_PAIRS,
-                    KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, True,
-                )  # fmt: skip
-                lower_sums += lower
-                upper_sums += upper
-            else:
-                lower, upper = products_of_taps(
-                    u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, centre_rows, centre_columns, wanted, inverse,
-                    first_pair, dilation_h, dilation_w, H, W, stride_uh, stride_uw, dtype, TAP_PAIRS,
-                    KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX, False,
-                )  # fmt: skip
-                lower_sums += lower
-                upper_sums += upper
+            lower, upper = products_of_taps(
+                u_words, v_words, u_lower, u_upper, v_p, g_lower, g_upper, offsets, centre_rows, centre_columns, wanted,
+                inverse, first_pair, dilation_h, dilation_w, H, W, stride_uh, stride_uw, dtype, TAP_PAIRS,
+                KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+            )  # fmt: skip
+            lower_sums += lower
+            upper_sums += upper
         n, first_row, first_column = next_tile(n, first_row, first_column, HO, WO, BLOCK_H, BLOCK_W)
 
     first_output = split.to(tl.int64) * O
