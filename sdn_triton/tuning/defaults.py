@@ -101,11 +101,11 @@ _PAIRED_TILES = {
     },
 }
 _PAIRED_TILES |= {
-    kernel: dict.fromkeys(product(("many", "few"), ("wide", "narrow")), tile)
-    for kernel, tile in {
-        "depthwise_forward": (64, 32, 32, 4, 1),
-        "depthwise_data_gradient": (64, 32, 32, 4, 1),
-        "depthwise_weight_gradient": (32, 32, 32, 4, 1),
+    kernel: {(blocks, width): tile for blocks, tile in tiles.items() for width in ("wide", "narrow")}
+    for kernel, tiles in {
+        "depthwise_forward": {"many": (128, 32, 32, 4, 1), "few": (32, 32, 32, 4, 1)},
+        "depthwise_data_gradient": {"many": (64, 32, 32, 4, 1), "few": (32, 32, 32, 4, 1)},
+        "depthwise_weight_gradient": dict.fromkeys(("many", "few"), (32, 32, 32, 4, 1)),
     }.items()
 }
 # The same where a word is one channel in float32.
@@ -338,14 +338,14 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
     blocks = -(-work.outputs // config.block_o) * work.groups
     if not kernel.startswith("depthwise"):
         blocks *= -(-work.channels // config.block_c)
-    if kernel.startswith("depthwise"):
-        blocks *= work.taps // 2 // depthwise_tap_pairs(config, work.taps) if config.pairs else 1
-        wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
+    if config.pairs and kernel.startswith("depthwise"):
+        # Two programs share a multiprocessor.
+        wanted = 2 * target.multiprocessors // (blocks * (work.taps // 2 // depthwise_tap_pairs(config, work.taps)))
     elif config.pairs:
         # A program has a multiprocessor to itself.
         wanted = target.multiprocessors // (blocks * (work.taps // 2 // tap_pairs(config, work.taps)))
     else:
-        blocks *= work.taps
+        blocks *= 1 if kernel.startswith("depthwise") else work.taps
         wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
     return max(1, min(wanted, tiles, 1024))
 
