@@ -64,14 +64,15 @@ def data_gradients(
     needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
     if not (needs.input or needs.guidance or needs_contrast):
         return None, None, None
-    config = call.config("depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient", needs_contrast)
+    kernel = "depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient"
+    config = call.config(kernel, needs_contrast)
     # The gradient of a contrast is float32, mostly, which products in half precision would fall short of.
     dtype = torch.float32 if needs_contrast else call.input.dtype
     dinput = torch.empty_like(call.input) if needs.input else None
     if maps is not None:
         return _with_maps(call, grad, maps, dtype, dinput, needs._replace(contrast=needs_contrast), config)
     dguidance = torch.empty_like(call.guidance) if needs.guidance else None
-    if call.reads_copies("difference_data_gradient", config, needs_contrast):
+    if call.reads_copies(kernel, config, needs_contrast):
         _fill_by_copies(call, grad, Gradients(dinput, dguidance), config)
         return dinput, dguidance, None
     sums = None
@@ -128,7 +129,8 @@ def _fill_by_copies(call: DifferenceCall, grad: Tensor, gradients: Gradients, co
             for gradient in gradients[:2]
         )
     )
-    _fill(pairs, grad, None, call.input.dtype, copies, config, call.config("tap_products"))
+    products_config = None if call.is_depthwise else call.config("tap_products")
+    _fill(pairs, grad, None, call.input.dtype, copies, config, products_config)
     for gradient, copy in zip(gradients[:2], copies[:2]):
         if gradient is not None and copy is not None:
             copy_image(gradient, copy)

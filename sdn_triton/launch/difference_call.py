@@ -115,7 +115,7 @@ class DifferenceCall:
         """Whether channels of input and guidance can travel in words: they lie together, alike in both."""
         return (
             self.has_pairs
-            and self.channels % (self.loaded_at_once if self.is_depthwise else PAIRED_CHANNELS) == 0
+            and self.channels % self.channels_at_once == 0
             and self.input.stride() == self.guidance.stride()
             and lies_in_words(self.input)
             and starts_at_word(self.guidance)
@@ -131,6 +131,11 @@ class DifferenceCall:
     def loaded_at_once(self) -> int:
         """Numbers that a thread loads at once."""
         return LOADED_BYTES // self.input.element_size()
+
+    @property
+    def channels_at_once(self) -> int:
+        """Kernels in words take a multiple of so many channels: those of a product, or what a thread loads."""
+        return self.loaded_at_once if self.is_depthwise else PAIRED_CHANNELS
 
     @cached_property
     def has_pairs(self) -> bool:
@@ -167,16 +172,17 @@ class DifferenceCall:
     def can_pair_copies(self, kernel: str, needs_contrast: bool) -> bool:
         """Whether they could in channels-last copies, which have more channels where these are no multiple of 32.
 
-        For a depthwise convolution, which memory binds, none are made. Channels are added to one group only: to many small ones it would be many times what they have.
+        Channels are added to one group only: to many small ones it would be many times what they have. To those of a
+        depthwise convolution, which are groups themselves, none are.
         """
         rows, columns = self.input.shape[2:]
-        channels = self.groups * padded(self.channels)
+        channels = self.copied_channels
+        can_fill_up = self.groups == 1 and not self.is_depthwise
         return (
             self.has_pairs
-            and not self.is_depthwise
             and has_pairs(kernel, self.arithmetic)
-            and (self.groups == 1 or self.channels % PAIRED_CHANNELS == 0)
-            and (kernel != "difference_data_gradient" or self._has_paired_gradient(needs_contrast))
+            and (can_fill_up or self.channels % self.channels_at_once == 0)
+            and (not kernel.endswith("data_gradient") or self._has_paired_gradient(needs_contrast))
             and not reaches_64_bits((rows, columns), (columns * channels, channels), self.margin)
         )
 
@@ -192,8 +198,8 @@ class DifferenceCall:
         """
         if self.can_pair:
             return self
-        channels = self.groups * padded(self.channels)
-        added = padded(self.channels) - self.channels
+        channels = self.copied_channels
+        added = channels // self.groups - self.channels
         input = in_channels_last(self.input, channels)
         guidance = input if self.guidance is self.input else in_channels_last(self.guidance, channels)
         contrast, weight = self.contrast, self.weight
@@ -204,9 +210,14 @@ class DifferenceCall:
         return replace(self, input=input, guidance=guidance, weight=weight, contrast=contrast)
 
     @property
+    def copied_channels(self) -> int:
+        """Those of a channels-last copy, all groups together."""
+        return self.groups * (self.channels if self.is_depthwise else padded(self.channels))
+
+    @property
     def copied_bytes(self) -> int:
         """What channels-last copies of the images take, if they are made."""
-        return self.images * self.pixels * self.groups * padded(self.channels) * self.input.element_size()
+        return self.images * self.pixels * self.copied_channels * self.input.element_size()
 
     @property
     def pixels(self) -> int:

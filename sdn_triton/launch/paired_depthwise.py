@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdn_triton.kernels.paired_depthwise import (
+from sdn_triton.kernels.paired_depthwise import paired_depthwise_forward_kernel
+from sdn_triton.kernels.paired_depthwise_gradients import (
     paired_depthwise_data_gradient_kernel,
-    paired_depthwise_forward_kernel,
     paired_depthwise_weight_gradient_kernel,
 )
 from sdn_triton.launch.difference_call import DifferenceCall

@@ -43,19 +43,24 @@ simulation 2.5 times that; a copy costs 4. So it is made from the third time on.
 from __future__ import annotations
 
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, Target
-from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work, takes_pairs
+from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS, PAIRED_ARCHITECTURES, Work, takes_pairs
 
 SAVED_BYTES = {
     "difference_forward": 1.8,
     "block_forward": 1.8,
     "difference_weight_gradient": 2.8,
     "difference_data_gradient": 2.0,
+    "depthwise_forward": 1.8,
+    "depthwise_weight_gradient": 1.7,
+    "depthwise_data_gradient": 2.0,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
 SAVED_BYTES_TF32 = {"difference_forward": 3.5, "difference_weight_gradient": 3.0}
 """The same of TF32."""
 OUTPUTS = 128
-"""Those that share the differences of an unpaired kernel; in the block and the data gradient all share them."""
+"""Those that share the differences of an unpaired kernel."""
+SHARED_BY_ALL = ("block_forward", "difference_data_gradient", *DEPTHWISE_KERNELS)
+"""Where all outputs share them, or each has its own."""
 COPIED_BYTES = 4
 """What it costs to copy a channel of a pixel of a half type; of float32 it is twice that."""
 READ_TWICE = 512
@@ -82,11 +87,12 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
         >>> copies_pay("difference_forward", work._replace(taps=3), 2 * 64 * 64, 2, Target("cuda", 90, 132))
         False
     """
-    if target.architecture not in PAIRED_ARCHITECTURES or not takes_pairs(kernel, work.arithmetic, target):
+    architectures = (80, *PAIRED_ARCHITECTURES) if kernel in DEPTHWISE_KERNELS else PAIRED_ARCHITECTURES
+    if target.architecture not in architectures or not takes_pairs(kernel, work.arithmetic, target):
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
-    is_tf32, is_shared = work.arithmetic == "tf32", kernel in ("block_forward", "difference_data_gradient")
-    blocks = 1 if is_shared else -(-work.outputs // OUTPUTS)
+    is_tf32 = work.arithmetic == "tf32"
+    blocks = 1 if kernel in SHARED_BY_ALL else -(-work.outputs // OUTPUTS)
     saved = (SAVED_BYTES_TF32 if is_tf32 else SAVED_BYTES)[kernel]
     return images * pixels * COPIED_BYTES * (2 if is_tf32 else 1) < elements * blocks * saved
 

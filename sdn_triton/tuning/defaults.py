@@ -36,6 +36,7 @@ PRODUCT_KERNELS = tuple(
     if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
 )
 """The kernels that form matrix products."""
+DEPTHWISE_KERNELS = tuple(kernel for kernel in KERNELS if kernel.startswith("depthwise"))
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
 TILE_WIDTH = 16
@@ -57,9 +58,9 @@ _TILES = {
     "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
     "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
-    "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
-    "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
-    "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "depthwise_forward": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
+    "depthwise_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
+    "depthwise_weight_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "similarity": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "similarity_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "block_forward": {"half": (64, 32, 256, 8, 1), "tf32": (32, 32, 128, 8, 1), "ieee": (64, 32, 64, 8, 1)},
@@ -178,7 +179,7 @@ _WARP_PRODUCTS_TILES = {
 }
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
-_CONTIGUOUS_TILE = (64, 16, 32, 4, 1)
+_CONTIGUOUS_TILES = {"difference_data_gradient": (64, 16, 32, 4, 1), "depthwise_data_gradient": (32, 32, 32, 4, 1)}
 _HIP_PRODUCTS_TILE = (128, 128, 32, 8, 2)
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -268,8 +269,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
         tile = _UNALIGNED_TILES[kernel, family]
-    if kernel == "difference_data_gradient" and not work.channels_last:
-        tile = _CONTIGUOUS_TILE
+    if not work.channels_last:
+        tile = _CONTIGUOUS_TILES.get(kernel, tile)
     if kernel == "tap_products" and target.kind == "hip" and family != "ieee":
         tile = _HIP_PRODUCTS_TILE
     if kernel.startswith("fusion") and target.kind == "hip":
