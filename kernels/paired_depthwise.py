@@ -33,10 +33,13 @@ def next_tap(dy, dx, position, dilation_h, dilation_w, KERNEL_H: tl.constexpr, K
     before_centre = position == KERNEL_H * KERNEL_W // 2 - 1
     step = tl.where(before_centre, 2, 1)
     position += step
-    dx += step * dilation_w
-    is_past_row = dx > KERNEL_W // 2 * dilation_w
-    dx = tl.where(is_past_row, dx - KERNEL_W * dilation_w, dx)
-    dy = tl.where(is_past_row, dy + dilation_h, dy)
+    if KERNEL_W == 1:
+        dy += step * dilation_h
+    else:  # the centre has neighbours in its row
+        dx += step * dilation_w
+        is_past_row = dx > KERNEL_W // 2 * dilation_w
+        dx = tl.where(is_past_row, dx - KERNEL_W * dilation_w, dx)
+        dy = tl.where(is_past_row, dy + dilation_h, dy)
     return dy, dx, position
 
 
@@ -160,7 +163,8 @@ def paired_depthwise_forward_kernel(
     dy, dx, position = first_tap(dilation_h, dilation_w, KERNEL_H, KERNEL_W)
     for _ in range(TAPS - 1):
         flow_lower, flow_upper = flows_of_tap(
-            u_words, v_words, near, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx, H, W, stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
+            u_words, v_words, near, offsets, centre_rows, centre_columns, w_mask, inverse, dy, dx, H, W,
+            stride_uh, stride_uw, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         weight_lower, weight_upper = load_weights(weight_ptr, position, words, o_blocks * BLOCK_O)
         lower += weight_lower * flow_lower

@@ -281,6 +281,16 @@ EXAMPLES = (
         arithmetics=WITHOUT_PRODUCTS,
     ),
     Example(
+        "depthwise-paired",
+        difference,
+        ("paired_depthwise_forward", "paired_depthwise_data_gradient", "paired_depthwise_weight_gradient"),
+        *(40, 40, (3, 21)),
+        options=DifferenceOptions((3, 3), padding=(1, 1), groups=40, border="zero_flux"),
+        memory_format=torch.channels_last,
+        arithmetics=HALF,
+        architectures=PACKED_ARCHITECTURES,
+    ),
+    Example(
         "vector",
         difference,
         ("similarity", "similarity_gradient", *DIFFERENCE),

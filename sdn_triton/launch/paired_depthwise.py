@@ -58,9 +58,10 @@ def fill_data_gradients(
     """Fill the gradients of input and guidance that are there."""
     # Both gradients have the same strides, as input and guidance have.
     written = next(x for x in (dinput, dguidance) if x is not None)
+    images, channels, rows, columns = written.shape
     Launch(
         kernel=paired_depthwise_data_gradient_kernel,
-        grid=(count_tiles(written.shape[0], *written.shape[2:], config) * cdiv(call.channels, config.block_c),),
+        grid=(count_tiles(images, rows, columns, config) * cdiv(channels, config.block_c),),
         arguments=dict(
             du_ptr=dinput,
             dv_ptr=dguidance,
@@ -68,7 +69,7 @@ def fill_data_gradients(
             u_ptr=call.input,
             v_ptr=call.guidance,
             weight_ptr=_weight(call, config.block_c),
-            C=call.channels,
+            C=channels,
             **_quad_strides("du", written),
             **_quad_strides("g", grad),
             **_arguments(call, config),

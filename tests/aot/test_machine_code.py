@@ -39,6 +39,12 @@ PINS = {
     ("difference_weight_gradient", "sm_100"): (11.66, 11.66),
     ("block_forward", "sm_80"): (24.50, 17.22),
     ("block_forward", "sm_90"): (10.66, 10.53),
+    ("depthwise_forward", "sm_80"): (9.97, 9.97),
+    ("depthwise_forward", "sm_90"): (9.97, 9.97),
+    ("depthwise_data_gradient", "sm_80"): (21.19, 21.19),
+    ("depthwise_data_gradient", "sm_90"): (21.31, 21.31),
+    ("depthwise_weight_gradient", "sm_80"): (10.78, 10.78),
+    ("depthwise_weight_gradient", "sm_90"): (10.81, 10.81),
 }
 # The same for other tensors: dtype and memory format come behind kernel and architecture.
 PINS_OF_OTHERS = {
