@@ -242,7 +242,7 @@ EXAMPLES = (
     _paired(
         "difference-gathered",
         difference,
-        ("difference_forward", "tap_products", "paired_data_gradient", "difference_weight_gradient"),
+        ("difference_forward", "tap_products", "paired_data_gradient", "paired_weight_gradient"),
         architectures=tuple(sorted({*PACKED_ARCHITECTURES} - {*PAIRED_ARCHITECTURES})),
     ),
     Example(

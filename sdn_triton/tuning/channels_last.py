@@ -55,12 +55,16 @@ SAVED_BYTES = {
     "depthwise_data_gradient": 2.0,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
+SAVED_BYTES_OF_MANY = 0.54
+"""That of the weight gradient on sm_80 where tiles of the unpaired kernel have more than 128 outputs."""
 SAVED_BYTES_TF32 = {"difference_forward": 3.5, "difference_weight_gradient": 3.0}
 """The same of TF32."""
 OUTPUTS = 128
 """Those that share the differences of an unpaired kernel."""
 SHARED_BY_ALL = ("block_forward", "difference_data_gradient", *DEPTHWISE_KERNELS)
 """Where all outputs share them, or each has its own."""
+FAST_MEMORY = (80, *PAIRED_ARCHITECTURES)
+"""Architectures on which copies gain more than they cost."""
 COPIED_BYTES = 4
 """What it costs to copy a channel of a pixel of a half type; of float32 it is twice that."""
 READ_TWICE = 512
@@ -87,13 +91,14 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
         >>> copies_pay("difference_forward", work._replace(taps=3), 2 * 64 * 64, 2, Target("cuda", 90, 132))
         False
     """
-    architectures = (80, *PAIRED_ARCHITECTURES) if kernel in DEPTHWISE_KERNELS else PAIRED_ARCHITECTURES
-    if target.architecture not in architectures or not takes_pairs(kernel, work.arithmetic, target):
+    if target.architecture not in FAST_MEMORY or not takes_pairs(kernel, work.arithmetic, target):
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
     is_tf32 = work.arithmetic == "tf32"
     blocks = 1 if kernel in SHARED_BY_ALL else -(-work.outputs // OUTPUTS)
     saved = (SAVED_BYTES_TF32 if is_tf32 else SAVED_BYTES)[kernel]
+    if (target.architecture, kernel) == (80, "difference_weight_gradient") and blocks > 1:
+        saved = SAVED_BYTES_OF_MANY
     return images * pixels * COPIED_BYTES * (2 if is_tf32 else 1) < elements * blocks * saved
 
 

@@ -151,6 +151,11 @@ _TENSOR_MEMORY_TILES = {
     ("difference_weight_gradient", "few", "wide"): (64, 32, 128, 8, 2),
     ("difference_weight_gradient", "few", "narrow"): (64, 32, 64, 8, 2),
 }
+# The same where warps make products by themselves, and each takes its factors from shared memory.
+_WARP_PAIRED_TILES = {
+    ("difference_weight_gradient", "wide"): (32, 32, 128, 8, 2),
+    ("difference_weight_gradient", "narrow"): (64, 32, 64, 8, 2),
+}
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
 TENSOR_MEMORY = (100, 103)
@@ -158,9 +163,12 @@ TENSOR_MEMORY = (100, 103)
 GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
 """Architectures with products that a group of warps starts and does not wait for."""
 PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
-"""Where that form has the left operand in registers, or it takes fewer instructions all the same."""
+"""Where every kernel takes that form."""
 PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
-"""Where a kernel without matrix products has that form: it converts two channels in one instruction."""
+"""Where a kernel takes it whose differences are no left operand of a product. That is kept in registers: where warps
+make products by themselves, each would compute all of it."""
+LEFT_OPERANDS = ("difference_forward", "block_forward")
+"""The kernels whose differences are that."""
 PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
 """The kernels that have it for TF32, too."""
 FLOAT32_ARCHITECTURES = (90,)
@@ -215,7 +223,7 @@ def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
     if arithmetic == "tf32":
         architectures: tuple[int, ...] = FLOAT32_ARCHITECTURES
     else:
-        architectures = PAIRED_ARCHITECTURES if kernel in PRODUCT_KERNELS else PACKED_ARCHITECTURES
+        architectures = PAIRED_ARCHITECTURES if kernel in LEFT_OPERANDS else PACKED_ARCHITECTURES
     return has_pairs(kernel, arithmetic) and target.architecture in architectures
 
 
@@ -307,8 +315,12 @@ def _paired_tiles(
 ) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
     if arithmetic == "tf32":
         return _FLOAT32_TILES[kernel]
+    tiles = _PAIRED_TILES[kernel]
+    if target.architecture not in GROUP_PRODUCTS:
+        found = {key: _WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
+        return {key: tile for key, tile in found.items() if key[1] != "widest"}
     others = _TENSOR_MEMORY_TILES if target.architecture in TENSOR_MEMORY else {}
-    return {key: others.get((kernel, *key), tile) for key, tile in _PAIRED_TILES[kernel].items()}
+    return {key: others.get((kernel, *key), tile) for key, tile in tiles.items()}
 
 
 def _paired_config(block_p: int, block_c: int, block_o: int, num_warps: int, num_stages: int) -> KernelConfig:

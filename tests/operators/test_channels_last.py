@@ -228,6 +228,10 @@ WEIGHT = ["paired_weight_gradient"]
             {"groups": 64},
         ),
         (["difference_data_gradient", "depthwise_weight_gradient"], {"groups": 64, "target": "sm_86"}),
+        ([*COPIES, *DATA, *COPIES, *WEIGHT], {"target": "sm_80"}),
+        ([*COPIES, *DATA, *COPIES, *WEIGHT], {"target": "sm_80", "outputs": 256}),
+        ([*PLAIN_DATA, "difference_weight_gradient"], {"target": "sm_80", "kernel": (1, 3), "outputs": 256}),
+        ([*PLAIN_DATA, *COPIES, *WEIGHT], {"target": "sm_80", "groups": 2}),
     ],
     ids=str,
 )
