@@ -147,7 +147,7 @@ def paired_depthwise_forward_kernel(
     centre_rows = rows * step_h + origin_h
     centre_columns = columns * step_w + origin_w
     words = o_block * WORDS + tl.arange(0, WORDS)
-    w_mask = (words < O // 2)[None, :]
+    w_mask = (words // QUAD < O // (2 * QUAD))[None, :]  # the same for all words of a load
 
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD

@@ -108,7 +108,7 @@ def paired_depthwise_data_gradient_kernel(
     x_inside = inside(rows, columns, H, W)
     i, j, x_is_centre = output_of_centre(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO)
     words = c_block * WORDS + tl.arange(0, WORDS)
-    w_mask = (words < C // 2)[None, :]
+    w_mask = (words // QUAD < C // (2 * QUAD))[None, :]  # the same for all words of a load
     x_mask = x_inside[:, None] & w_mask
 
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
@@ -254,7 +254,7 @@ def paired_depthwise_weight_gradient_kernel(
     first_pair = tl.program_id(1) * TAP_PAIRS
     split = tl.program_id(2)
     words = o_block * WORDS + tl.arange(0, WORDS)
-    w_mask = (words < O // 2)[None, :]
+    w_mask = (words // QUAD < O // (2 * QUAD))[None, :]  # the same for all words of a load
     inverse = contrast_of_channels(contrast_ptr, inverse_contrast, stride_contrast, words, O, LOAD_CONTRAST)
 
     lower_sums = tl.zeros((PIXELS, 2 * TAP_PAIRS * WORDS), tl.float32)

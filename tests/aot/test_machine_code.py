@@ -24,6 +24,7 @@ from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
 from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
 from sdn_triton.tuning.compile import TARGETS, Compiled
+from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS
 
 # What the hot loops issue for one difference element: bfloat16, channels last, C = O = 256 and 128, the default
 # configurations, by triton 3.7. A kernel that gets better by more than the margin below wants its pin lowered here.
@@ -148,6 +149,15 @@ def test_what_older_tensor_cores_are_kept_waiting(kernel, arithmetic, most):
     assert row["error"] is None
     assert row["spill_bytes"] == 0
     assert row["ratio"] <= most
+
+
+@pytest.mark.parametrize("kernel", DEPTHWISE_KERNELS)
+def test_depthwise_kernels_load_16_bytes_at_a_time(kernel):
+    """Of a number of channels, too, of which the compiler knows nothing."""
+    words = {"pairs": True, "block_p": 32, "block_c": 32, "block_o": 32, "num_warps": 4}
+    row = examine(Case(kernel, "sm_90", "bf16", 40, 40, overrides=tuple(words.items())))
+    assert row["error"] is None
+    assert row["load_bits"].keys() == {"128"}
 
 
 @pytest.mark.parametrize(("l2_bytes", "reached"), [(24.0, 0.5), (38.0, PRODUCT_SHARE), (48.0, 1.0)], ids=str)
