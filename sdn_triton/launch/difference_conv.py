@@ -171,7 +171,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
 def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None) -> None:
     config = call.config("depthwise_forward")
     if config.pairs:
-        paired_depthwise.forward(call.in_pairs, output, bias, moments, config)
+        paired_depthwise.forward(call.in_pairs, output, moments, config)
         return
     tensors = dict(
         y_ptr=output,

@@ -20,9 +20,7 @@ QUAD = 4
 """Words that a thread loads at once; the kernels take strides in such units."""
 
 
-def forward(
-    call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None, config: KernelConfig
-) -> None:
+def forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
     """Fill the output, and mean and squared deviations of its tiles."""
     tensors = dict(
         y_ptr=output,
@@ -30,7 +28,7 @@ def forward(
         u_ptr=call.input,
         v_ptr=call.guidance,
         weight_ptr=_weight(call, config.block_o),
-        bias_ptr=None if bias is None else bias.contiguous(),
+        bias_ptr=None if call.bias is None else call.bias.contiguous(),
         contrast_ptr=call.contrast_tensor,
     )
 
@@ -42,7 +40,7 @@ def forward(
                 O=call.outputs,
                 **image_strides("y", output),
                 **_arguments(call, config),
-                HAS_BIAS=bias is not None,
+                HAS_BIAS=call.bias is not None,
                 HAS_MOMENTS=moments is not None,
                 BLOCK_O=config.block_o,
             ),
