@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.kernels import paired_response
-from sdn_triton.launch import data_gradients
+from sdn_triton.launch import data_gradients, moments
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
@@ -126,6 +126,18 @@ def test_depthwise_tiles(device, monkeypatch) -> None:
     """Tiles of more outputs than there are, and of so many pixels that a program has one pair of taps."""
     case = Case(1, 24, 24, (9, 23), options=options(groups=24))
     check(case, torch.float16, device, monkeypatch, replace(PAIRS, block_p=128, block_w=64, block_o=64))
+
+
+def test_depthwise_moments(device, monkeypatch) -> None:
+    """Mean and variance of the output as it is stored, over several tiles that overhang it."""
+    case = Case(2, 24, 24, (9, 23), options=options(groups=24))
+    u, v, weight, bias, contrast, _ = tensors_of(case, torch.float16, device)
+    with guarded(monkeypatch):
+        y, mean, variance = moments.forward(
+            DifferenceArguments(u, v, weight, bias, contrast), case.options, {"depthwise_forward": PAIRS}
+        )
+    torch.testing.assert_close(mean, y.float().mean((0, 2, 3)))
+    torch.testing.assert_close(variance, y.float().var((0, 2, 3), correction=0))
 
 
 def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, config: KernelConfig) -> None:
