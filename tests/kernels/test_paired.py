@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.kernels import paired_response
-from sdn_triton.launch import data_gradients
+from sdn_triton.launch import data_gradients, moments
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.options import DifferenceArguments
@@ -91,15 +91,63 @@ def test_the_loop_for_tensor_memory(name, device, monkeypatch) -> None:
     assert_as_good_as([plain], [rotated], [exact], ["output"], {})
 
 
+DEPTHWISE = {
+    "C8-9x11": Case(2, 8, 8, contrast="one", options=options(groups=8)),
+    "C40-17x23-exponential": Case(1, 40, 40, (17, 23), options=options(groups=40, diffusivity="exponential")),
+    "contrast-by-channel-rational": Case(
+        1, 48, 48, (9, 19), "channel", options=options(groups=48, diffusivity="rational")
+    ),
+    "contrast-scalar-stride2": Case(1, 24, 24, (13, 18), "scalar", options=options(groups=24, stride=(2, 2))),
+    "stride3x1-dilation1x2": Case(
+        1, 16, 16, options=options(groups=16, stride=(3, 1), padding=(1, 2), dilation=(1, 2))
+    ),
+    "zero_flux": Case(1, 32, 32, (9, 20), options=options(groups=32, border="zero_flux")),
+    "padding-beyond-reach": Case(1, 8, 8, options=options(groups=8, padding=(4, 3))),
+    "padding-beyond-reach-zero_flux": Case(1, 8, 8, options=options(groups=8, padding=(4, 3), border="zero_flux")),
+    "no-padding-20x40": Case(1, 16, 16, (20, 40), options=options(groups=16, padding=(0, 0))),
+    "5x3": Case(1, 8, 8, options=options((5, 3), groups=8, padding=(2, 1))),
+    "1x5": Case(1, 8, 8, options=options((1, 5), groups=8, padding=(0, 2))),
+    "5x1": Case(1, 8, 8, options=options((5, 1), groups=8, padding=(2, 0))),
+    "constant": Case(1, 8, 8, options=options(groups=8, diffusivity="constant")),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", sample(DEPTHWISE, lambda name: "17x23" not in name and "20x40" not in name))
+@pytest.mark.sampled(4)
+def test_depthwise(name, dtype, device, monkeypatch) -> None:
+    """A multiple of 8 channels; the gradient of the output is contiguous, and brought into pairs."""
+    skip_what_cannot_run(dtype, device)
+    check(DEPTHWISE[name], dtype, device, monkeypatch, replace(PAIRS, block_p=32))
+
+
+def test_depthwise_tiles(device, monkeypatch) -> None:
+    """Tiles of more outputs than there are, and of so many pixels that a program has one pair of taps."""
+    case = Case(1, 24, 24, (9, 23), options=options(groups=24))
+    check(case, torch.float16, device, monkeypatch, replace(PAIRS, block_p=128, block_w=64, block_o=64))
+
+
+def test_depthwise_moments(device, monkeypatch) -> None:
+    """Mean and variance of the output as it is stored, over several tiles that overhang it."""
+    case = Case(2, 24, 24, (9, 23), options=options(groups=24))
+    u, v, weight, bias, contrast, _ = tensors_of(case, torch.float16, device)
+    with guarded(monkeypatch):
+        y, mean, variance = moments.forward(
+            DifferenceArguments(u, v, weight, bias, contrast), case.options, {"depthwise_forward": PAIRS}
+        )
+    torch.testing.assert_close(mean, y.float().mean((0, 2, 3)))
+    torch.testing.assert_close(variance, y.float().var((0, 2, 3), correction=0))
+
+
 def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, config: KernelConfig) -> None:
     tensors, o = tensors_of(case, dtype, device), case.options
     exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], tensors[5])
-    # The paired data gradient knows neither groups nor the gradient of a contrast.
-    paired_data = o.groups == 1 and not isinstance(tensors[4], torch.Tensor)
+    # A paired data gradient knows neither the gradient of a contrast nor groups, but for those of one channel.
+    paired_data = o.groups in (1, case.channels) and not isinstance(tensors[4], torch.Tensor)
     kernels = [
         kernel
         for kernel in PAIRED_KERNELS
-        if has_pairs(kernel, ARITHMETICS[dtype]) and (paired_data or kernel != "difference_data_gradient")
+        if has_pairs(kernel, ARITHMETICS[dtype]) and (paired_data or not kernel.endswith("data_gradient"))
     ]
     with guarded(monkeypatch), convolutions_in("tf32"):
         results = run(launch, tensors, o, configs=dict.fromkeys(kernels, config))
