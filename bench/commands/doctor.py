@@ -12,9 +12,9 @@ from functools import partial
 import torch
 
 from sdn_triton import __version__, explain, feature_fusion, semantic_difference_conv2d
+from sdn_triton.aot.assembler import assembler_version
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.backend import INTERPRETED
-from sdn_triton.tuning.assembler import assembler_version
-from sdn_triton.tuning.compile import TARGETS
 
 from ..measuring.environment import cpp_compiler, cpu_name, gpu_driver, package_version
 from ..measuring.revision import git_revision

@@ -143,8 +143,8 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
 
     What the last kernels would have been launched with is in what is returned: grid, stream, handles, arguments.
     """
+    from sdn_triton.aot.compile import OfflineDriver, active_driver
     from sdn_triton.launch import run
-    from sdn_triton.tuning.compile import OfflineDriver, active_driver
 
     class IdleDriver(OfflineDriver):
         """Takes any binary and any launch, and does nothing."""

@@ -36,8 +36,8 @@ from ..terminal import Report
 from .references import REFERENCES, Reference
 
 if TYPE_CHECKING:  # these import triton
+    from sdn_triton.aot.compile import Compiled
     from sdn_triton.launch.run import Launch
-    from sdn_triton.tuning.compile import Compiled
 
 RECORD = RESULTS / "proofs.json"
 ARCHITECTURES = ("sm_80", "sm_100")
@@ -140,8 +140,8 @@ def claims(architectures: Sequence[str], kernels: Sequence[str]) -> Iterator[Cla
 
 def examine(claim: Claim, seconds: float) -> Iterator[Verdict]:
     """Compile the launches that a kernel has, mostly one, and have each examined."""
-    from sdn_triton.tuning.compile import TARGETS, compile_launch
-    from sdn_triton.tuning.examples import example_launches
+    from sdn_triton.aot.compile import TARGETS, compile_launch
+    from sdn_triton.aot.examples import example_launches
 
     launches = example_launches(
         claim.kernel,

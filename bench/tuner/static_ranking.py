@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from sdn_triton.tuning.compile import TARGETS
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.tuning.configs import KernelConfig, config_to_json
 from sdn_triton.tuning.resources import estimate
 from sdn_triton.tuning.spaces import candidates

@@ -147,7 +147,9 @@ class SDN(nn.Module):
             return symbolic_call(self, input, guidance)
         if not isinstance(input, Tensor):
             raise TypeError(f"input must be a Tensor [N, C, H, W], got {type(input).__name__}")
-        return fusing.forward(self, input, self._projected(input if guidance is None else guidance))
+        return fusing.forward(
+            fusing.Parts(self.sdc, self.fusion), input, self._projected(input if guidance is None else guidance)
+        )
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
         """Load a checkpoint of the public rewrite that computes this block by unfolding.
