@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdn_triton.extras import how_to_install
+
 from . import markdown
 from .images import MissingExtraError
 from .plots import inline_svg, names, pictures, read_or_stop, subtitle
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def html(runs: Sequence[Run]) -> str:
     """The page of one or several runs."""
     if importlib.util.find_spec("jinja2") is None:
-        raise MissingExtraError("the page needs the package jinja2: pip install 'sdn-triton[bench]'")
+        raise MissingExtraError(f"the page needs the package jinja2: {how_to_install('bench')}")
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from sdn_triton.extras import how_to_install
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import KernelConfig, config_to_json
 from sdn_triton.tuning.resources import estimate
@@ -29,7 +30,7 @@ SHOWN_ERRORS = 3
 def why_not_static(arch: str, dtype: str) -> str | None:
     """Why nothing can be predicted here; None if it can."""
     if find_spec("triton") is None:
-        return "needs triton: pip install 'sdn-triton[interpreter]'"
+        return f"needs triton: {how_to_install('interpreter')}"
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         return "needs Triton's compiler, but TRITON_INTERPRET is set: unset it"
     if arch.startswith("gfx") and dtype == "tf32":

@@ -39,7 +39,7 @@ MISTAKES = {
 @pytest.mark.long
 def test_mypy_strict_accepts_right_use_and_refuses_mistakes(tmp_path):
     """Every mistake is an error in its line, and nothing else is one."""
-    pytest.importorskip("mypy", reason="mypy is not installed: pip install sdn-triton[dev]")
+    pytest.importorskip("mypy", reason="mypy is not installed: it comes with the extra dev")
     file = tmp_path / "user.py"
     file.write_text(USER + "\n".join(MISTAKES.values()) + "\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", str(file)]
