@@ -24,6 +24,14 @@ from .report import FAINT, Table
 from .trials import Unit
 
 SHOWN = 12
+NOTES = (
+    "x conv: predicted time, as a multiple of what the tensor cores take for a plain 3x3 convolution's products. It is "
+    "simulated, or with >= a bound: what the order of instructions allows overlaps.",
+    "issued: instructions of a thread for one difference element (a pixel, a tap and a channel), in the hot loop.",
+    "regs: registers of a thread. spill: bytes of a thread that had no register. shared: bytes of shared memory of a "
+    "block. hazards: registers of unfinished products that are overwritten; more than 0 is not run.",
+)
+"""What the columns mean."""
 SHOWN_ERRORS = 3
 
 
@@ -34,7 +42,7 @@ def why_not_static(arch: str, dtype: str) -> str | None:
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         return "needs Triton's compiler, but TRITON_INTERPRET is set: unset it"
     if arch.startswith("gfx") and dtype == "tf32":
-        return f"there is no tf32 on {arch}: use --dtype fp32"
+        return f"there is no tf32 on {arch}: use --dtype float32"
     return None
 
 
@@ -105,7 +113,7 @@ def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Ta
         table.add(cells, "" if mark or one.may_run else FAINT)
     table.notes.append(f"* the heuristic's. {len(ranked)} of {total} candidates looked at.")
     if unit.kernel in KERNELS:
-        table.notes.append("x conv: simulated, or with >= a bound: what the order of instructions allows overlaps.")
+        table.notes += NOTES
         table.notes.append(f"Compiled for {IMAGES} images of {ROWS}x{COLUMNS} and a 3x3 kernel; see bench/README.md.")
     else:
         table.notes.append("Nothing is compiled or predicted for this kernel: the order is that of the trials.")
