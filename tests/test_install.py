@@ -52,6 +52,17 @@ def test_the_wheel_that_is_named_is_the_one_that_is_built():
     assert f"\n## {sdn_triton.__version__} (20" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_the_citation_is_of_this_version():
+    yaml = pytest.importorskip("yaml", reason="pyyaml is not installed: it comes with the extra docs")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == sdn_triton.__version__
+    assert f"## {citation['version']} ({citation['date-released']})" in (ROOT / "CHANGELOG.md").read_text()
+    (paper,) = citation["references"]
+    readme = (ROOT / "README.md").read_text().replace("\n", " ")
+    assert all(f"{author['given-names']} {author['family-names']}" in readme for author in paper["authors"])
+    assert paper["title"] in readme
+
+
 def test_dir_shows_what_is_public():
     assert dir(sdn_triton) == sorted(sdn_triton.__all__)
     assert all(hasattr(sdn_triton, name) for name in dir(sdn_triton))
