@@ -12,7 +12,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: package compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
+.PHONY: docs package compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -49,6 +49,11 @@ check: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+# The documentation, as pages in build/site/index.html; a link to nowhere or a docstring that cannot be read is an error.
+docs: $(INSTALLED)
+	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[docs]")
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 # Wheel and sdist, each tried: the wheel in an environment of its own without triton, the sdist by tests of what it holds.
 DIST = build/dist

@@ -27,7 +27,9 @@ from sdn_triton.options import (
 from sdn_triton.tracing import is_jit_traced, is_plain, is_transformed
 
 Size = int | Sequence[int]
+"""Rows and columns: one number for both, or a pair."""
 Padding = Size | Literal["same", "valid"]
+"""Rows and columns on each side, or a name that means what it means for ``conv2d``."""
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

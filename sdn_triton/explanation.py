@@ -52,7 +52,7 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     running statistics move.
 
     Raises:
-        whatever the call raises for its arguments, :class:`BackendUnavailableError` included.
+        Exception: whatever the call raises for its arguments, :class:`sdn_triton.BackendUnavailableError` included.
 
     Example:
         >>> import torch

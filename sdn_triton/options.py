@@ -8,10 +8,15 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor
 
 Diffusivity = Literal["charbonnier", "exponential", "rational", "constant"]
+"""The function ``g`` that damps a difference; :func:`sdn_triton.semantic_difference_conv2d` has the formulas."""
 Similarity = Literal["channel", "vector"]
+"""Whether guidance differs channel by channel, or as one vector for all channels."""
 PaddingMode = Literal["zeros", "replicate", "reflect", "circular", "zero_flux"]
+"""What lies outside the image: ``nn.Conv2d``'s modes, and taps that contribute nothing."""
 Activation = Literal["relu", "identity"]
+"""What follows the normalisation of a response."""
 Backend = Literal["auto", "triton", "eager"]
+"""Which path computes: the Triton kernels where they can, always, or never."""
 
 DIFFUSIVITIES: tuple[Diffusivity, ...] = get_args(Diffusivity)
 SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
