@@ -98,6 +98,7 @@ def _relinked(path: str, text: str) -> tuple[str, list[str]]:
         return f"]({place}{'#' + anchor if anchor else ''})"
 
     # One image for each colour scheme, as the theme tells them apart; the anchor is no link's.
+    text = text.replace("```console\n", "```bash\n")  # without prompts it would be taken for output
     text = PICTURE.sub(r"![\2](\3#only-light) ![\2](\1#only-dark)", text)
     return CODE_OR_LINK.sub(relink, text), linked
 
