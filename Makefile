@@ -12,7 +12,7 @@ FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: docs package compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
+.PHONY: docs hub package compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -54,6 +54,11 @@ check: $(INSTALLED)
 docs: $(INSTALLED)
 	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[docs]")
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+# A repository for Hugging Face's kernels (docs/networks.md).
+HUB = build/hub
+hub: $(INSTALLED)
+	$(RUN) -m sdn_triton.integrations.hub --out $(HUB)
 
 # Wheel and sdist, each tried: the wheel in an environment of its own without triton, the sdist by tests of what it holds.
 DIST = build/dist
@@ -136,7 +141,7 @@ EDITABLE = --config-settings editable_mode=compat --editable
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[interpreter,test,bench,onnx,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[interpreter,test,bench,onnx,hub,dev]"
 	touch $@
 
 # No torch but the constraints' is fetched: --no-deps where something depends on torchvision, what else that needs is
