@@ -125,15 +125,15 @@ def relative_imports(source: str, path: Path) -> str:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(name.name.partition(".")[0] == NAME for name in node.names):
             raise ValueError(f"{path}, line {node.lineno}: write it as `from {NAME} import …`")
-        if not isinstance(node, ast.ImportFrom) or node.level or (node.module or "").partition(".")[0] != NAME:
+        if not isinstance(node, ast.ImportFrom) or node.level or node.module is None:
             continue
-        _, _, inside = (node.module or "").partition(".")
+        package, _, inside = node.module.partition(".")
+        if package != NAME:
+            continue
         if inside.partition(".")[0] in {Path(name).stem for name in LEFT_OUT}:
             raise ValueError(f"{path}, line {node.lineno}: imports {node.module}, which is left out")
-        line = lines[node.lineno - 1]
-        lines[node.lineno - 1] = re.sub(
-            rf"\bfrom {re.escape(node.module or '')}\b", f"from {dots}{inside}", line, count=1
-        )
+        absolute = re.compile(rf"\bfrom {re.escape(node.module)}\b")
+        lines[node.lineno - 1] = absolute.sub(f"from {dots}{inside}", lines[node.lineno - 1], count=1)
     return "".join(lines)
 
 
