@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -207,22 +208,26 @@ def export(path: Path, device: torch.device) -> Path:
 
 
 def _rank(args: argparse.Namespace, shapes: list[LayerShape]) -> int:
-    from .static_ranking import rank, ranking_table, why_not_static
+    from .static_ranking import NOTES, rank, ranking_table, why_not_static, workers
     from .trials import units_of
 
     for shape in shapes:
-        if obstacle := why_not_static(args.static, shape.dtype):
+        if obstacle := why_not_static(args.static, shape):
             args.parser.error(obstacle)
     if args.export or args.table:
         args.parser.error("--static measures nothing, so that there is no table to write")
     units = units_of(shapes)
     report = Report(len(units))
-    with report:
+    until = time.perf_counter() + args.budget
+    with report, workers() as executor:
         report.say(f"No device was asked and nothing was timed: what {args.static}'s compiler makes of the candidates.")
+        for note in NOTES:
+            report.say(note)
         report.say()
-        for unit in units:
+        for number, unit in enumerate(units):
             report.begin(unit.title)
-            ranked, total = rank(unit, args.static, args.budget / len(units), report.doing)
+            seconds = (until - time.perf_counter()) / (len(units) - number)
+            ranked, total = rank(unit, args.static, seconds, executor, report.doing)
             report.done()
             report.show(ranking_table(unit, args.static, ranked, total))
     return 0

@@ -2,9 +2,7 @@
 
 import pytest
 
-from sdn_triton.bench import static_ranking
 from sdn_triton.cli import parser_for
-from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.shapes import LayerShape
 
 COMMANDS = {"compare": ["compare"], "bench run": ["bench", "run"], "tune": ["tune"]}
@@ -49,16 +47,3 @@ def test_the_older_name_of_the_memory_format_is_understood():
 def test_shapes_take_both_names_and_keep_one(short, name):
     assert LayerShape.parse(f"c=8,h=4,w=4,dtype={name}") == LayerShape.parse(f"c=8,h=4,w=4,dtype={short}")
     assert str(LayerShape.parse(f"c=8,h=4,w=4,dtype={name}")).endswith(f"dtype={short}")
-
-
-def test_a_ranking_explains_its_columns():
-    unit = type("Unit", (), {"title": "a kernel", "kernel": "difference_forward"})()
-    config = KernelConfig(64, 16, 32, 64, num_warps=4, num_stages=2)
-    table = static_ranking.ranking_table(unit, "sm_90", [static_ranking.Ranked(config, _row())], 1)
-    notes = " ".join(table.notes)
-    assert all(f"{column}:" in notes for column in ("x conv", "issued", "regs", "spill", "shared", "hazards"))
-
-
-def _row() -> dict[str, object]:
-    numbers = dict.fromkeys(("registers", "spill_bytes", "shared_bytes", "blocks_per_sm", "hazards"), 0)
-    return {"error": None, "fits": True, "ratio_is": "simulated", "ratio": 1.4, "issued_per_element": 3.0, **numbers}
