@@ -53,7 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("wheel")
     code = (
         "import os, shutil, sys; from setuptools import build_meta; "
-        f"shutil.copytree({str(ROOT)!r}, 'source', symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv*')); "
+        f"shutil.copytree({str(ROOT)!r}, 'source', symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv*', 'build')); "
         "os.chdir('source'); print(build_meta.build_wheel('..'))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
