@@ -15,8 +15,10 @@ from sdn_triton.options import (
     Activation,
     Backend,
     Contrast,
+    DifferenceArguments,
     DifferenceOptions,
     Diffusivity,
+    FusionArguments,
     PaddingMode,
     Similarity,
 )
@@ -120,7 +122,7 @@ def semantic_difference_conv2d(
     )  # fmt: skip
     input, guidance, options = padded(input, guidance, padding_mode, options)
     contrast = contrast if isinstance(contrast, (float, Tensor)) else float(contrast)  # checked: a number, numpy's say
-    output = difference_conv((input, guidance, weight, bias, contrast), options, backend)
+    output = difference_conv(DifferenceArguments(input, guidance, weight, bias, contrast), options, backend)
     return output if batched else output.squeeze(0)
 
 
@@ -183,7 +185,7 @@ def feature_fusion(
             )  # fmt: skip
         return output if batched else output.squeeze(0)
     checked_fusion(input, response, weight, bias, scale, shift, activation, backend)
-    output = fusion((input, response, weight, bias, scale, shift), activation, backend)
+    output = fusion(FusionArguments(input, response, weight, bias, scale, shift), activation, backend)
     return output if batched else output.squeeze(0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdn_triton.extras import how_to_install
 
-from ..images import MissingExtraError
+from ..reports.images import MissingExtraError
 from .network import BASE, SWEEPS, VARIANTS
 from .scenes import CLASSES
 from .summary import by_seed, load, paired_difference, present

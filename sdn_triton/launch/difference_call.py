@@ -25,7 +25,7 @@ from sdn_triton.launch.run import (
     starts_at_word,
     target_of,
 )
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.channels_last import copies_pay, padded
 from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig
@@ -44,24 +44,19 @@ class DifferenceCall:
     input: Tensor
     guidance: Tensor
     weight: Tensor
+    bias: Tensor | None
     contrast: Contrast
     options: DifferenceOptions
     configs: Configs
 
     @staticmethod
-    def of(
-        input: Tensor,
-        guidance: Tensor,
-        weight: Tensor,
-        contrast: Contrast,
-        options: DifferenceOptions,
-        configs: Configs | None,
-    ) -> DifferenceCall:
+    def of(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None) -> DifferenceCall:
+        input, guidance, weight, bias, contrast = arguments
         refuse_wrong_interpretation(input)
         if options.diffusivity == "constant":
             # Nothing looks at the guidance then, and the input has the one shape that every kernel can read.
             options, guidance, contrast = replace(options, similarity="channel"), input, 1.0
-        return DifferenceCall(input, guidance, weight, contrast, options, configs or {})
+        return DifferenceCall(input, guidance, weight, bias, contrast, options, configs or {})
 
     @property
     def is_depthwise(self) -> bool:

@@ -3,7 +3,7 @@
 Those kernels need the channels of a pixel side by side, in blocks of 32, and input and guidance alike. Other images
 are brought into that form where this takes less time than it saves. Nothing is timed: both sides are counted in bytes
 of device memory, for the less favourable of the architectures that have such kernels, sm_90, which moves 13.9 bytes a
-clock and multiprocessor (``bench/throughput.py``).
+clock and multiprocessor (``bench/machine_code/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There
@@ -11,7 +11,7 @@ are two images, input and guidance, if they are not one. A data gradient makes a
 that it reads the weight gradient has in any case.
 
 What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and where it
-forms products itself it makes them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16,
+forms products itself it makes them anew for every 128 outputs. By ``bench/machine_code`` (triton 3.7.1, bf16,
 as if all pipes overlapped, which is the least), contiguous less channels_last:
 
 | clocks of an element | C = O = 64 | C = O = 256, two times 128 outputs | bytes for 128 outputs, at least |

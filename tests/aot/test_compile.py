@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from sampling import sample
+from support.sampling import sample
 
 triton = pytest.importorskip("triton")
 
@@ -17,7 +17,7 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 from sdn_triton.launch import block, moments, resize
 from sdn_triton.launch.image_copy import copy_image, in_channels_last
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.options import BlockOptions, DifferenceOptions
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, PRODUCT_KERNELS, Work, all_defaults, default_config
@@ -176,11 +176,12 @@ def test_what_a_fused_block_launches_fits(what: str, name: str, arithmetic: str)
             if kernel == "block_forward":
                 norm = [vector(responses) for _ in range(4)]
                 fusion_weight = torch.empty((256, 256 + responses, 1, 1), device="meta", dtype=dtype)
-                given = image(256, 64, dtype), image(256, 32, dtype), weight, None, 1.0, *norm, fusion_weight, None
-                block.forward(*given, BlockOptions(options, 1e-5), {kernel: config})
+                images = image(256, 64, dtype), image(256, 32, dtype)
+                arguments = BlockArguments(*images, weight, None, 1.0, *norm, fusion_weight, None)
+                block.forward(arguments, BlockOptions(options, 1e-5), {kernel: config})
             else:
-                given = image(256, 64, dtype), image(256, 64, dtype), weight, None, 1.0, options
-                moments.forward(*given, {kernel: config})
+                layer = DifferenceArguments(image(256, 64, dtype), image(256, 64, dtype), weight, None, 1.0)
+                moments.forward(layer, options, {kernel: config})
         assert launches
         for launch in launches:
             resources = compile_launch(launch, target).resources()

@@ -4,28 +4,26 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from sampling import sample
+from support.places import ROOT
+from support.sampling import sample
 
 triton = pytest.importorskip("triton")
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sdn_triton.bench.control_flow import ControlFlow
-from sdn_triton.bench.examination import Case, examine, read_code
-from sdn_triton.bench.hopper import Hopper
-from sdn_triton.bench.kernel_cost import Block, cost_of, hot_loop
-from sdn_triton.bench.kernel_work import KERNELS, Work
-from sdn_triton.bench.machine_code import main
-from sdn_triton.bench.other_ways import PRODUCT_SHARE
-from sdn_triton.bench.simulation import Multiprocessor
-from sdn_triton.bench.trip import Tiles, trips_of
+from sdn_triton.bench.machine_code.__main__ import main
+from sdn_triton.bench.machine_code.control_flow import ControlFlow
+from sdn_triton.bench.machine_code.examination import Case, examine, read_code
+from sdn_triton.bench.machine_code.kernel_cost import Block, cost_of, hot_loop
+from sdn_triton.bench.machine_code.kernel_work import KERNELS, Work
+from sdn_triton.bench.machine_code.timeline.hopper import Hopper
+from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
+from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
+from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
 from sdn_triton.tuning.compile import TARGETS, Compiled
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # What the hot loops issue for one difference element: bfloat16, channels last, C = O = 256 and 128, the default
 # configurations, by triton 3.7. A kernel that gets better by more than the margin below wants its pin lowered here.
@@ -395,7 +393,7 @@ def repository(tmp_path):
 
 
 def against(repository, revision, *options):
-    command = [sys.executable, "-m", "bench.machine_code", *SELECTION, "--against", revision, *options]
+    command = [sys.executable, "-m", "sdn_triton.bench.machine_code", *SELECTION, "--against", revision, *options]
     return subprocess.run(command, cwd=repository, capture_output=True, text=True)
 
 

@@ -10,7 +10,7 @@ from sdn_triton import feature_fusion, semantic_difference_conv2d
 
 pytest.importorskip("triton")
 
-from bench.host_cost import pretended_gpu
+from sdn_triton.bench.experiments.host_cost import pretended_gpu
 from sdn_triton.launch import plan as plans
 
 GRID, ARGUMENTS = slice(0, 3), slice(9, None)
