@@ -50,7 +50,8 @@ def test_example(name, monkeypatch, capsys, no_table_afterwards):
     if name == "tune_a_gpu" and not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("without a GPU it needs the interpreter")
     if name == "image_over_ranks":  # its processes import it anew
-        done = subprocess.run([sys.executable, EXAMPLES[name]], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        command, found_by = [sys.executable, EXAMPLES[name]], {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=os.environ | found_by, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
         return
