@@ -242,7 +242,7 @@ EXAMPLES = (
     _paired(
         "difference-gathered",
         difference,
-        ("difference_forward", "tap_products", "paired_data_gradient", "difference_weight_gradient"),
+        ("difference_forward", "tap_products", "paired_data_gradient", "paired_weight_gradient"),
         architectures=tuple(sorted({*PACKED_ARCHITECTURES} - {*PAIRED_ARCHITECTURES})),
     ),
     Example(
@@ -279,6 +279,16 @@ EXAMPLES = (
         contrast="scalar",
         options=DifferenceOptions((3, 1), padding=(1, 0), groups=6, diffusivity="exponential"),
         arithmetics=WITHOUT_PRODUCTS,
+    ),
+    Example(
+        "depthwise-paired",
+        difference,
+        ("paired_depthwise_forward", "paired_depthwise_data_gradient", "paired_depthwise_weight_gradient"),
+        *(40, 40, (3, 21)),
+        options=DifferenceOptions((3, 3), padding=(1, 1), groups=40, border="zero_flux"),
+        memory_format=torch.channels_last,
+        arithmetics=HALF,
+        architectures=PACKED_ARCHITECTURES,
     ),
     Example(
         "vector",

@@ -8,6 +8,7 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
+from sdn_triton.launch import paired_depthwise
 from sdn_triton.launch.data_gradients import data_gradients, products_bytes
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
@@ -81,7 +82,7 @@ def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     what = "input" if call.images == 1 else "input and guidance"
     shared = ", one set for the backward" if kernel.endswith("gradient") else ""
     read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
-    is_written = kernel == "difference_data_gradient"
+    is_written = kernel.endswith("data_gradient")
     return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
 
 
@@ -169,6 +170,9 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
 
 def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None) -> None:
     config = call.config("depthwise_forward")
+    if config.pairs:
+        paired_depthwise.forward(call.in_pairs, output, moments, config)
+        return
     tensors = dict(
         y_ptr=output,
         moments_ptr=moments,

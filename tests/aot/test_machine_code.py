@@ -24,6 +24,7 @@ from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
 from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
 from sdn_triton.tuning.compile import TARGETS, Compiled
+from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS
 
 # What the hot loops issue for one difference element: bfloat16, channels last, C = O = 256 and 128, the default
 # configurations, by triton 3.7. A kernel that gets better by more than the margin below wants its pin lowered here.
@@ -34,11 +35,17 @@ PINS = {
     ("difference_data_gradient", "sm_80"): (20.50, 20.50),
     ("difference_data_gradient", "sm_90"): (20.38, 20.38),
     ("difference_data_gradient", "sm_100"): (16.44, 16.44),
-    ("difference_weight_gradient", "sm_80"): (45.38, 28.50),
+    ("difference_weight_gradient", "sm_80"): (16.72, 16.72),
     ("difference_weight_gradient", "sm_90"): (14.41, 11.48),
     ("difference_weight_gradient", "sm_100"): (11.66, 11.66),
     ("block_forward", "sm_80"): (24.50, 17.22),
     ("block_forward", "sm_90"): (10.66, 10.53),
+    ("depthwise_forward", "sm_80"): (9.97, 9.97),
+    ("depthwise_forward", "sm_90"): (9.97, 9.97),
+    ("depthwise_data_gradient", "sm_80"): (21.19, 21.19),
+    ("depthwise_data_gradient", "sm_90"): (21.31, 21.31),
+    ("depthwise_weight_gradient", "sm_80"): (10.78, 10.78),
+    ("depthwise_weight_gradient", "sm_90"): (10.81, 10.81),
 }
 # The same for other tensors: dtype and memory format come behind kernel and architecture.
 PINS_OF_OTHERS = {
@@ -132,7 +139,7 @@ def test_products_run_under_the_next_differences(kernel, arithmetic, most):
     ("kernel", "arithmetic", "most"),
     [
         ("difference_forward", "tf32", 1.6),
-        ("difference_weight_gradient", "bf16", 1.6),
+        ("difference_weight_gradient", "bf16", 1.35),
         ("difference_weight_gradient", "tf32", 1.7),
     ],
 )
@@ -142,6 +149,15 @@ def test_what_older_tensor_cores_are_kept_waiting(kernel, arithmetic, most):
     assert row["error"] is None
     assert row["spill_bytes"] == 0
     assert row["ratio"] <= most
+
+
+@pytest.mark.parametrize("kernel", DEPTHWISE_KERNELS)
+def test_depthwise_kernels_load_16_bytes_at_a_time(kernel):
+    """Of a number of channels, too, of which the compiler knows nothing."""
+    words = {"pairs": True, "block_p": 32, "block_c": 32, "block_o": 32, "num_warps": 4}
+    row = examine(Case(kernel, "sm_90", "bf16", 40, 40, overrides=tuple(words.items())))
+    assert row["error"] is None
+    assert row["load_bits"].keys() == {"128"}
 
 
 @pytest.mark.parametrize(("l2_bytes", "reached"), [(24.0, 0.5), (38.0, PRODUCT_SHARE), (48.0, 1.0)], ids=str)

@@ -77,7 +77,7 @@ def same(a: tuple, b: tuple) -> bool:
 def test_a_repeated_launch_is_the_first_one_with_other_addresses(name, layout, monkeypatch):
     found = look_ups(monkeypatch)
     # Contiguous images are copied, both by one plan.
-    is_copied = name in ("dense", "contrast") and layout == torch.contiguous_format
+    is_copied = name in ("dense", "contrast", "depthwise") and layout == torch.contiguous_format
     with pretended_gpu() as launches:
         CALLS[name](layout)
         first = list(launches)[-1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import fusion_calls
-from support.difference_calls import PAIRS, Case, options, tensors_of
+from support.difference_calls import PAIRS, Case, call_of, options, tensors_of
 from support.kernel_reference import (
     among_nans,
     assert_as_good_as,
@@ -139,7 +139,7 @@ def test_gradients_are_written_in_pairs_where_they_lie_in_pairs(device) -> None:
     u, _, weight, *_ = tensors_of(Case(2, 32, 8, (3, 5)), torch.float16, device)
 
     def pairs(image: Tensor) -> bool:
-        call = DifferenceCall.of(DifferenceArguments(image, image, weight.to(image.device), None, 1.0), options(), None)
+        call = call_of(image, image, weight.to(image.device), options())
         assert call.can_pair
         return call.can_pair_in("difference_data_gradient", False)
 
@@ -245,5 +245,5 @@ def test_memory_of_another_library(device) -> None:
     assert foreign.storage_offset() == 0
     assert foreign.data_ptr() % 4 == 2
     for pair in ((foreign, v), (u, foreign)):
-        assert not DifferenceCall.of(*pair, weight, 1.0, case.options, None).can_pair
-    assert DifferenceCall.of(u, v, weight, 1.0, case.options, None).can_pair
+        assert not call_of(*pair, weight, case.options).can_pair
+    assert call_of(u, v, weight, case.options).can_pair

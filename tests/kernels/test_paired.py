@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.difference_calls import PAIRS, Case, options, run, skip_what_cannot_run, tensors_of
+from support.difference_calls import PAIRS, Case, call_of, options, run, skip_what_cannot_run, tensors_of
 from support.kernel_reference import assert_as_good_as, difference_conv, guarded, value_and_gradients
 from support.sampling import sample
 
@@ -13,9 +13,8 @@ pytest.importorskip("triton")
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.kernels import paired_response
-from sdn_triton.launch import data_gradients
+from sdn_triton.launch import data_gradients, moments
 from sdn_triton.launch import difference_conv as launch
-from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.options import DifferenceArguments
 from sdn_triton.tuning.configs import KernelConfig
@@ -92,15 +91,63 @@ def test_the_loop_for_tensor_memory(name, device, monkeypatch) -> None:
     assert_as_good_as([plain], [rotated], [exact], ["output"], {})
 
 
+DEPTHWISE = {
+    "C8-9x11": Case(2, 8, 8, contrast="one", options=options(groups=8)),
+    "C40-17x23-exponential": Case(1, 40, 40, (17, 23), options=options(groups=40, diffusivity="exponential")),
+    "contrast-by-channel-rational": Case(
+        1, 48, 48, (9, 19), "channel", options=options(groups=48, diffusivity="rational")
+    ),
+    "contrast-scalar-stride2": Case(1, 24, 24, (13, 18), "scalar", options=options(groups=24, stride=(2, 2))),
+    "stride3x1-dilation1x2": Case(
+        1, 16, 16, options=options(groups=16, stride=(3, 1), padding=(1, 2), dilation=(1, 2))
+    ),
+    "zero_flux": Case(1, 32, 32, (9, 20), options=options(groups=32, border="zero_flux")),
+    "padding-beyond-reach": Case(1, 8, 8, options=options(groups=8, padding=(4, 3))),
+    "padding-beyond-reach-zero_flux": Case(1, 8, 8, options=options(groups=8, padding=(4, 3), border="zero_flux")),
+    "no-padding-20x40": Case(1, 16, 16, (20, 40), options=options(groups=16, padding=(0, 0))),
+    "5x3": Case(1, 8, 8, options=options((5, 3), groups=8, padding=(2, 1))),
+    "1x5": Case(1, 8, 8, options=options((1, 5), groups=8, padding=(0, 2))),
+    "5x1": Case(1, 8, 8, options=options((5, 1), groups=8, padding=(2, 0))),
+    "constant": Case(1, 8, 8, options=options(groups=8, diffusivity="constant")),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", sample(DEPTHWISE, lambda name: "17x23" not in name and "20x40" not in name))
+@pytest.mark.sampled(4)
+def test_depthwise(name, dtype, device, monkeypatch) -> None:
+    """A multiple of 8 channels; the gradient of the output is contiguous, and brought into pairs."""
+    skip_what_cannot_run(dtype, device)
+    check(DEPTHWISE[name], dtype, device, monkeypatch, replace(PAIRS, block_p=32))
+
+
+def test_depthwise_tiles(device, monkeypatch) -> None:
+    """Tiles of more outputs than there are, and of so many pixels that a program has one pair of taps."""
+    case = Case(1, 24, 24, (9, 23), options=options(groups=24))
+    check(case, torch.float16, device, monkeypatch, replace(PAIRS, block_p=128, block_w=64, block_o=64))
+
+
+def test_depthwise_moments(device, monkeypatch) -> None:
+    """Mean and variance of the output as it is stored, over several tiles that overhang it."""
+    case = Case(2, 24, 24, (9, 23), options=options(groups=24))
+    u, v, weight, bias, contrast, _ = tensors_of(case, torch.float16, device)
+    with guarded(monkeypatch):
+        y, mean, variance = moments.forward(
+            DifferenceArguments(u, v, weight, bias, contrast), case.options, {"depthwise_forward": PAIRS}
+        )
+    torch.testing.assert_close(mean, y.float().mean((0, 2, 3)))
+    torch.testing.assert_close(variance, y.float().var((0, 2, 3), correction=0))
+
+
 def check(case: Case, dtype: torch.dtype, device: torch.device, monkeypatch, config: KernelConfig) -> None:
     tensors, o = tensors_of(case, dtype, device), case.options
     exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], tensors[5])
-    # The paired data gradient knows neither groups nor the gradient of a contrast.
-    paired_data = o.groups == 1 and not isinstance(tensors[4], torch.Tensor)
+    # A paired data gradient knows neither the gradient of a contrast nor groups, but for those of one channel.
+    paired_data = o.groups in (1, case.channels) and not isinstance(tensors[4], torch.Tensor)
     kernels = [
         kernel
         for kernel in PAIRED_KERNELS
-        if has_pairs(kernel, ARITHMETICS[dtype]) and (paired_data or kernel != "difference_data_gradient")
+        if has_pairs(kernel, ARITHMETICS[dtype]) and (paired_data or not kernel.endswith("data_gradient"))
     ]
     with guarded(monkeypatch), convolutions_in("tf32"):
         results = run(launch, tensors, o, configs=dict.fromkeys(kernels, config))
@@ -149,11 +196,11 @@ LIES_OTHERWISE = {
 def test_what_does_not_lie_in_pairs(name, device) -> None:
     """Nothing is read in pairs that does not lie in pairs: copies are, see test_channels_last.py."""
     u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
-    call = DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None)
+    call = call_of(u, v, weight, options())
     assert call.can_pair
     assert call.in_pairs is call
     u, v = LIES_OTHERWISE[name](u, v)
-    call = DifferenceCall.of(u, v, weight[:, : u.shape[1]], 1.0, options(), None)
+    call = call_of(u, v, weight[:, : u.shape[1]], options())
     assert not call.can_pair
     assert call.in_pairs.can_pair
 
@@ -161,13 +208,13 @@ def test_what_does_not_lie_in_pairs(name, device) -> None:
 def test_what_cannot_be_paired(device) -> None:
     u, v, weight, *_, grad = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
     with convolutions_in("ieee"):
-        assert not DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None).can_pair
+        assert not call_of(u, v, weight, options()).can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": SINGLES}
             )
     with convolutions_in("tf32"):
-        assert DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), options(), None).can_pair
+        assert call_of(u, v, weight, options()).can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": PAIRS}
@@ -184,12 +231,10 @@ def test_images_beyond_32_bits_are_not_paired(size, outputs) -> None:
     """Offsets inside an image are 32 bits there, in what is read and in what is written."""
     u = torch.empty(1, 32, *size, dtype=torch.float16, device="meta").to(memory_format=torch.channels_last)
     weight = torch.empty(outputs, 32, 3, 3, dtype=torch.float16, device="meta")
-    assert not DifferenceCall.of(u, u, weight, 1.0, options(), None).can_pair
-    assert not DifferenceCall.of(u.contiguous(), u, weight, 1.0, options(), None).can_pair_copies(
-        "difference_forward", False
-    )
+    assert not call_of(u, u, weight, options()).can_pair
+    assert not call_of(u.contiguous(), u, weight, options()).can_pair_copies("difference_forward", False)
     rows = u[:, :, :1024]
-    assert DifferenceCall.of(rows, rows, weight[:8], 1.0, options(), None).can_pair
+    assert call_of(rows, rows, weight[:8], options()).can_pair
 
 
 @pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
@@ -226,7 +271,7 @@ def test_strips(name, device, monkeypatch) -> None:
     monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 12_000)
     case = CASES[name]
     tensors = tensors_of(case, torch.float16, device)
-    call = DifferenceCall.of(tensors[0], tensors[1], tensors[2], 1.0, case.options, None)
+    call = call_of(tensors[0], tensors[1], tensors[2], case.options)
     row_bytes = call.output_size[1] * (call.taps - 1) * case.channels * 2
     cuts = list(data_gradients.strips(call, PAIRS.block_h, row_bytes, 12_000))
     assert len(cuts) > case.images

@@ -98,12 +98,25 @@ def test_groups(device, monkeypatch) -> None:
         difference_conv.forward(DifferenceArguments(u, v, weight, None, 1.0), options(groups=2), IN_PAIRS)
 
 
-def test_kernels_that_have_no_form_in_pairs(device) -> None:
-    u, v, *_ = (channels_last(x) for x in Case(1, 32, 32, (3, 18)).tensors(torch.float16, device)[:2])
-    weight = torch.zeros(32, 1, 3, 3, device=device).half()
-    arguments = DifferenceArguments(u, v, weight, None, 1.0)
+def test_depthwise(device, monkeypatch) -> None:
+    """Bit for bit what channels-last images give."""
+    case = Case(1, 24, 24, (5, 18), options=options(groups=24))
+    u, v, *others, grad = case.tensors(torch.float16, device)
+    with guarded(monkeypatch):
+        found = run(difference_conv, [u, v, *others, grad], case.options, configs=IN_PAIRS)
+    images = [channels_last(x) for x in (u, v)]
+    expected = run(difference_conv, [*images, *others, channels_last(grad)], case.options, configs=IN_PAIRS)
+    for result, reference in zip(found, expected, strict=True):
+        assert result is None if reference is None else torch.equal(result, reference)
+    assert_lies_like(found[:3], [empty_output(found[0].shape, like=u), u, v])
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(32, 64), (36, 36)], ids=["two outputs a channel", "no quads"])
+def test_depthwise_that_has_no_form_in_pairs(channels, outputs, device) -> None:
+    case = Case(1, channels, outputs, (3, 18), options=options(groups=channels))
+    u, v, weight, *_ = case.tensors(torch.float16, device)
     with pytest.raises(ValueError, match="depthwise_forward cannot read channels in pairs"):
-        difference_conv.forward(arguments, options(groups=32), {"depthwise_forward": PAIRS})
+        difference_conv.forward(DifferenceArguments(u, v, weight, None, 1.0), case.options, IN_PAIRS)
 
 
 @pytest.mark.parametrize("channels", [32, 40])
@@ -178,7 +191,13 @@ AS_THEY_LIE = ["difference_forward"]
         (AS_THEY_LIE, {"target": "gfx942"}),
         (AS_THEY_LIE, {"dtype": torch.float32}),
         (AS_THEY_LIE, {"kernel": (1, 1)}),
-        (["depthwise_forward"], {"groups": 64}),
+        ([*COPIES, "paired_depthwise_forward"], {"groups": 64}),
+        ([*COPIES, "paired_depthwise_forward"], {"groups": 40, "channels": 40, "outputs": 40, "target": "sm_80"}),
+        (["depthwise_forward"], {"groups": 64, "target": "sm_86"}),
+        (["depthwise_forward"], {"groups": 64, "stride": (2, 2)}),
+        (["depthwise_forward"], {"groups": 36, "channels": 36, "outputs": 36}),
+        (["depthwise_forward"], {"groups": 64, "outputs": 128}),
+        (["depthwise_forward"], {"groups": 64, "dtype": torch.float32}),
     ],
     ids=str,
 )
@@ -204,6 +223,15 @@ WEIGHT = ["paired_weight_gradient"]
         (["image_copy", *COPIES, *WEIGHT], {"size": (31, 47), "needs": (False, False, True, True, False)}),
         ([*COPIES, *DATA, *COPIES, "difference_weight_gradient"], {"stride": (2, 2)}),
         ([*PLAIN_DATA, "difference_weight_gradient"], {"target": "sm_89"}),
+        (
+            ["image_copy", *COPIES, "paired_depthwise_data_gradient", *COPIES, "paired_depthwise_weight_gradient"],
+            {"groups": 64},
+        ),
+        (["difference_data_gradient", "depthwise_weight_gradient"], {"groups": 64, "target": "sm_86"}),
+        ([*COPIES, *DATA, *COPIES, *WEIGHT], {"target": "sm_80"}),
+        ([*COPIES, *DATA, *COPIES, *WEIGHT], {"target": "sm_80", "outputs": 256}),
+        ([*PLAIN_DATA, "difference_weight_gradient"], {"target": "sm_80", "kernel": (1, 3), "outputs": 256}),
+        ([*PLAIN_DATA, *COPIES, *WEIGHT], {"target": "sm_80", "groups": 2}),
     ],
     ids=str,
 )

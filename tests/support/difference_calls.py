@@ -108,3 +108,10 @@ def tensors_of(case: Case, dtype: torch.dtype, device: torch.device) -> list:
     """Those of the case, images channels-last."""
     u, v, *others, grad = case.tensors(dtype, device)
     return [*(x.contiguous(memory_format=torch.channels_last) for x in (u, v)), *others, grad]
+
+
+def call_of(u: torch.Tensor, v: torch.Tensor, weight: torch.Tensor, o: DifferenceOptions):
+    """What the Triton path knows of a call with a contrast of 1 and no bias."""
+    from sdn_triton.launch.difference_call import DifferenceCall
+
+    return DifferenceCall.of(DifferenceArguments(u, v, weight, None, 1.0), o, None)

@@ -196,6 +196,7 @@ SUBJECTS: dict[str, Subject] = {
     "groups2": difference(Case(1, 64, 24, (6, 9), options=options(groups=2))),
     "C20-O17-6x9-contiguous": difference(Case(1, 20, 17, (6, 9)), channels_last=False),
     "depthwise": difference(Case(1, 32, 64, (6, 9), "channel", options=options(groups=32))),
+    "depthwise-paired": difference(Case(1, 32, 32, (6, 9), options=options(groups=32))),
     "vector": difference(Case(1, 16, 24, (6, 9), "scalar", 5, options(similarity="vector"))),
     "moments": moments_of(Case(2, 32, 24, (6, 9))),
     "block": block_of(block_calls.Case(1, 32, 40, 24, (6, 9))),
