@@ -29,6 +29,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
     if find_spec("triton") is None:
-        parser.error("needs triton: pip install 'sdn-triton[interpreter]'")
+        parser.error(f"needs triton: {how_to_install('interpreter')}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
     from .examination import Case, examine  # imports triton

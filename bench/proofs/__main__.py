@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -292,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for package in ("triton", "sentryward"):
         if find_spec(package) is None:
-            parser.error(f"needs {package}: pip install 'sdn-triton[interpreter,prove]'")
+            parser.error(f"needs {package}: {how_to_install('interpreter', 'prove')}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
 
