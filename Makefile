@@ -50,6 +50,7 @@ check: $(INSTALLED)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+	$(RUN) -c "from importlinter.cli import lint_imports_command as imports_go_down; imports_go_down()"
 
 # The documentation, as pages in build/site/index.html; a link to nowhere or a docstring that cannot be read is an error.
 docs: $(INSTALLED)

@@ -9,9 +9,9 @@ yardstick/     the same for every pass of a layer, beside other ways to its resu
 proofs/        what a verifier says of the compiled kernels
 tuner/         configurations tried, checked and timed
 commands/      the commands ``sdn-triton compare``, ``bench``, ``tune`` and ``doctor``
+quality/       does SDN sharpen borders?
 gpu/           ``make gpu``: the minutes on a GPU
 experiments/   single questions, each a command of its own
-quality/       does SDN sharpen borders?
 suite/         the workloads as benchmarks of pytest
 documents/     ``make report``: the figures in README.md and docs/, from results/
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,24 +13,57 @@ from torch import Tensor
 from sdn_triton.options import DifferenceOptions
 
 
+class Formula(NamedTuple):
+    """A diffusivity as a function of ``x``, which is ``1 + a`` where it ``adds_one``, else ``a``."""
+
+    adds_one: bool
+    of: Callable[[Tensor], Tensor]
+    """``g(x)``, differentiable."""
+    into: Callable[[Tensor, Tensor], Tensor]
+    """``g(x)`` in the memory of the second tensor, which may be ``x``; that of ``x`` is used up."""
+    factor: float
+    power: int
+    """``-2 g'(a) / g(a)``, the steepness, is ``factor * g ** power``: finite where g underflows."""
+
+
+FORMULAS = {
+    # On a CPU the power has an AVX-512 kernel and takes half as long as rsqrt, which compilers like better.
+    "charbonnier": Formula(True, torch.rsqrt, lambda x, out: torch.pow(x, -0.5, out=out), factor=1.0, power=2),
+    # On a CPU exp2 takes a third of exp's time.
+    "exponential": Formula(
+        False,
+        lambda x: torch.exp(-x),
+        lambda x, out: torch.exp2(torch.mul(x, -1 / math.log(2), out=out), out=out),
+        factor=2.0,
+        power=0,
+    ),
+    "rational": Formula(True, torch.reciprocal, lambda x, out: torch.reciprocal(x, out=out), factor=2.0, power=1),
+    "constant": Formula(False, torch.ones_like, lambda x, out: out.fill_(1), factor=0.0, power=0),
+}
+"""Each name of ``options.DIFFUSIVITIES``; ``kernels/diffusivity.py`` has them for the Triton path."""
+
+
 def diffusivity(name: str, a: Tensor) -> Tensor:
-    """g: charbonnier (1 + a)^(-1/2), exponential exp(-a), rational 1 / (1 + a), constant 1; differentiable."""
-    return _of_sum(name, a + 1 if _adds_one(name) else a)
+    """g, differentiable."""
+    formula = FORMULAS[name]
+    return formula.of(a + 1 if formula.adds_one else a)
 
 
 def diffusivity_of_step(name: str, step: Tensor, out: Tensor) -> Tensor:
     """g at ``a = step^2``, in ``out``, which may be ``step``."""
-    if _adds_one(name):
+    formula = FORMULAS[name]
+    if formula.adds_one:
         torch.addcmul(_number(1, step), step, step, out=out)
     else:
         torch.mul(step, step, out=out)
-    return _of_sum(name, out, out)
+    return formula.into(out, out)
 
 
 def diffusivity_of_vector(name: str, step: Tensor, out: Tensor) -> Tensor:
     """g at ``a = sum over channels of step^2``, ``[..., 1]``; ``out``, which may be ``step``, is used up."""
+    formula = FORMULAS[name]
     a = torch.mul(step, step, out=out).sum(-1, keepdim=True)
-    return _of_sum(name, a.add_(1) if _adds_one(name) else a, a)
+    return formula.into(a.add_(1) if formula.adds_one else a, a)
 
 
 def similarity(options: DifferenceOptions, step: Tensor, out: Tensor) -> Tensor:
@@ -38,35 +73,14 @@ def similarity(options: DifferenceOptions, step: Tensor, out: Tensor) -> Tensor:
 
 
 def times_steepness(name: str, x: Tensor, g: Tensor) -> float:
-    """Multiply ``x`` by ``-2 g'(a) / g(a)`` as a function of g, but for the factor that is returned.
+    """Multiply ``x`` by the steepness at ``g``, but for the factor that is returned.
 
-    Charbonnier g^2, exponential 2, rational 2 g, constant 0. Where d changes by k, g changes by
-    ``-steepness * g * d / k``, which is finite where g underflows.
+    Where d changes by k, g changes by ``-steepness * g * d / k``.
     """
-    if name == "charbonnier":
-        x.mul_(g).mul_(g)
-        return 1.0
-    if name == "rational":
+    formula = FORMULAS[name]
+    for _ in range(formula.power):
         x.mul_(g)
-        return 2.0
-    return 2.0 if name == "exponential" else 0.0
-
-
-def _adds_one(name: str) -> bool:
-    return name in ("charbonnier", "rational")
-
-
-def _of_sum(name: str, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """g as a function of ``1 + a`` where it adds one, else of ``a``; differentiable without ``out``."""
-    if name == "charbonnier":
-        # On a CPU the power has an AVX-512 kernel and takes half as long as rsqrt, which compilers like better.
-        return x.rsqrt() if out is None else torch.pow(x, -0.5, out=out)
-    if name == "exponential":
-        # On a CPU exp2 takes a third of exp's time.
-        return torch.exp(-x) if out is None else torch.exp2(torch.mul(x, -1 / math.log(2), out=out), out=out)
-    if name == "rational":
-        return torch.reciprocal(x, out=out)
-    return torch.ones_like(x) if out is None else out.fill_(1)
+    return formula.factor
 
 
 def zero(like: Tensor) -> Tensor:

@@ -8,16 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.devices import EMULATED
+from support.oracle import DIFFUSIVITIES
 from torch import Tensor
 
 from sdn_triton.bench.measuring.contract import error_and_bound
-
-DIFFUSIVITIES = {
-    "charbonnier": lambda a: (1 + a).rsqrt(),
-    "exponential": lambda a: torch.exp(-a),
-    "rational": lambda a: 1 / (1 + a),
-    "constant": torch.ones_like,
-}
 
 
 def difference_conv(u, v, K, b, contrast, o):

@@ -1,13 +1,16 @@
 """The difference convolution in float64, tap by tap, in numpy: shares nothing with the library."""
 
+import math
+
 import numpy as np
 
-G = {
+DIFFUSIVITIES = {
     "charbonnier": lambda a: (1 + a) ** -0.5,
-    "exponential": lambda a: np.exp(-a),
+    "exponential": lambda a: math.e**-a,
     "rational": lambda a: 1 / (1 + a),
-    "constant": lambda a: np.ones_like(a),
+    "constant": lambda a: (1 + a) ** 0,
 }
+"""g of ``a = d^2 / k^2``, for arrays and for tensors, whose gradients PyTorch takes."""
 PAD = {"zeros": "constant", "zero_flux": "constant", "replicate": "edge", "reflect": "reflect", "circular": "wrap"}
 ONE = (1, 1)
 
@@ -28,7 +31,7 @@ def sdc(u, v, K, b=None, stride=ONE, padding=(0, 0), dilation=ONE, groups=1, mod
     y = np.zeros((u.shape[0], O, Ho, Wo)) + (0 if b is None else np.asarray(b, dtype=np.float64).reshape(1, -1, 1, 1))
     for i, j in np.ndindex(kh, kw):
         d = (at(v, i, j) - at(v, kh // 2, kw // 2)) / k.reshape(1, -1, 1, 1)
-        flow = G[g](d**2 if similarity == "channel" else (d**2).sum(1, keepdims=True))
+        flow = DIFFUSIVITIES[g](d**2 if similarity == "channel" else (d**2).sum(1, keepdims=True))
         flow = flow * (at(u, i, j) - at(u, kh // 2, kw // 2))
         if mode == "zero_flux":
             flow = flow * at(inside, i, j) * at(inside, kh // 2, kw // 2)

@@ -5,28 +5,20 @@ Images are ``[H, W]``, those of OpenCV ``[H, W, 3]``. None of this shares code w
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-
-CONDUCTANCES = {
-    "charbonnier": lambda d: 1 / math.sqrt(1 + d * d),
-    "exponential": lambda d: math.exp(-d * d),
-    "rational": lambda d: 1 / (1 + d * d),
-    "constant": lambda d: 1.0,
-}
+from support.oracle import DIFFUSIVITIES
 
 
 def ours(image, guidance, steps, step, diffusivity, contrast, spacing=(1.0, 1.0)):
     """The formula of the documentation, pixel by pixel and neighbour by neighbour."""
-    u, g = np.array(image, np.float64), CONDUCTANCES[diffusivity]
+    u, g = np.array(image, np.float64), DIFFUSIVITIES[diffusivity]
     for _ in range(steps):
         z, new = (u if guidance is None else guidance), u.copy()
         for y, x in np.ndindex(u.shape):
             for dy, dx, h in ((0, 1, spacing[1]), (0, -1, spacing[1]), (1, 0, spacing[0]), (-1, 0, spacing[0])):
                 q = y + dy, x + dx
                 if 0 <= q[0] < u.shape[0] and 0 <= q[1] < u.shape[1]:
-                    new[y, x] += step * g((z[q] - z[y, x]) / h / contrast) * (u[q] - u[y, x]) / h**2
+                    new[y, x] += step * g(((z[q] - z[y, x]) / h / contrast) ** 2) * (u[q] - u[y, x]) / h**2
         u = new
     return u
 

@@ -1,0 +1,45 @@
+"""What has to be said in several places is said in all of them: CONTRIBUTING.md has the lists."""
+
+import inspect
+
+import pytest
+import torch
+from support import oracle
+
+from sdn_triton import SemanticDifferenceConv2d, anisotropic_diffusion, semantic_difference_conv2d
+from sdn_triton.eager import difference_conv as eager
+from sdn_triton.eager.diffusivity import FORMULAS
+from sdn_triton.options import DIFFUSIVITIES, DifferenceOptions
+
+PLACES = {"sdn_triton/eager/diffusivity.py": FORMULAS, "tests/support/oracle.py": oracle.DIFFUSIVITIES}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_diffusivity_has_its_formula(place):
+    assert set(PLACES[place]) == set(DIFFUSIVITIES), f"{place} and sdn_triton/options.py name other diffusivities"
+
+
+@pytest.mark.parametrize("name", DIFFUSIVITIES)
+def test_every_diffusivity_is_documented(name):
+    for what in (semantic_difference_conv2d, SemanticDifferenceConv2d, anisotropic_diffusion):
+        assert f'``"{name}"``' in inspect.getdoc(what), f"the docstring of {what.__name__} does not name {name!r}"
+
+
+@pytest.mark.parametrize("similarity", ["channel", "vector"])
+@pytest.mark.parametrize("name", DIFFUSIVITIES)
+def test_every_diffusivity_has_kernels(name, similarity, device):
+    """``kernels/diffusivity.py``: the formula and its slope, in the forward and in the gradient of the guidance."""
+    pytest.importorskip("triton")
+    from support.difference_calls import run
+
+    from sdn_triton.launch import difference_conv as launch
+
+    options = DifferenceOptions((1, 3), padding=(0, 1), diffusivity=name, similarity=similarity)
+    tensors = [torch.randn(shape, device=device) for shape in ((1, 2, 3, 5), (1, 2, 3, 5), (3, 2, 1, 3), (3,))]
+    call = [*tensors, 0.7, torch.randn(1, 3, 3, 5, device=device)]
+    expected = oracle.sdc(*(x.cpu().numpy() for x in tensors), padding=(0, 1), g=name, k=0.7, similarity=similarity)
+    output, *gradients = run(launch, call, options)
+    torch.testing.assert_close(output.cpu(), torch.from_numpy(expected).float(), rtol=1e-4, atol=1e-4)
+    _, *others = run(eager, call, options)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4)
