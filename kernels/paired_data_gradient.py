@@ -23,7 +23,7 @@ from sdn_triton.kernels.pixels import (
 def paired_data_gradient_kernel(
     du_ptr,
     dv_ptr,
-    h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous
+    h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous; with EDGES [.., TAPS // 2, C]
     u_ptr,
     v_ptr,
     contrast_ptr,
@@ -59,6 +59,7 @@ def paired_data_gradient_kernel(
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     PTX: tl.constexpr,
+    EDGES: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
@@ -67,6 +68,8 @@ def paired_data_gradient_kernel(
     With ``T = h[x,tap] - h[x + delta,opposite]``, where a pixel that is no output centre has h = 0:
 
         dL/du[x] = - sum_delta s T      dL/dv[x] = - sum_delta g'(d) e T
+
+    With EDGES h is T itself, of the taps of the first half of the kernel; an opposite has it from its other end.
 
     One program: a tile of BLOCK_H x BLOCK_W input pixels by 32 channels. Grid: (images * tiles * C / 32,).
     """
@@ -93,7 +96,8 @@ def paired_data_gradient_kernel(
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
     h_words = h_ptr.to(tl.pointer_type(tl.int32)) + n * stride_hn
     offsets = pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, False)[:, None] + words[None, :]
-    stride_hw = (TAPS - 1) * (C // 2)
+    SLOTS: tl.constexpr = TAPS // 2 if EDGES else TAPS - 1
+    stride_hw = SLOTS * (C // 2)
     stride_hh = WO * stride_hw
     x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
     u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
@@ -108,32 +112,42 @@ def paired_data_gradient_kernel(
 
     zero = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
     du_lower, du_upper, dv_lower, dv_upper = zero, zero, zero, zero
-    for tap in range(TAPS - 1):
-        position = skip_centre(tap, KERNEL_H, KERNEL_W)
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        own = tl.cast(tap, tl.int32) * (C // 2)
-        moved = dy * stride_uh + dx * stride_uw
-        u_q, v_q, h_x, h_q = load_edge(
-            u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
-            offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
-            dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
-            ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, False,
-        )  # fmt: skip
-        x_lower, x_upper = wide(h_x, dtype, PTX)
-        q_lower, q_upper = wide(h_q, dtype, PTX)
-        t_lower = x_lower - q_lower
-        t_upper = x_upper - q_upper
-        e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
-        d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
-        if not UNIT_CONTRAST:
-            d_lower *= inverse_lower
-            d_upper *= inverse_upper
-        u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
-        u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
-        du_lower -= u_lower
-        du_upper -= u_upper
-        dv_lower -= v_lower
-        dv_upper -= v_upper
+    ENDS: tl.constexpr = 2 if EDGES else 1
+    for slot in range(SLOTS):
+        for end in tl.static_range(ENDS):
+            if end == 0:
+                tap = tl.cast(slot, tl.int32)
+            else:
+                tap = TAPS - 2 - tl.cast(slot, tl.int32)
+            position = skip_centre(tap, KERNEL_H, KERNEL_W)
+            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            moved = dy * stride_uh + dx * stride_uw
+            u_q, v_q, h_x, h_q = load_edge(
+                u_words + moved, v_words + moved, h_words + tap * (C // 2), h_words + (TAPS - 2 - tap) * (C // 2),
+                offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
+                dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
+                ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+                not EDGES or end == 0, not EDGES or end == 1, ZERO_FLUX, False,
+            )  # fmt: skip
+            t_lower, t_upper = wide(h_x, dtype, PTX)
+            if EDGES and end == 1:
+                t_lower = -t_lower
+                t_upper = -t_upper
+            if not EDGES:
+                q_lower, q_upper = wide(h_q, dtype, PTX)
+                t_lower -= q_lower
+                t_upper -= q_upper
+            e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
+            d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
+            if not UNIT_CONTRAST:
+                d_lower *= inverse_lower
+                d_upper *= inverse_upper
+            u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
+            u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
+            du_lower -= u_lower
+            du_upper -= u_upper
+            dv_lower -= v_lower
+            dv_upper -= v_upper
 
     out_offsets = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, False)[:, None] + words[None, :]
     if NEEDS_U:

@@ -8,11 +8,12 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
-from sdn_triton.launch.data_gradients import data_gradients, products_bytes
+from sdn_triton.launch.data_gradients import data_gradients
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
+from sdn_triton.launch.products import products_bytes
 from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
@@ -90,7 +91,7 @@ def describe_configs(
 
 def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
-    if kernel == "tap_products":
+    if kernel.endswith("products"):
         return f"; makes products of up to {products_bytes(call):,} bytes at a time"
     if not call.reads_copies(kernel, config):
         return ""

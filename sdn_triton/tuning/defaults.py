@@ -19,6 +19,7 @@ KERNELS = (
     "difference_data_gradient",
     "difference_weight_gradient",
     "tap_products",
+    "edge_products",
     "depthwise_forward",
     "depthwise_data_gradient",
     "depthwise_weight_gradient",
@@ -49,6 +50,9 @@ FEW_COLUMNS = 64
 """Of products of all taps where there are no more than 128: what needs fewer registers than the widest tile and more
 than this one, compilers squeeze into the registers of one block more, and spill."""
 
+EDGE_CHANNELS = (256, 128, 64)
+"""Widths of a tile of products of edges, which has one tap; none of it is empty where one of these divides them."""
+
 # Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
 # cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
 _ALL = ("half", "tf32", "ieee")
@@ -57,6 +61,7 @@ _TILES = {
     "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
     "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
+    "edge_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
     "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
@@ -167,6 +172,8 @@ _WARP_PRODUCTS_TILES = {
     ("difference_weight_gradient", "tf32"): ((32, 64, 256, 8, 2), (32, 128, 128, 8, 1)),
     ("tap_products", "half"): ((128, 256, 32, 8, 3),),
     ("tap_products", "tf32"): ((128, 128, 32, 8, 3),),
+    ("edge_products", "half"): ((128, 256, 32, 8, 3),),
+    ("edge_products", "tf32"): ((128, 128, 32, 8, 3),),
 }
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
@@ -208,6 +215,21 @@ def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
     else:
         architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
     return has_pairs(kernel, arithmetic) and target.architecture in architectures
+
+
+def edges_pay(channels: int, outputs: int) -> bool:
+    """Whether products of edges, where they can be made, take less time than those of taps.
+
+    They are half as many, and the gathering pass has half as much to read. But a tile has the channels of one tap only.
+    In bytes of the second-level cache for two numbers of an edge, with tiles of so many pixels P and channels D: 2
+    written instead of 4, and of factors 4 O / P + 4 O / D. Tiles of 256x128 or 128x256 read as much as those of taps;
+    256x64 reads 2 bytes more for every 64 outputs.
+
+    Example:
+        >>> edges_pay(256, 256), edges_pay(320, 320), edges_pay(64, 64), edges_pay(32, 32)
+        (True, False, True, False)
+    """
+    return channels % 128 == 0 or (channels % 64 == 0 and outputs <= NARROWEST_OUTPUTS)
 
 
 def has_pairs(kernel: str, arithmetic: str) -> bool:
@@ -262,7 +284,7 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
         tile = _UNALIGNED_TILES[kernel, family]
     if kernel == "difference_data_gradient" and not work.channels_last:
         tile = _CONTIGUOUS_TILE
-    if kernel == "tap_products" and target.kind == "hip" and family != "ieee":
+    if kernel.endswith("products") and target.kind == "hip" and family != "ieee":
         tile = _HIP_PRODUCTS_TILE
     if kernel.startswith("fusion") and target.kind == "hip":
         tile = _HIP_FUSION_TILE
@@ -271,6 +293,10 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     block_o = min(block_o, max(_next_power(work.outputs), NARROWEST_OUTPUTS))
     if kernel == "tap_products" and block_c < tile[1]:
         block_c, num_warps = FEW_COLUMNS, 4 if target.architecture in TENSOR_MEMORY else num_warps
+    if kernel == "edge_products" and work.channels % block_c:
+        block_c = next(c for c in EDGE_CHANNELS if c == EDGE_CHANNELS[-1] or work.channels % c == 0)
+    if kernel == "edge_products" and block_c < tile[1]:
+        block_p = 2 * block_p
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
 
