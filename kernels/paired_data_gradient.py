@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, wide
+from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, unpacked, wide
 from sdn_triton.kernels.pixels import (
     output_of_centre,
     pixel_offsets,
@@ -17,6 +17,38 @@ from sdn_triton.kernels.pixels import (
     tile_origin,
     tile_pixels,
 )
+
+
+@triton.jit
+def store_channels(
+    ptr,
+    lower,  # [PIXELS, WORDS] in float32
+    upper,
+    n,
+    rows,  # [PIXELS]
+    columns,
+    x_inside,
+    first_word,
+    channels_there,
+    stride_n,
+    stride_c,
+    stride_h,
+    stride_w,
+    IN_WORDS: tl.constexpr,
+    dtype: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Write channels to an image in words, or in any strides, which then may have fewer channels."""
+    words = packed(lower, upper, dtype, PTX)
+    offsets = pixel_offsets(rows, columns, stride_h, stride_w, False)[:, None]
+    if IN_WORDS:
+        place = first_word + tl.arange(0, WORDS)
+        image = ptr.to(tl.pointer_type(tl.int32)) + n * stride_n
+        tl.store(image + offsets + place[None, :], words, mask=x_inside[:, None])
+    else:
+        channels = 2 * first_word + tl.arange(0, 2 * WORDS)
+        mask = x_inside[:, None] & (channels < channels_there)[None, :]
+        tl.store(ptr + n * stride_n + offsets + (channels * stride_c)[None, :], unpacked(words, dtype), mask=mask)
 
 
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
@@ -29,6 +61,7 @@ def paired_data_gradient_kernel(
     contrast_ptr,
     inverse_contrast,
     C,  # a multiple of 32
+    gradient_channels,  # those of the gradients, which may lack the last ones
     H,
     W,
     HO,
@@ -46,9 +79,14 @@ def paired_data_gradient_kernel(
     stride_un,  # of u and of v, in words; the words of a pixel lie together
     stride_uh,
     stride_uw,
-    stride_dun,  # of their gradients
+    stride_dun,  # of their gradients, in words if these are written in words
+    stride_duc,
     stride_duh,
     stride_duw,
+    stride_dvn,
+    stride_dvc,
+    stride_dvh,
+    stride_dvw,
     stride_contrast,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
@@ -60,6 +98,7 @@ def paired_data_gradient_kernel(
     ZERO_FLUX: tl.constexpr,
     PTX: tl.constexpr,
     EDGES: tl.constexpr,
+    WRITE_WORDS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
@@ -149,11 +188,14 @@ def paired_data_gradient_kernel(
             dv_lower -= v_lower
             dv_upper -= v_upper
 
-    out_offsets = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, False)[:, None] + words[None, :]
     if NEEDS_U:
-        du_words = du_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun
-        tl.store(du_words + out_offsets, packed(du_lower, du_upper, dtype, PTX), mask=x_mask)
+        store_channels(
+            du_ptr, du_lower, du_upper, n, x_rows, x_columns, x_inside, c_block * WORDS, gradient_channels,
+            stride_dun, stride_duc, stride_duh, stride_duw, WRITE_WORDS, dtype, PTX,
+        )  # fmt: skip
     if NEEDS_V:
-        dv_words = dv_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun
-        dv = packed(dv_lower * inverse_lower, dv_upper * inverse_upper, dtype, PTX)
-        tl.store(dv_words + out_offsets, dv, mask=x_mask)
+        store_channels(
+            dv_ptr, dv_lower * inverse_lower, dv_upper * inverse_upper, n, x_rows, x_columns, x_inside,
+            c_block * WORDS, gradient_channels,
+            stride_dvn, stride_dvc, stride_dvh, stride_dvw, WRITE_WORDS, dtype, PTX,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ from sampling import sample
 pytest.importorskip("triton")
 
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import data_gradients
+from sdn_triton.launch import products
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.options import DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
@@ -150,10 +150,10 @@ def test_strips(name, layout, device, monkeypatch) -> None:
     u, v, weight, _, contrast, grad = tensors
     exact = value_and_gradients(lambda *a: difference_conv(*a, o), tensors[:5], grad)
     needs = DifferenceNeeds(True, True, False, False, isinstance(contrast, torch.Tensor))
-    made: list[data_gradients.Strip] = []
-    strips = data_gradients.strips
-    monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 1)
-    monkeypatch.setattr(data_gradients, "strips", lambda *a: made.extend(strips(*a)) or made)
+    made: list[products.Strip] = []
+    strips = products.strips
+    monkeypatch.setattr(products, "strip_room", lambda *_: 1)
+    monkeypatch.setattr(products, "strips", lambda *a: made.extend(strips(*a)) or made)
     configs = {"difference_data_gradient": KernelConfig(32, 16, 16, 16, 4, 1)}
     with guarded(monkeypatch):
         results = launch.backward(grad, u, v, weight, contrast, o, needs, configs)

@@ -14,7 +14,7 @@ import sdn_triton.ops.path as path_module
 from sdn_triton import BackendUnavailableError, explain, semantic_difference_conv2d
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import data_gradients, difference_gradients, run
+from sdn_triton.launch import difference_gradients, products, run
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceOptions
@@ -152,9 +152,9 @@ def test_auto_goes_on_eagerly_with_one_more_warning(monkeypatch):
 @needs_interpreter
 def test_a_step_is_taken_again_as_a_whole(monkeypatch):
     """The second kernel of a backward pass fails after the first has run."""
-    first = Picky(data_gradients.tap_products_kernel, fits=1 << 20)
+    first = Picky(products.tap_products_kernel, fits=1 << 20)
     second = Picky(difference_gradients.difference_weight_gradient_kernel, fits=32)
-    monkeypatch.setattr(data_gradients, "tap_products_kernel", first)
+    monkeypatch.setattr(products, "tap_products_kernel", first)
     monkeypatch.setattr(difference_gradients, "difference_weight_gradient_kernel", second)
     arguments = tensors(requires_grad=True)
     grad = torch.randn(1, 40, 7, 9)

@@ -15,7 +15,6 @@ from sdn_triton.kernels.difference_data_gradient import difference_data_gradient
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.launch import similarity
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.products import Places, Strip, products_of_strips
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides
 from sdn_triton.options import Contrast, DifferenceNeeds
@@ -45,7 +44,7 @@ def data_gradients(
         return _with_maps(call, grad, maps, dtype, dinput, needs._replace(contrast=needs_contrast), config)
     dguidance = torch.empty_like(call.guidance) if needs.guidance else None
     if call.reads_copies("difference_data_gradient", config, needs_contrast):
-        _fill_by_copies(call, grad, Gradients(dinput, dguidance), config)
+        _fill(call.in_pairs, grad, None, dtype, Gradients(dinput, dguidance), config)
         return dinput, dguidance, None
     sums = None
     if needs_contrast:
@@ -90,21 +89,6 @@ def _contrast_gradient(sums: Tensor, contrast: Contrast) -> Tensor:
     assert isinstance(contrast, Tensor)
     total = sums.sum(0) if contrast.numel() == sums.shape[-1] and contrast.ndim else sums.sum()
     return total.to(contrast.dtype).reshape(contrast.shape)
-
-
-def _fill_by_copies(call: DifferenceCall, grad: Tensor, gradients: Gradients, config: KernelConfig) -> None:
-    """Fill gradients whose channels do not lie in pairs from others that do."""
-    pairs = call.in_pairs
-    copies = Gradients(
-        *(
-            None if gradient is None else torch.empty_like(pairs.input, memory_format=torch.channels_last)
-            for gradient in gradients[:2]
-        )
-    )
-    _fill(pairs, grad, None, call.input.dtype, copies, config)
-    for gradient, copy in zip(gradients[:2], copies[:2]):
-        if gradient is not None and copy is not None:
-            copy_image(gradient, copy)
 
 
 def _fill(
@@ -226,8 +210,10 @@ def _gather_pairs(
     """The gathering pass over a strip, two channels at a time."""
     images = slice(cut.first_image, cut.first_image + cut.images)
     du, dv, _ = gradients
-    # Both gradients have the same, as input and guidance have.
-    strides = next((g.stride() for g in (du, dv) if g is not None), call.input.stride())
+    # Gradients of images that were copied lie as these did, and have no channels that were added.
+    layout = call.input.stride()
+    in_words = all(g is None or g.stride() == layout for g in (du, dv))
+    channels = next((g.shape[1] for g in (du, dv) if g is not None), call.channels)
     constants = {**geometry, **call.word_strides(), **call.contrast_arguments(), **call.constants()}
     del constants["INT64"]  # see DifferenceCall.can_pair
     return Launch(
@@ -240,20 +226,26 @@ def _gather_pairs(
             u_ptr=call.input[images],
             v_ptr=call.guidance[images],
             C=call.channels,
+            gradient_channels=channels,
             first_row=cut.first_row,
             rows=cut.rows,
             first_output_row=cut.first_output_row,
             stride_hn=cut.output_rows * products.stride(1) // 2,
-            stride_dun=strides[0] // 2,
-            stride_duh=strides[2] // 2,
-            stride_duw=strides[3] // 2,
+            **_strides_in_words("du", du, in_words),
+            **_strides_in_words("dv", dv, in_words),
             **constants,
             **call.pair_constants(),
             NEEDS_U=du is not None,
             NEEDS_V=dv is not None,
             EDGES=edges,
+            WRITE_WORDS=in_words,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
         ),
         config=config,
     )
+
+
+def _strides_in_words(name: str, gradient: Tensor | None, in_words: bool) -> dict[str, int]:
+    """The strides of a gradient of a half type, in words of two numbers where it is written in those."""
+    return {axis: stride // (2 if in_words else 1) for axis, stride in image_strides(name, gradient).items()}

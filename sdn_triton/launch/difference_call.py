@@ -291,7 +291,7 @@ class DifferenceCall:
             and (is_copied or self.input.stride(1) == 1)
             and self.options.stride == (1, 1)
             and not self.uses_maps
-            and edges_pay(padded(self.channels) if is_copied else self.channels, self.outputs)
+            and edges_pay(padded(self.channels) if is_copied else self.channels)
         )
         return "edge_products" if takes_edges else "tap_products"
 

@@ -93,13 +93,11 @@ def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
     if kernel.endswith("products"):
         return f"; makes products of up to {products_bytes(call):,} bytes at a time"
-    if not call.reads_copies(kernel, config):
+    if call.can_pair or not call.reads_copies(kernel, config):
         return ""
     what = "input" if call.images == 1 else "input and guidance"
     shared = ", one set for the backward" if kernel.endswith("gradient") else ""
-    read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
-    is_written = kernel == "difference_data_gradient"
-    return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
+    return f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
 
 
 def _dense_forward(

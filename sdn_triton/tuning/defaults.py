@@ -50,8 +50,8 @@ FEW_COLUMNS = 64
 """Of products of all taps where there are no more than 128: what needs fewer registers than the widest tile and more
 than this one, compilers squeeze into the registers of one block more, and spill."""
 
-EDGE_CHANNELS = (256, 128, 64)
-"""Widths of a tile of products of edges, which has one tap; none of it is empty where one of these divides them."""
+EDGE_CHANNELS = 128
+"""What divides the channels of a layer whose edges have products: a tile of them has one tap, and no empty columns."""
 
 # Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
 # cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
@@ -61,7 +61,7 @@ _TILES = {
     "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
     "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
-    "edge_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
+    "edge_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 16, 8, 4), "ieee": (64, 32, 16, 4, 1)},
     "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
@@ -217,19 +217,18 @@ def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
     return has_pairs(kernel, arithmetic) and target.architecture in architectures
 
 
-def edges_pay(channels: int, outputs: int) -> bool:
+def edges_pay(channels: int) -> bool:
     """Whether products of edges, where they can be made, take less time than those of taps.
 
-    They are half as many, and the gathering pass has half as much to read. But a tile has the channels of one tap only.
-    In bytes of the second-level cache for two numbers of an edge, with tiles of so many pixels P and channels D: 2
-    written instead of 4, and of factors 4 O / P + 4 O / D. Tiles of 256x128 or 128x256 read as much as those of taps;
-    256x64 reads 2 bytes more for every 64 outputs.
+    They are half as many, and the gathering pass has half as much to read. But a tile has the channels of one tap only,
+    and narrow tiles read factors too often, and find too many places for too few sums: with 64 channels on sm_90 4.1
+    times a convolution's pass instead of 2.7 (``python -m bench.machine_code``).
 
     Example:
-        >>> edges_pay(256, 256), edges_pay(320, 320), edges_pay(64, 64), edges_pay(32, 32)
-        (True, False, True, False)
+        >>> edges_pay(256), edges_pay(320), edges_pay(64)
+        (True, False, False)
     """
-    return channels % 128 == 0 or (channels % 64 == 0 and outputs <= NARROWEST_OUTPUTS)
+    return channels % EDGE_CHANNELS == 0
 
 
 def has_pairs(kernel: str, arithmetic: str) -> bool:
@@ -263,6 +262,7 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
     works = [
         Work(arithmetic, images=1, rows=1, columns=1, channels=c, outputs=o, channels_last=channels_last)
         for c, o, channels_last in product(sizes, sizes, (True, False))
+        if kernel != "edge_products" or edges_pay(c)
     ]
     configs = [_compiled(kernel, work, target) for work in works]
     if takes_pairs(kernel, arithmetic, target):
@@ -294,9 +294,9 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     if kernel == "tap_products" and block_c < tile[1]:
         block_c, num_warps = FEW_COLUMNS, 4 if target.architecture in TENSOR_MEMORY else num_warps
     if kernel == "edge_products" and work.channels % block_c:
-        block_c = next(c for c in EDGE_CHANNELS if c == EDGE_CHANNELS[-1] or work.channels % c == 0)
-    if kernel == "edge_products" and block_c < tile[1]:
-        block_p = 2 * block_p
+        block_c = EDGE_CHANNELS
+    if kernel == "edge_products" and block_c < tile[1] and target.architecture in GROUP_PRODUCTS:
+        block_p *= 2
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
 

@@ -64,7 +64,7 @@ def example_launches(
                 options, outputs = replace(options, groups=channels), channels
             elif kernel.startswith("similarity"):
                 options = replace(options, similarity="vector")
-            elif kernel == "tap_products":
+            elif kernel == "tap_products" and memory_format == torch.channels_last:
                 options = replace(options, stride=(2, 2))  # at stride 1 edges may have products instead
             weight = torch.empty(
                 (outputs, channels // options.groups, *options.kernel_size), device="meta", dtype=dtype
