@@ -80,4 +80,8 @@ def edge_products_kernel(
         h = tl.dot(gradient, weight, h, input_precision=PRECISION)
     h_places = (n * places_of_image + places.to(tl.int64)) * (HALF_TAPS * C)
     h_ptr += group * stride_hg + tap * C
-    tl.store(h_ptr + h_places[:, None] + channels[None, :], h.to(h_ptr.dtype.element_ty), mask=p_mask[:, None] & c_mask[None, :])
+    tl.store(
+        h_ptr + h_places[:, None] + channels[None, :],
+        h.to(h_ptr.dtype.element_ty),
+        mask=p_mask[:, None] & c_mask[None, :],
+    )

@@ -27,7 +27,8 @@ CASES = {
     if case.options.stride == (1, 1)
     and case.options.similarity == "channel"
     and case.options.groups in (1, 2)
-    and case.channels > 1 and case.options.kernel_size != (1, 1)
+    and case.channels > 1
+    and case.options.kernel_size != (1, 1)
     and case.options.diffusivity != "constant"
 }
 PAIRED = [name for name in test_kernels_paired.CASES if name in CASES and name not in ("groups2",)]

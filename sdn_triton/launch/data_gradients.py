@@ -20,6 +20,7 @@ from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides
 from sdn_triton.options import Contrast, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
 
+
 class Gradients(NamedTuple):
     """What a gathering pass fills: the gradients of input and guidance, and sums for that of the contrast."""
 

@@ -178,6 +178,9 @@ _WARP_PRODUCTS_TILES = {
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
 _CONTIGUOUS_TILE = (64, 16, 32, 4, 1)
+# Products of taps and edges where sums have a memory of their own: all of it, which reads factors least often. In TF32
+# that spills.
+_TENSOR_MEMORY_PRODUCTS_TILE = (256, 256, 64, 8, 3)
 _HIP_PRODUCTS_TILE = (128, 128, 32, 8, 2)
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -284,6 +287,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
         tile = _UNALIGNED_TILES[kernel, family]
     if kernel == "difference_data_gradient" and not work.channels_last:
         tile = _CONTIGUOUS_TILE
+    if kernel.endswith("products") and target.architecture in TENSOR_MEMORY and family == "half":
+        tile = _TENSOR_MEMORY_PRODUCTS_TILE
     if kernel.endswith("products") and target.kind == "hip" and family != "ieee":
         tile = _HIP_PRODUCTS_TILE
     if kernel.startswith("fusion") and target.kind == "hip":
@@ -296,7 +301,7 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     if kernel == "edge_products" and work.channels % block_c:
         block_c = EDGE_CHANNELS
     if kernel == "edge_products" and block_c < tile[1] and target.architecture in GROUP_PRODUCTS:
-        block_p *= 2
+        block_p = tile[1]
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
 

@@ -43,7 +43,7 @@ TENSOR_ROWS, TENSOR_COLUMNS = 128, 512
 SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
-"""What threads exchange of a result before it is stored goes through so much at a time."""
+"""What threads exchange of a result before it is stored goes through so much at a time, of tiles of products four times that."""
 TAPS = 9
 """Of the kernel whose needs are the greatest."""
 
@@ -215,14 +215,15 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         "fusion_weight_gradient": ((po, pc), pc * is_pipelined, 0, 4 * co),
     }[kernel]
     loaded, after = sum(factors), fused if kernel == "block_forward" else 0
+    exchanged = min(result, 4 * EXCHANGE_BYTES if kernel.endswith("products") else EXCHANGE_BYTES)
     if target.kind == "hip":
         # Without a pipeline factors pass through one after the other; the sources stay in registers in any case.
         loaded, made, sources = (loaded, made, 0) if is_pipelined else (max(*factors, made), 0, 0)
         after = max(po, config.block_o * z) if after and not is_pipelined else after
     if not is_pipelined:
-        return max(item * (loaded + made), min(result, EXCHANGE_BYTES), item * after) + SCRATCH_BYTES
+        return max(item * (loaded + made), exchanged, item * after) + SCRATCH_BYTES
     # Products that run on while the next stage is loaded take a buffer for every stage.
     runs_on = target.architecture in GROUP_PRODUCTS and arithmetic != "ieee"
     stages = config.num_stages if runs_on else config.num_stages - 1
     looped = item * (stages * (loaded + sources) + made)
-    return max(looped, min(result, EXCHANGE_BYTES), item * after) + SCRATCH_BYTES
+    return max(looped, exchanged, item * after) + SCRATCH_BYTES
