@@ -1,9 +1,9 @@
 """Why a layer misses an aim of ``bench.yardstick``, by arithmetic on what is known of its kernels.
 
-A pass takes at least as long as the busiest part of the device in each of its kernels, one after the other: *if nothing
-waited*. What is above an aim there cannot be mended by order or overlap, only by kernels that do less. Else it is copies
-of images in another layout, which take their bytes at the memory's rate, or what kernels wait for. Imports neither torch
-nor triton.
+A pass takes at least as long as the busiest part of the device in each of its kernels, one after the other: *if
+nothing waited*. What is above an aim there cannot be mended by order or overlap, only by kernels that do less. Else it
+is copies of images in another layout, which take their bytes at the memory's rate, or what kernels wait for. Imports
+neither torch nor triton.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def reasons(cells: Sequence[Mapping[str, Any]]) -> list[Reason]:
             faster = [
                 (cell["others"][way][TRAINING], WAYS[way]) for way, passes in ahead(cell).items() if TRAINING in passes
             ]
-            limits = {TRAINING: (limit, f"{title} {limit:.2f}") for limit, title in [min(faster)]} if faster else {}
+            for limit, title in sorted(faster)[:1]:
+                limits[TRAINING] = limit, f"{title} {limit:.2f}"
         for aim, (limit, limit_is) in limits.items():
             found.append(Reason(layer_of(cell), aim, limit_is, our_ratios(cell)[aim], reason(cell, aim, limit)))
     return found
@@ -98,7 +99,7 @@ def reason(cell: Mapping[str, Any], aim: str, limit: float) -> str:
         largest = sorted(kernels, key=lambda part: -part.floor)[:NAMED]
         return f"if nothing waited still {floor:.2f}: {', '.join(map(_bound, largest))}{also}"
     if copies and value - copies <= limit:
-        return f"copies to channels_last take {copies:.2f} at the memory's rate, without them it would be {value - copies:.2f}"
+        return f"copies to channels_last take {copies:.2f} at the memory's rate; {value - copies:.2f} without them"
     waiting = sorted(kernels, key=lambda part: part.floor - part.ratio)[:NAMED]
     waits = ", ".join(f"{part.kernel} waits {(part.ratio - part.floor) / passes:.2f}" for part in waiting)
     return f"if nothing waited {floor:.2f}: {waits}{also}"

@@ -57,10 +57,10 @@ def yardstick(results: Path, link: str) -> str:
 
 
 _WHY = prose(
-    "Why aims are missed, by arithmetic on the same figures, and on sm_100, for which none were set, where torch.compile "
-    "would train faster. *If nothing waited*: every kernel takes what its busiest part of the device takes, which only a "
-    "kernel that does less could change; an element is a pixel, a channel and a tap, or an edge. Else it is copies, which "
-    "move their bytes at the memory's rate, or what kernels wait for in the simulation."
+    "Why aims are missed, by arithmetic on the same figures; of sm_100, for which none were set, where torch.compile "
+    "would train faster. *If nothing waited*: every kernel takes what its busiest part of the device takes, which only "
+    "a kernel that does less could change; an element is a pixel, a channel and a tap, or an edge. Else it is copies, "
+    "which move their bytes at the memory's rate, or what kernels wait for in the simulation."
 )
 
 
@@ -101,8 +101,9 @@ def _legend(content: Mapping[str, Any], link: str) -> str:
     share = ", ".join(f"{value:.2f} of that rate on {arch}" for arch, value in _shares(content))
     return prose(
         "All figures are times of what the tensor cores take for the 3x3 convolution's same pass; *training* is "
-        "the sum of three passes over three of the convolution, less copies that both gradients read. *Simulated*: the machine code played in time. *At "
-        "least*: no latency counts, and only what the code allows overlaps. In brackets, for each kernel: the part "
+        "the sum of three passes over three of the convolution, less copies that both gradients read. *Simulated*: "
+        "the machine code played in time. *At least*: no latency counts, and only what the code allows overlaps. In "
+        "brackets, for each kernel: the part "
         "of the device that is busiest, and what that part takes alone. Bold: an aim that is missed, and what "
         "another way would do faster. *torch.compile* is the plain formula compiled as well as it could be: all "
         "differences written once in the layer's dtype, and read by a library's product. In training they are kept "

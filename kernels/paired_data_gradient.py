@@ -154,10 +154,7 @@ def paired_data_gradient_kernel(
     ENDS: tl.constexpr = 2 if EDGES else 1
     for slot in range(SLOTS):
         for end in tl.static_range(ENDS):
-            if end == 0:
-                tap = tl.cast(slot, tl.int32)
-            else:
-                tap = TAPS - 2 - tl.cast(slot, tl.int32)
+            tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
             dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
             moved = dy * stride_uh + dx * stride_uw

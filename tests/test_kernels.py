@@ -13,8 +13,8 @@ from sampling import sample
 pytest.importorskip("triton")
 
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import products
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import products
 from sdn_triton.options import DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS

@@ -13,8 +13,8 @@ pytest.importorskip("triton")
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.kernels import paired_response
-from sdn_triton.launch import products
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import products
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.tuning.configs import KernelConfig

@@ -14,8 +14,8 @@ import sdn_triton.ops.path as path_module
 from sdn_triton import BackendUnavailableError, explain, semantic_difference_conv2d
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import difference_gradients, products, run
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import difference_gradients, image_copy, products, run
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
@@ -122,6 +122,14 @@ def test_forced_triton_raises_when_nothing_is_left(monkeypatch):
     with pytest.raises(BackendUnavailableError, match="out of resource"):
         call(*arguments)
     assert kernel.tried == [64, 32, 16, 16]
+
+
+def test_a_kernel_with_one_configuration_gives_the_call_up():
+    """Nobody configures the kernel that copies images: trying it again would fail again, without end."""
+    failure = fallback.LaunchFailedError("image_copy_kernel", image_copy.TILE, "out of resource: shared memory")
+    fallback.step_down("a call", failure)
+    assert fallback.why_exhausted("a call").startswith("image_copy_kernel runs with none of its configurations")
+    assert not fallback.replacements("a call")
 
 
 def as_on_cuda(given, input, why_not):
