@@ -157,9 +157,10 @@ def paired_data_gradient_kernel(
             tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
             dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            own = tap * (C // 2)
             moved = dy * stride_uh + dx * stride_uw
             u_q, v_q, h_x, h_q = load_edge(
-                u_words + moved, v_words + moved, h_words + tap * (C // 2), h_words + (TAPS - 2 - tap) * (C // 2),
+                u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
                 offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
                 dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
                 ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,

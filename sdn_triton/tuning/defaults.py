@@ -178,6 +178,8 @@ _WARP_PRODUCTS_TILES = {
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
 _CONTIGUOUS_TILE = (64, 16, 32, 4, 1)
+# Of more than 128 outputs where channels do not lie together, so that instructions bind: all share the differences.
+_WARP_PRODUCTS_CONTIGUOUS_TILES = {("difference_forward", "half"): ((64, 32, 256, 8, 1),)}
 # Products of taps and edges where sums have a memory of their own: all of it, which reads factors least often. In TF32
 # that spills.
 _TENSOR_MEMORY_PRODUCTS_TILE = (256, 256, 64, 8, 3)
@@ -280,6 +282,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     tile = _TILES[kernel][family]
     if target.kind == "cuda" and target.architecture not in GROUP_PRODUCTS:
         tiles = (*_WARP_PRODUCTS_TILES.get((kernel, family), ()), tile)
+        if not work.channels_last:
+            tiles = (*_WARP_PRODUCTS_CONTIGUOUS_TILES.get((kernel, family), ()), *tiles)
         filled = (tile for tile in tiles if max(work.outputs, NARROWEST_OUTPUTS) > tile[2] // 2)
         tile = next(filled, tiles[-1])
     if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
