@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from sdn_triton import explain, semantic_difference_conv2d
 from sdn_triton.bench import other_ways, yardstick, yardstick_reasons, yardstick_text
 from sdn_triton.bench.other_ways import (
     PASSES,
@@ -23,6 +24,9 @@ from sdn_triton.bench.other_ways import (
     taken_down,
     unfolding,
 )
+from sdn_triton.tuning.compile import TARGETS
+from sdn_triton.tuning.precision import convolutions_in
+from sdn_triton.tuning.pretended import pretended
 
 RESULTS = Path(__file__).resolve().parents[1] / "bench" / "results"
 CELLS = json.loads((RESULTS / yardstick_text.FILE).read_text())["cells"]
@@ -192,7 +196,9 @@ def test_who_is_ahead_and_which_aims_are_missed():
 
 def test_copies_that_both_gradients_read_count_once_in_training():
     assert yardstick_text.our_ratios(cell(shared=1.5))["training"] == 1.5
-    copied, as_it_lies = (yardstick.shared(Layer("sm_90", "bf16", name, 256)) for name in ("contiguous", "channels_last"))
+    copied, as_it_lies = (
+        yardstick.shared(Layer("sm_90", "bf16", name, 256)) for name in ("contiguous", "channels_last")
+    )
     number = 256 * 2 / 13.9
     assert copied == pytest.approx(4 * number / UNIT)  # two images, read and written
     assert as_it_lies == 0.0
@@ -210,7 +216,9 @@ def test_reasons_by_hand():
     for name, floor in zip(PASSES, (1.5, 2.0, 3.0)):
         slow["ours"][name]["kernels"][0]["floor_ratio"] = floor
         slow["ours"][name]["ratio"] = slow["ours"][name]["kernels"][0]["ratio"] = floor + 1
-    assert reason_of(slow).startswith("if nothing waited still 2.17: data_gradient_k 3.00 by the first-level cache (0.300")
+    assert reason_of(slow).startswith(
+        "if nothing waited still 2.17: data_gradient_k 3.00 by the first-level cache (0.300"
+    )
     assert "0.300 clocks an element, the convolution 0.100" in reason_of(slow)
     assert reason_of(slow, "forward") == "if nothing waited 1.50: forward_k waits 1.00"
     slow["ours"]["data_gradient"]["kernels"][0]["bound"] = "issue"
@@ -233,7 +241,11 @@ def test_reasons_by_hand():
 def test_every_missed_aim_has_a_reason_and_no_other():
     """By the bold figures of the first table; of layers without aims, those that torch.compile trains faster."""
     first, second = (
-        [[part.strip() for part in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| sm_")]
+        [
+            [part.strip() for part in line.strip("|").split("|")]
+            for line in part.splitlines()
+            if line.startswith("| sm_")
+        ]
         for part in yardstick_text.yardstick(RESULTS, "").split("| layer | pass |")
     )
     expected = set()
@@ -274,6 +286,20 @@ def test_auto_takes_no_kernels_that_the_model_puts_behind_the_eager_path():
         assert own["forward"] < eager["forward"], found
         backward = own["weight_gradient"] + own["data_gradient"]
         assert backward < eager["weight_gradient"] + eager["data_gradient"], found
+
+
+def test_explain_says_where_the_model_has_torch_compile_ahead():
+    """By a rule that agrees with the table in every layer of it."""
+    for found in CELLS:
+        layer = Layer(found["arch"], found["dtype"], found["memory_format"], found["channels"])
+        input, guidance, weight, bias = (x.cpu() for x in layer.tensors(1))
+        precision = "tf32" if layer.arithmetic == "tf32" else "ieee"
+        with pretended(TARGETS[layer.arch]), convolutions_in(precision):
+            text = str(explain(semantic_difference_conv2d, input, guidance, weight, bias, padding=1))
+            strided = str(explain(semantic_difference_conv2d, input, guidance, weight, bias, stride=2, padding=1))
+        is_ahead = "training" in yardstick_text.ahead(found).get("compiled", ())
+        assert text.count("torch.compile of the plain formula may train this layer faster") == is_ahead, layer
+        assert "torch.compile" not in strided
 
 
 def test_the_command_needs_the_compiler(capsys, monkeypatch):

@@ -14,9 +14,16 @@ from sdn_triton.launch.difference_gradients import readable_gradient, weight_gra
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.products import products_bytes
-from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of
+from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
 from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.other_way import compiled_is_ahead
+
+COMPILED_AHEAD = (
+    "torch.compile of the plain formula may train this layer faster, with eight times the input's memory: a model has "
+    "it ahead (docs/benchmarks.md), nothing was measured"
+)
+"""What explain() says of such layers."""
 
 
 def forward(
@@ -83,10 +90,21 @@ def describe_configs(
     options: DifferenceOptions,
     configs: Configs | None = None,
 ) -> tuple[str, ...]:
-    """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
+    """A line per kernel that forward and backward would launch, with its configuration and where that comes from.
+
+    And one where a model has another way ahead, to which no path of this library leads.
+    """
     call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
-    return tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
+    lines = tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
+    return (*lines, COMPILED_AHEAD) if _compiled_is_ahead(call) else lines
+
+
+def _compiled_is_ahead(call: DifferenceCall) -> bool:
+    """Of the layers that the model knows: 3x3 at stride 1, in one group."""
+    is_known = call.taps == 9 and call.options.stride == (1, 1) and call.options.groups == 1 and not call.uses_maps
+    layout, target = call.input.stride(1) == 1, target_of(call.input.device)
+    return is_known and compiled_is_ahead(call.arithmetic, layout, call.channels, call.outputs, target)
 
 
 def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:

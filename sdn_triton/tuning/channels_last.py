@@ -7,8 +7,8 @@ clock and multiprocessor (``bench/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There
-are two images, input and guidance, if they are not one. A data gradient makes as many, which are copied back; those
-that it reads the weight gradient has in any case.
+are two images, input and guidance, if they are not one. Both gradients read one set of copies, but each has to pay for
+it alone; gradients are written as they lie.
 
 What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and where it
 forms products itself it makes them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16,
@@ -26,7 +26,7 @@ for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, w
 more than 256 outputs, three times 128, both do.
 
 Where only the data gradient takes pairs nothing is copied: memory is too slow for it on sm_86, sm_89 and sm_120, and on
-sm_80 what is saved is what copies cost.
+sm_80 it was not tried since gradients are written as they lie (bench/NOTES.md).
 
 In TF32 copies move twice the bytes, so that an element has to save 2 bytes at 3x3. By the simulation (the bounds differ
 little from it) a contiguous forward on sm_90 takes 6.3 / 6.2 / 6.1 times a convolution with 64, 128 and 256 channels

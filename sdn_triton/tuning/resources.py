@@ -43,7 +43,7 @@ TENSOR_ROWS, TENSOR_COLUMNS = 128, 512
 SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
-"""What threads exchange of a result before it is stored goes through so much at a time; of products, four times that."""
+"""What threads exchange of a result before it is stored, at a time; of tiles of products, four times that."""
 TAPS = 9
 """Of the kernel whose needs are the greatest."""
 
