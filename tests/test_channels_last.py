@@ -19,7 +19,7 @@ from sdn_triton import explain, semantic_difference_conv2d
 from sdn_triton.bench.trials import units_of
 from sdn_triton.eager import block as eager_block
 from sdn_triton.launch import block, difference_conv
-from sdn_triton.launch.image_copy import copy_image, in_channels_last
+from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockOptions, DifferenceNeeds
 from sdn_triton.outputs import empty_output
@@ -48,15 +48,12 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels", [64, 66, 5])
 def test_copies(layout, channels, device, monkeypatch) -> None:
-    """There with zeros for the channels that are missing, and back without them."""
+    """With zeros for the channels that are missing."""
     image = LAYOUTS[layout](torch.randn(2, channels, 5, 70, device=device).half())
     with guarded(monkeypatch):
         copy = in_channels_last(image, 96)
     assert copy.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(copy, F.pad(image, (0, 0, 0, 0, 0, 96 - channels)))
-    back = LAYOUTS[layout](torch.full_like(image, 7.0)) if layout != "expanded" else torch.empty_like(image)
-    copy_image(back, copy)
-    assert torch.equal(back, image)
 
 
 @pytest.mark.parametrize(

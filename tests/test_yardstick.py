@@ -223,14 +223,14 @@ def test_reasons_by_hand():
     assert reason_of(slow, "forward") == "if nothing waited 1.50: forward_k waits 1.00"
     slow["ours"]["data_gradient"]["kernels"][0]["bound"] = "issue"
     assert "3.00 by issue slots (12.8 instructions, 0.100 clocks an element" in reason_of(slow)
-    copies = {"kernel": "c", "ratio": 0.9, "ratio_is": "bound", "bound": "memory", "floor_ratio": 0.9}
+    copies = {"kernel": "c", "ratio": 0.93, "ratio_is": "bound", "bound": "memory", "floor_ratio": 0.93}
     copied = cell()
     copied["ours"]["forward"]["kernels"].append(copies)
     copied["ours"]["forward"]["ratio"] = 1.9
     for name in PASSES:
         copied["ours"][name]["kernels"][0]["floor_ratio"] = 0.5
-    assert reason_of(copied) == "copies to channels_last take 0.30 at the memory's rate; 2.00 without them"
-    copied["shared"] = 0.9
+    assert reason_of(copied) == "copies to channels_last take 0.31 at the memory's rate; 1.99 without them"
+    copied["shared"] = 0.93
     assert [row.aim for row in yardstick_reasons.reasons([copied])] == ["forward"]
     without_aims = cell(arch="sm_100")
     without_aims["others"]["compiled"]["training"] = 1.9
