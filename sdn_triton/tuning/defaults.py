@@ -147,6 +147,12 @@ _TENSOR_MEMORY_TILES = {
     ("difference_weight_gradient", "few", "wide"): (64, 32, 128, 8, 2),
     ("difference_weight_gradient", "few", "narrow"): (64, 32, 64, 8, 2),
 }
+# The same where a word is one channel in float32: with more pixels 128 outputs and 256x16 spill.
+_TENSOR_MEMORY_FLOAT32_TILES = {
+    ("difference_forward", "many", "wide"): (128, 16, 128, 8, 3),
+    ("difference_forward", "many", "narrow"): (256, 16, 64, 8, 3),
+    ("difference_forward", "few", "narrow"): (128, 16, 64, 8, 3),
+}
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
 TENSOR_MEMORY = (100, 103)
@@ -159,7 +165,7 @@ PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
 """Where a kernel without matrix products has that form: it converts two channels in one instruction."""
 PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
 """The kernels that have it for TF32, too."""
-FLOAT32_ARCHITECTURES = (90,)
+FLOAT32_ARCHITECTURES = PAIRED_ARCHITECTURES
 """Where they take it."""
 SUMS_OF_A_WARP = 4096
 """Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
@@ -331,10 +337,11 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
 def _paired_tiles(
     kernel: str, arithmetic: str, target: Target
 ) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+    tiles, others = _PAIRED_TILES[kernel], _TENSOR_MEMORY_TILES
     if arithmetic == "tf32":
-        return _FLOAT32_TILES[kernel]
-    others = _TENSOR_MEMORY_TILES if target.architecture in TENSOR_MEMORY else {}
-    return {key: others.get((kernel, *key), tile) for key, tile in _PAIRED_TILES[kernel].items()}
+        tiles, others = _FLOAT32_TILES[kernel], _TENSOR_MEMORY_FLOAT32_TILES
+    has_memory = target.architecture in TENSOR_MEMORY
+    return {key: others.get((kernel, *key), tile) if has_memory else tile for key, tile in tiles.items()}
 
 
 def _paired_config(block_p: int, block_c: int, block_o: int, num_warps: int, num_stages: int) -> KernelConfig:
