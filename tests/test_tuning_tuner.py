@@ -387,7 +387,7 @@ def test_fusions_are_found_again_too(tmp_path):
     for unit in units_of([LayerShape.parse(command)]):
         tuner.run(unit, 100)
     use_table(path)
-    assert str(explain(call)).count(f"user's table {path}") == 4
+    assert str(explain(call)).count(f"user's table {path}") == 3
 
 
 @pytest.mark.long
