@@ -36,8 +36,9 @@ test-long: $(INSTALLED) $(FRAMEWORKS)
 
 # What PyTorch computes on a CPU, once with the instructions of an old processor, and once with those of a newer one on
 # two threads: sums come out in another order.
-NUMERICAL = $(addprefix tests/test_,$(addsuffix .py,eager eager_fusion identities gradients modules autocast \
-	second_derivatives determinism compile attach_compiled))
+NUMERICAL = $(addprefix tests/,$(addsuffix .py,eager/test_eager eager/test_fusion operators/test_identities \
+	operators/test_gradients operators/test_second_derivatives operators/test_determinism modules/test_modules \
+	dispatch/test_autocast dispatch/test_compile attachment/test_compiled))
 OLD = ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 test-processors: $(INSTALLED)
 	$(OLD) $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
@@ -51,7 +52,7 @@ check: $(INSTALLED)
 # The kernel tests as compiled, in the emulator (tests/emulator/README.md): architectures and modes take turns from case
 # to case, since all of each would take hours. Then all examples in all modes, and mutations that have to be noticed.
 # Some 45 minutes on two CPU cores: 484 tests took 72 CPU minutes, modes and mutations 12.
-EMULATED = $(wildcard tests/test_kernels*.py)
+EMULATED = tests/kernels
 emulate: $(INSTALLED)
 	SDN_TRITON_EMULATE="each each" $(RUN) -m pytest $(EMULATED) --durations=5 $(WORKERS)
 	TRITON_INTERPRET=0 $(RUN) -m pytest tests/emulator -m long --durations=5 $(WORKERS)
@@ -64,19 +65,19 @@ precision: $(INSTALLED)
 BENCHMARKS = build/benchmarks
 bench: $(INSTALLED)
 	mkdir -p $(BENCHMARKS)
-	$(RUN) -m pytest bench/suite -q --benchmark-json=$(BENCHMARKS)/pytest.json --benchmark-autosave --benchmark-save-data \
+	$(RUN) -m pytest sdn_triton/bench/suite -q --benchmark-json=$(BENCHMARKS)/pytest.json --benchmark-autosave --benchmark-save-data \
 		--benchmark-sort=mean --benchmark-columns=median,iqr,min,max,rounds; status=$$?; \
-	$(RUN) -m bench.pytest_results $(BENCHMARKS)/pytest.json $(BENCHMARKS)/suite.json && \
+	$(RUN) -m sdn_triton.bench.suite.pytest_results $(BENCHMARKS)/pytest.json $(BENCHMARKS)/suite.json && \
 	$(RUN) -m sdn_triton bench report $(BENCHMARKS)/suite.json --out $(BENCHMARKS)/suite.html && exit $$status
 
 # The tables and pictures of README.md and docs/ from bench/results, and build/benchmarks.html with all of it.
 report: $(INSTALLED)
-	$(RUN) -m bench.generated
+	$(RUN) -m sdn_triton.bench.documents
 
 # What a verifier proves of the compiled kernels (docs/proofs.md): every verdict as on record or better. Some seven minutes.
 prove: $(INSTALLED)
 	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[prove]")
-	$(RUN) -m bench.proofs --json bench/results/proofs.json
+	$(RUN) -m sdn_triton.bench.proofs --json bench/results/proofs.json
 
 # Everything that a machine with a GPU can tell, in under ten minutes, without installation or network (bench/README.md).
 # Into bench/results/<device>/<date>, or OUT=folder. In two calls: PART=1, then PART=2, with FIRST=folder where OUT is
@@ -97,7 +98,7 @@ gpu-cache: $(INSTALLED)
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(GPU_CACHE)/here triton==$(GPU_TRITON)
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(GPU_CACHE)/there --only-binary=:all: \
 		--python-version $(GPU_PYTHON) triton==$(GPU_TRITON)
-	PYTHONPATH=$(GPU_CACHE)/here TRITON_INTERPRET=0 $(RUN) -m bench.gpu.precompile --arch $(GPU_ARCH) \
+	PYTHONPATH=$(GPU_CACHE)/here TRITON_INTERPRET=0 $(RUN) -m sdn_triton.bench.gpu.precompile --arch $(GPU_ARCH) \
 		--cache $(GPU_CACHE)/kernels --keys-of $(GPU_CACHE)/there $(GPU_PARTS:%=--part %) \
 		--archive $(GPU_CACHE)/kernels.tar.xz
 

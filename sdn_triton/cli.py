@@ -15,16 +15,16 @@ Commands = Mapping[str, tuple[Any, str]]
 """For each name the module that configures it, or the commands below it, and what it is for."""
 
 BENCH: Commands = {
-    "run": ("sdn_triton.bench.run", "check and time every provider on a suite of shapes, into one JSON file"),
-    "compare": ("sdn_triton.bench.changes", "say what changed between two such files, beyond noise"),
-    "plot": ("sdn_triton.bench.plots", "draw pictures of such a file"),
-    "report": ("sdn_triton.bench.page", "write a page and tables about such a file"),
+    "run": ("sdn_triton.bench.commands.run", "check and time every provider on a suite of shapes, into one JSON file"),
+    "compare": ("sdn_triton.bench.commands.compare_runs", "say what changed between two such files, beyond noise"),
+    "plot": ("sdn_triton.bench.commands.plot", "draw pictures of such a file"),
+    "report": ("sdn_triton.bench.commands.report", "write a page and tables about such a file"),
 }
 COMMANDS: Commands = {
-    "compare": ("sdn_triton.bench.compare", "check and time the layers beside what would otherwise be used"),
+    "compare": ("sdn_triton.bench.commands.compare", "check and time the layers beside what would otherwise be used"),
     "bench": (BENCH, "measure all providers on many shapes, compare runs, draw and report"),
-    "tune": ("sdn_triton.bench.tune", "measure the kernels' configurations on this GPU and keep the fastest"),
-    "doctor": ("sdn_triton.bench.doctor", "say what is installed, what will run where, and what is missing"),
+    "tune": ("sdn_triton.bench.commands.tune", "measure the kernels' configurations on this GPU and keep the fastest"),
+    "doctor": ("sdn_triton.bench.commands.doctor", "say what is installed, what will run where, and what is missing"),
 }
 
 

@@ -10,7 +10,7 @@ from sdn_triton.checks import Padding, Size
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
-from sdn_triton.options import PADDED_BEFORE, Contrast, DifferenceOptions
+from sdn_triton.options import PADDED_BEFORE, Contrast, DifferenceArguments, DifferenceOptions, FusionArguments
 from sdn_triton.remembered import checked_fusion, difference_options
 
 
@@ -111,7 +111,7 @@ def semantic_difference_conv2d(
     )  # fmt: skip
     input, guidance, options = padded(input, guidance, padding_mode, options)
     contrast = contrast if isinstance(contrast, (float, Tensor)) else float(contrast)  # checked: a number, numpy's say
-    output = difference_conv((input, guidance, weight, bias, contrast), options, backend)
+    output = difference_conv(DifferenceArguments(input, guidance, weight, bias, contrast), options, backend)
     return output if batched else output.squeeze(0)
 
 
@@ -174,7 +174,7 @@ def feature_fusion(
             )  # fmt: skip
         return output if batched else output.squeeze(0)
     checked_fusion(input, response, weight, bias, scale, shift, activation, backend)
-    output = fusion((input, response, weight, bias, scale, shift), activation, backend)
+    output = fusion(FusionArguments(input, response, weight, bias, scale, shift), activation, backend)
     return output if batched else output.squeeze(0)
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sdn_triton.options import BlockArguments, BlockOptions
+
 
 class Statistics(NamedTuple):
     """A normalisation ``weight (y - mean) / sqrt(variance + eps) + bias``, one number a channel; no ``weight`` is 1."""
@@ -17,6 +19,12 @@ class Statistics(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     eps: float
+
+    @staticmethod
+    def of_block(arguments: BlockArguments, options: BlockOptions) -> Statistics:
+        """That of a block in evaluation."""
+        a = arguments
+        return Statistics(a.mean, a.variance, a.norm_weight, a.norm_bias, options.eps)
 
     def scale(self) -> Tensor:
         """``weight / sqrt(variance + eps)``, in float32 or wider."""

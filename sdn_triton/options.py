@@ -100,6 +100,51 @@ class BlockOptions:
     eps: float
 
 
+class DifferenceArguments(NamedTuple):
+    """What a difference convolution is a function of."""
+
+    input: Tensor
+    guidance: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    contrast: Contrast
+
+
+class FusionArguments(NamedTuple):
+    """What a feature fusion is a function of."""
+
+    input: Tensor
+    response: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class BlockArguments(NamedTuple):
+    """What a block in evaluation is a function of: a difference convolution, its normalisation and a fusion."""
+
+    input: Tensor
+    guidance: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    contrast: Contrast
+    mean: Tensor
+    variance: Tensor
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    fusion_weight: Tensor
+    fusion_bias: Tensor | None
+
+    @property
+    def difference(self) -> DifferenceArguments:
+        """Those of the difference convolution."""
+        return DifferenceArguments(self.input, self.guidance, self.weight, self.bias, self.contrast)
+
+
+Arguments = DifferenceArguments | FusionArguments | BlockArguments
+
+
 class DifferenceGradients(NamedTuple):
     """The gradients of a difference convolution; None where not asked for."""
 
@@ -140,3 +185,6 @@ class FusionNeeds(NamedTuple):
     bias: bool
     scale: bool
     shift: bool
+
+
+Needs = DifferenceNeeds | FusionNeeds

@@ -12,12 +12,13 @@ import os
 import sys
 import warnings
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import torch
-import torchvision_schemas
-from devices import DEVICE, EMULATED, PRETENDS
-from sampling import mark_what_a_sample_leaves_out, share_of
+from support import torchvision_schemas
+from support.devices import DEVICE, EMULATED, PRETENDS
+from support.sampling import mark_what_a_sample_leaves_out, share_of
 
 if EMULATED:
     os.environ["TRITON_INTERPRET"] = "0"
@@ -32,7 +33,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # One unless asked for more: several workers share the processor, and the tensors are small.
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 
-EMULATED_TESTS = "test_kernels"
+EMULATED_TESTS = Path(__file__).parent / "kernels"
 """The tests that launch kernels on tensors: what `make emulate` runs."""
 
 # What `make test` keeps apart from everything else, and what it takes to import it on a CPU: see the Makefile.
@@ -86,7 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def is_emulated(item: pytest.Item) -> bool:
     """Whether a test launches kernels and these are to run in the emulator."""
-    return bool(EMULATED) and item.path.name.startswith(EMULATED_TESTS)
+    return bool(EMULATED) and item.path.parent == EMULATED_TESTS
 
 
 def pretends(item: pytest.Item) -> bool:

@@ -1,4 +1,6 @@
-"""``python -m bench.gpu``: the minutes on a GPU, into a folder of at most eight files (bench/README.md).
+"""The minutes on a GPU, into a folder of at most eight files (bench/README.md).
+
+``python -m bench.gpu``, see ``make gpu``.
 
 The exit status is 0 only if every step that ran ended well; 2 for options that cannot be; 143 if it was told to end.
 """
@@ -15,8 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
+from .. import RESULTS
 from . import plan, rehearsal
-from .files import OUTPUTS, ROOT, Folders, work_folder
+from .files import OUTPUTS, Folders, work_folder
 from .run import Run
 from .steps import Step
 
@@ -28,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, metavar="FOLDER", help="default: bench/results/<device>/<date>")
     add("--part", type=int, choices=(1, 2), help="1: smoke and timings; 2: the rest (default: both)")
     add("--first", type=Path, metavar="FOLDER", help="with --part 2: what part 1 wrote (default: --out)")
-    add("--archive", type=Path, metavar="FILE", help="compiled kernels, as bench.gpu.precompile --archive made them")
+    add(
+        "--archive",
+        type=Path,
+        metavar="FILE",
+        help="compiled kernels, as sdn_triton.bench.gpu.precompile --archive made them",
+    )
     add("--rehearse", action="store_true", help="on a CPU, with stand-ins: whether everything runs")
     args = parser.parse_args(argv)
     if args.part and args.out is None:
@@ -80,9 +88,9 @@ def default_folder() -> Path | None:
 
     if not torch.cuda.is_available():
         return None
-    from ..environment import device_slug
+    from ..measuring.environment import device_slug
 
-    return new_folder(ROOT / "bench" / "results" / device_slug(torch.device("cuda")), datetime.now(timezone.utc))
+    return new_folder(RESULTS / device_slug(torch.device("cuda")), datetime.now(timezone.utc))
 
 
 def new_folder(results: Path, now: datetime) -> Path:

@@ -1,4 +1,4 @@
-"""One example of ``bench/launches.py``, run and held against float64."""
+"""One example of ``bench/problems/launches.py``, run and held against float64."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sdn_triton.tuning.examples import DTYPES
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 
-from ..launches import EXAMPLES, Arguments, Example, errors_and_bounds
-from ..session import first_line
+from ..problems.launches import EXAMPLES, Arguments, Example, errors_and_bounds
+from ..runs.session import first_line
 from .findings import AS_CHOSEN
 from .variants import VARIANTS, compiled
 from .where import Place

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from .. import ROOT
+
 ENVIRONMENT, SMOKE, BENCH, TESTS, TABLE, SANITIZER, REST, SUMMARY = OUTPUTS = (
     "environment.json",
     "smoke.jsonl",

@@ -1,4 +1,4 @@
-"""Each test of CUDA graphs in a process of its own: ``python -m bench.gpu.graph_tests --report FILE``.
+"""Each test of CUDA graphs in a process of its own: ``python -m sdn_triton.bench.gpu.graph_tests --report FILE``.
 
 A capture that fails leaves its process on a stream of its own and the allocator believing in a capture, so that all
 that comes after it fails, too.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .files import ROOT
+from .. import ROOT
 
 NAMED = "cuda_graph"
 """What the names of these tests have in common."""
@@ -27,7 +27,7 @@ AT_ONCE = 4
 def main(argv: Sequence[str] | None = None) -> int:
     """Find the tests and run them; 1 if one of them failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu.graph_tests", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m sdn_triton.bench.gpu.graph_tests", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--report", type=Path, required=True, metavar="FILE")
     args = parser.parse_args(argv)
@@ -43,7 +43,7 @@ def collected(root: Path = ROOT) -> list[str]:
     Raises:
         RuntimeError: there is none, or a file cannot be imported.
     """
-    files = [path for path in sorted((root / "tests").glob("test_*.py")) if DEFINED.search(path.read_text("utf-8"))]
+    files = [path for path in sorted((root / "tests").rglob("test_*.py")) if DEFINED.search(path.read_text("utf-8"))]
     options = ["--collect-only", "-q", "-k", NAMED]
     command = [sys.executable, "-m", "pytest", *options, *(str(path.relative_to(root)) for path in files)]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take seconds to import

@@ -24,10 +24,10 @@ from sdn_triton.tuning.pipelining import why_not_pipelined
 from sdn_triton.tuning.pretended import pretended
 from sdn_triton.tuning.shapes import LayerShape
 
-from .. import hazards
-from ..examination import read_code
-from ..session import first_line
-from ..trials import Trial, Unit, units_of
+from ..machine_code import hazards
+from ..machine_code.examination import read_code
+from ..runs.session import first_line
+from ..tuner.trials import Trial, Unit, units_of
 from .findings import QUESTION
 from .where import Place, emulator
 

@@ -1,6 +1,6 @@
-"""What machine this is: drivers, tools and versions at once, and by ``python -m bench.gpu.machine`` what torch says.
+"""What machine this is: drivers, tools and versions at once, and in a process of its own what torch says.
 
-The first part imports neither torch nor anything of the package.
+``python -m sdn_triton.bench.gpu.machine`` is that process. What is said at once needs neither torch nor the package.
 """
 
 from __future__ import annotations
@@ -78,13 +78,15 @@ def _answer(program: str | None, *options: str) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write what a figure depends on, as torch finds it."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.machine", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sdn_triton.bench.gpu.machine", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--device", default="cuda", help="default: cuda")
     args = parser.parse_args(argv)
     import torch
 
-    from ..environment import fingerprint, write_json
+    from ..measuring.environment import fingerprint, write_json
 
     write_json(args.json, fingerprint(torch.device(args.device)))
     return 0

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from .. import ROOT
 from . import graph_tests
-from .files import BENCH, ROOT, SANITIZER, SMOKE, TABLE, TESTS, Folders
+from .files import BENCH, SANITIZER, SMOKE, TABLE, TESTS, Folders
 from .findings import Smoke
 from .machine import compute_capability, tool
 from .run import COMPILED_BEFORE, FINGERPRINT
@@ -47,7 +48,7 @@ TUNED = ("difference_forward", "difference_data_gradient", "difference_weight_gr
 
 def unpack(archive: Path) -> Step:
     """Kernels that were compiled elsewhere, put where they are looked for."""
-    command = python("bench.gpu.precompile", "--unpack", archive)
+    command = python("sdn_triton.bench.gpu.precompile", "--unpack", archive)
     return Step("unpack", UNPACK, lambda folders, limit: command, environment=COMPILED)
 
 
@@ -58,7 +59,7 @@ def precompile(seconds: float, *parts: str) -> Step:
         "precompile",
         seconds,
         lambda folders, limit: python(
-            "bench.gpu.precompile",
+            "sdn_triton.bench.gpu.precompile",
             *("--arch", f"sm_{compute_capability()}", *named),
             *("--processes", max(CORES - 1, 1), "--seconds", budget(limit), "--json", folders.work / COMPILED_BEFORE),
         ),
@@ -67,19 +68,23 @@ def precompile(seconds: float, *parts: str) -> Step:
 
 
 FINGERPRINTS = Step(
-    "environment", 12, lambda folders, limit: python("bench.gpu.machine", "--json", folders.work / FINGERPRINT)
+    "environment",
+    12,
+    lambda folders, limit: python("sdn_triton.bench.gpu.machine", "--json", folders.work / FINGERPRINT),
 )
 SMOKES = Step(
     "smoke",
     43,
-    lambda folders, limit: python("bench.gpu.smoke", "--out", folders.out / SMOKE, "--seconds", budget(limit)),
+    lambda folders, limit: python(
+        "sdn_triton.bench.gpu.smoke", "--out", folders.out / SMOKE, "--seconds", budget(limit)
+    ),
     environment=COMPILED,
 )
 TIMINGS = Step(
     "timings",
     160,
     lambda folders, limit: python(
-        "bench.gpu.timings",
+        "sdn_triton.bench.gpu.timings",
         *("--suite", "gpu", "--seconds", budget(limit), "--json", BENCH),
         *(word for name in PROVIDERS for word in ("--provider", name)),
     ),
@@ -97,7 +102,15 @@ def tests(group: str, seconds: float, where: Sequence[str], workers: int, *optio
         seconds,
         lambda folders, limit: python(
             "pytest",
-            *("-q", "-p", "bench.gpu.reporting", "--report", (folders.out / TESTS).resolve(), "--group", group),
+            *(
+                "-q",
+                "-p",
+                "bench.gpu.reporting",
+                "--report",
+                (folders.out / TESTS).resolve(),
+                "--group",
+                group,
+            ),
             *(("-n", workers, "--dist", "worksteal") if importlib.util.find_spec("xdist") and workers > 1 else ()),
             *options,
             *where,
@@ -111,28 +124,28 @@ def files(*patterns: str) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for name in patterns for path in sorted((ROOT / "tests").glob(name))]
 
 
-KERNELS = "test_kernels*.py"
+KERNELS = "kernels/test_*.py"
 WORKERS = max(CORES - 2, 1)
 KERNEL_TESTS = replace(tests("kernels", 100, files(KERNELS), WORKERS, "-m", "not huge"), takes_slack=True)
 HUGE_TESTS = tests("huge", 15, files(KERNELS), 2, "-m", "huge")
 OTHER_TESTS = tests(
     "others",
     20,
-    files("test_block_parts.py", "test_second_derivatives.py", "test_determinism.py"),
+    files(*(f"operators/test_{name}.py" for name in ("block_parts", "second_derivatives", "determinism"))),
     WORKERS,
     *("-m", "not huge and not long"),
 )
 GRAPH_TESTS = Step(
     graph_tests.GROUP,
     35,
-    lambda folders, limit: python("bench.gpu.graph_tests", "--report", (folders.out / TESTS).resolve()),
+    lambda folders, limit: python("sdn_triton.bench.gpu.graph_tests", "--report", (folders.out / TESTS).resolve()),
     environment=COMPILED,
 )
 TUNER = Step(
     "tuner",
     65,
     lambda folders, limit: python(
-        "bench.gpu.tuning",
+        "sdn_triton.bench.gpu.tuning",
         *("--table", folders.work / TABLE, "--seconds", budget(limit)),
         *(word for kernel in untunable(Smoke.of(folders)) for word in ("--without", kernel)),
     ),
@@ -151,7 +164,9 @@ def untunable(smoke: Smoke) -> list[str]:
 def sanitize(folders: Folders, limit: float) -> list[str]:
     """Smoke's launches with every access checked; of families that are wrong, if there are any, only these."""
     families = [word for name in Smoke.of(folders).broken_families() for word in ("--family", name)]
-    smoke = python("bench.gpu.smoke", "--out", folders.work / "sanitized.jsonl", "--seconds", budget(limit), *families)
+    smoke = python(
+        "sdn_triton.bench.gpu.smoke", "--out", folders.work / "sanitized.jsonl", "--seconds", budget(limit), *families
+    )
     # Libraries ask the driver for functions that it may not have, and handle its refusal: no error of a kernel's.
     options = ["--target-processes", "all", "--report-api-errors", "no", "--print-limit", "50"]
     return [str(tool("compute-sanitizer")), *options, *smoke]

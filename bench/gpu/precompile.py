@@ -1,4 +1,6 @@
-"""``python -m bench.gpu.precompile --arch sm_90``: compile ahead what smoke, benchmark, tuner and tests launch.
+"""Compile ahead what smoke, benchmark, tuner and tests launch.
+
+``python -m sdn_triton.bench.gpu.precompile --arch sm_90``.
 
 No GPU is asked. What is in Triton's cache already costs next to nothing; what is not goes there, in as many processes
 as there are cores, so that a later launch finds it. Kernels may be compiled on another machine: ``--archive`` writes
@@ -28,8 +30,8 @@ from sdn_triton.tuning.pipelining import triton_version
 from sdn_triton.tuning.shapes import LayerShape
 
 from .. import arguments
-from ..session import first_line
-from ..suites import SUITES
+from ..problems.suites import SUITES
+from ..runs.session import first_line
 from . import specialisations
 from .archive import ArchiveError, compression_of, in_mebibytes, own_keys, pack, take_keys_of, unpack
 from .specialisations import Specialisation
@@ -150,7 +152,7 @@ def report(part: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu.precompile", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m sdn_triton.bench.gpu.precompile", description=(__doc__ or "").partition("\n")[0]
     )
     add = parser.add_argument
     add("--arch", choices=EMULATED, default="sm_90", help="what is compiled for (default: sm_90)")

@@ -1,8 +1,10 @@
-"""Predictions for the shapes that ``make gpu`` times, written down before: ``python -m bench.gpu.predictions``.
+"""Predictions for the shapes that ``make gpu`` times, written down before.
+
+``python -m sdn_triton.bench.gpu.predictions``.
 
 Needs no GPU. The launches of every case are recorded as a device would get them, each kernel is compiled for it, and
-its machine code simulated or bounded (``bench/prediction.py``). The times of a case's kernels add up. A file has an
-entry for each version of triton, whose machine code differs; one that is there is frozen and not made anew.
+its machine code simulated or bounded (``machine_code/prediction.py``). The times of a case's kernels add up. A file has
+an entry for each version of triton, whose machine code differs; one that is there is frozen and not made anew.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.pretended import pretended
 
 from .. import arguments
-from ..cases import DTYPES, FORMATS, BenchCase
-from ..checking import Setting
-from ..environment import package_version, write_json
-from ..examination import Case, examine
-from ..kernel_work import KERNELS, work_of
-from ..predicted import FOLDER, OURS
-from ..providers import PROVIDERS
-from ..revision import git_revision
-from ..suites import SUITES
-from ..throughput import MULTIPROCESSORS
+from ..machine_code.examination import Case, examine
+from ..machine_code.kernel_work import KERNELS, work_of
+from ..machine_code.throughput import MULTIPROCESSORS
+from ..measuring.environment import package_version, write_json
+from ..measuring.revision import git_revision
+from ..problems.cases import DTYPES, FORMATS, BenchCase
+from ..problems.checking import Setting
+from ..problems.providers import PROVIDERS
+from ..problems.suites import SUITES
+from .predicted import FOLDER, OURS
 
 ARCHITECTURE = "sm_90"
 GIGAHERTZ = 1.83
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Add the entry of this version of triton to a file."""
     default = FOLDER / f"{date.today().isoformat()}.json"
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu.predictions", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m sdn_triton.bench.gpu.predictions", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--json", type=arguments.writable_file, default=default, metavar="FILE")
     args = parser.parse_args(argv)

@@ -37,7 +37,7 @@ def tried_tests(group: str, *options: str) -> Step:
 
 
 def _smoke(out: Path, seconds: int) -> list[str]:
-    return python("bench.gpu.smoke", "--out", out, "--device", ARCHITECTURE, "--seconds", seconds)
+    return python("sdn_triton.bench.gpu.smoke", "--out", out, "--device", ARCHITECTURE, "--seconds", seconds)
 
 
 STEPS = [
@@ -45,7 +45,7 @@ STEPS = [
         "precompile",
         LIMIT,
         lambda folders, limit: python(
-            "bench.gpu.precompile",
+            "sdn_triton.bench.gpu.precompile",
             *("--arch", ARCHITECTURE, "--part", "smoke", "--processes", 2, "--seconds", 8),
             *("--json", folders.work / COMPILED_BEFORE),
         ),
@@ -53,26 +53,28 @@ STEPS = [
     ),
     tried(
         plan.FINGERPRINTS,
-        lambda folders, limit: python("bench.gpu.machine", "--json", folders.work / FINGERPRINT, "--device", "cpu"),
+        lambda folders, limit: python(
+            "sdn_triton.bench.gpu.machine", "--json", folders.work / FINGERPRINT, "--device", "cpu"
+        ),
     ),
     tried(plan.SMOKES, lambda folders, limit: _smoke(folders.out / SMOKE, 15)),
     tried(
         plan.TIMINGS,
         lambda folders, limit: python(
-            "bench.gpu.timings",
+            "sdn_triton.bench.gpu.timings",
             *("--suite", "quick", "--seconds", 25, "--json", BENCH),
             *(word for name in PROVIDERS for word in ("--provider", name)),
             *("--kind", "layer", "--kind", "block", "--rounds", 2, 3, "--threads", 1),
         ),
     ),
-    tried_tests("kernels", "-m", "not huge", "-k", "plain or empty_batch", "tests/test_kernels_fusion.py"),
-    tried_tests("huge", "-m", "huge", "--collect-only", "tests/test_kernels_memory.py"),
-    tried_tests("others", "-m", "not huge and not long", "-k", "fusion_repeats", "tests/test_determinism.py"),
+    tried_tests("kernels", "-m", "not huge", "-k", "plain or empty_batch", "tests/kernels/test_fusion.py"),
+    tried_tests("huge", "-m", "huge", "--collect-only", "tests/kernels/test_memory.py"),
+    tried_tests("others", "-m", "not huge and not long", "-k", "fusion_repeats", "tests/operators/test_determinism.py"),
     replace(plan.GRAPH_TESTS, seconds=LIMIT, environment=INTERPRETED),
     tried(
         plan.TUNER,
         lambda folders, limit: python(
-            "bench.gpu.tuning",
+            "sdn_triton.bench.gpu.tuning",
             *("--table", folders.work / TABLE, "--seconds", 8, "--device", "cpu", "--shape", SHAPE),
         ),
         environment=INTERPRETED,

@@ -1,6 +1,8 @@
 """A plugin of pytest: each test is in a file the moment it ends, and a broken CUDA context costs only its own process.
 
-``python -m pytest -p bench.gpu.reporting --report FILE --group NAME``. A line each, ``passed 0.12 tests/...``, what a
+``python -m pytest -p bench.gpu.reporting --report FILE --group NAME``.
+
+A line each, ``passed 0.12 tests/...``, what a
 failure said behind it, and how the group ended. After an illegal access every further call to CUDA in that process
 fails: a worker of pytest-xdist ends then, and another takes its place.
 """

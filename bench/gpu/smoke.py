@@ -1,10 +1,12 @@
-"""``python -m bench.gpu.smoke --out FILE.jsonl``: is every kernel right on this device? A JSON line each, as they end.
+"""Is every kernel right on this device? A JSON line each, as they end.
 
-Every example of ``bench/launches.py`` in each arithmetic that it has, on an odd and an aligned shape, with memory full
-of NaN, against float64 and the bounds of ``bench/contract.py``. On a GPU each family of kernels has a process of its
-own, since an illegal access spoils all that a process does afterwards. A wrong result is at once computed by kernels
-that are compiled in other ways (``variants.py``). Then comes the question of ``hazard_question.py``. The exit status is
-1 if anything is wrong.
+``python -m sdn_triton.bench.gpu.smoke --out FILE.jsonl``.
+
+Every example of ``problems/launches.py`` in each arithmetic that it has, on an odd and an aligned shape, with memory
+full of NaN, against float64 and the bounds of ``measuring/contract.py``. On a GPU each family of kernels has a process
+of its own, since an illegal access spoils all that a process does afterwards. A wrong result is at once computed by
+kernels that are compiled in other ways (``variants.py``). Then comes the question of ``hazard_question.py``. The exit
+status is 1 if anything is wrong.
 
 A line: ``family``, ``kernels``, ``arithmetic``, ``shape``, ``size``, ``variant``, ``seconds``, ``shares`` (the error of
 each output over the largest that is allowed, null where it is not finite), ``ok`` (null: nothing was found out, or
@@ -113,7 +115,9 @@ def summary(row: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for; 1 if anything is wrong."""
     known = families()
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.smoke", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sdn_triton.bench.gpu.smoke", description=(__doc__ or "").partition("\n")[0]
+    )
     add = parser.add_argument
     add("--out", type=arguments.writable_file, required=True, metavar="FILE", help="the JSON lines; overwritten")
     add("--device", choices=("cuda", *EMULATED), default="cuda", help="an architecture runs in the emulator, on a CPU")

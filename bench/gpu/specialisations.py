@@ -32,11 +32,11 @@ from sdn_triton.tuning.pretended import pretended
 from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
-from ..cases import DTYPES, FORMATS, BenchCase
-from ..checking import Case, Setting
-from ..providers import PROVIDERS, Provider
-from ..suites import SUITES
-from ..trials import Trial, precision_of, units_of
+from ..problems.cases import DTYPES, FORMATS, BenchCase
+from ..problems.checking import Case, Setting
+from ..problems.providers import PROVIDERS, Provider
+from ..problems.suites import SUITES
+from ..tuner.trials import Trial, precision_of, units_of
 from .examples import example_tasks
 from .hazard_question import ON_A_GPU, SHIPPED, hazard_tasks
 from .where import TESTS
@@ -149,7 +149,7 @@ def of_tests(arch: str, processes: int, seconds: float) -> list[Specialisation]:
         RuntimeError: pytest cannot run them.
     """
     workers = ["-n", str(processes)] if importlib.util.find_spec("xdist") and processes > 1 else []
-    files = sorted(str(path) for path in TESTS.glob("test_kernels*.py"))
+    files = sorted(str(path) for path in TESTS.glob("kernels/test_*.py"))
     options = ["-p", f"{__package__}.recorded_tests", "-q", "--tb=no", "-p", "no:cacheprovider", *workers]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "specialisations.jsonl"

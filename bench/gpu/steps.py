@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .files import LARGEST, ROOT, Folders
+from .. import ROOT
+from .files import LARGEST, Folders
 
 LOOK = 0.05
 """Seconds between two looks at a command that runs."""

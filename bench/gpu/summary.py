@@ -1,6 +1,6 @@
 """What a run found, in less than a page: what is right, what is wrong, how fast, against which prediction.
 
-``python -m bench.gpu.summary FOLDER`` makes it anew. Imports neither torch nor anything that does.
+``python -m sdn_triton.bench.gpu.summary FOLDER`` makes it anew. Imports neither torch nor anything that does.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import predicted
-from ..bench_tables import relative, timed
+from ..reports.run_tables import relative, timed
+from . import predicted
 from .files import BENCH, ENVIRONMENT, SANITIZER, TABLE, TESTS, Folders, read_json
 from .findings import Sanitizer, Smoke, Tests
 
@@ -170,7 +170,9 @@ def _tuning(table: Mapping[str, Any] | None) -> Iterable[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the summary of a folder."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.summary", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sdn_triton.bench.gpu.summary", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("folder", type=Path, help="what `make gpu OUT=folder` wrote")
     parser.add_argument("--first", type=Path, metavar="FOLDER", help="that of part 1")
     args = parser.parse_args(argv)

@@ -1,4 +1,6 @@
-"""A benchmark that outlives its own process: ``python -m bench.gpu.timings --suite gpu --seconds 160 --json FILE``.
+"""A benchmark that outlives its own process.
+
+``python -m sdn_triton.bench.gpu.timings --suite gpu --seconds 160 --json FILE``.
 
 Runs ``sdn-triton bench run --resume`` until every case is in the file or time is up. A kernel that reads where it must
 not takes the process down, and with it what it had not written: it is begun again, and where that gets no further the
@@ -15,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import arguments
-from ..cases import BenchCase
-from ..environment import write_json
-from ..providers import FLOOR, PROVIDERS
-from ..record import read_record
-from ..runner import row
-from ..suites import SUITES
+from ..measuring.environment import write_json
+from ..problems.cases import BenchCase
+from ..problems.providers import FLOOR, PROVIDERS
+from ..problems.suites import SUITES
+from ..runs.record import read_record
+from ..runs.runner import row
 
 MARGIN = 6.0
 """Seconds that a benchmark may take to start, and to stop after its budget."""
@@ -28,7 +30,9 @@ MARGIN = 6.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what fits; the exit status of the last process."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.timings", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sdn_triton.bench.gpu.timings", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--suite", choices=list(SUITES), required=True)
     parser.add_argument("--seconds", type=arguments.seconds, required=True)
     parser.add_argument("--json", type=arguments.writable_file, required=True, metavar="FILE")

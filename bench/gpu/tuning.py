@@ -1,4 +1,6 @@
-"""The three paired kernels tuned, and what won held against the heuristic once more: ``python -m bench.gpu.tuning``.
+"""The three paired kernels tuned, and what won held against the heuristic once more.
+
+``python -m sdn_triton.bench.gpu.tuning``.
 
 Each kernel gets its share of the time. Winner, runner-up and heuristic are then timed again, all in turns, in the entry
 ``again`` of the table: what was the fastest of many by chance is not the fastest twice.
@@ -18,9 +20,9 @@ from sdn_triton.tuning.configs import config_from_json
 from sdn_triton.tuning.shapes import LayerShape
 
 from .. import arguments
-from ..measure import interleave
-from ..trials import Trial, Unit, precision_of, units_of
-from ..tuner import FINAL_ROUNDS, Tuner, label
+from ..measuring.rounds import interleave
+from ..tuner.trials import Trial, Unit, precision_of, units_of
+from ..tuner.tuner import FINAL_ROUNDS, Tuner, label
 from .plan import TUNED
 
 SHAPE = LayerShape(op="difference", n=1, c=256, h=128, w=128, dtype="bf16", layout="channels_last")
@@ -58,7 +60,9 @@ def once_more(unit: Unit, entry: Mapping[str, Any], device: torch.device, second
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune, then compare once more; what the table has already is gone on with."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.tuning", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m sdn_triton.bench.gpu.tuning", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--table", type=arguments.writable_file, required=True, metavar="FILE")
     parser.add_argument("--seconds", type=arguments.seconds, required=True)
     parser.add_argument("--device", type=arguments.device, default="cuda", help="default: cuda")

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from sdn_triton.launch.run import target_of
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import Target
 
-from ..poison import poisoned
+from .. import ROOT
+from ..measuring.poison import poisoned
 
-TESTS = Path(__file__).resolve().parents[2] / "tests"
+TESTS = ROOT / "tests"
 EMULATED = tuple(name for name, target in TARGETS.items() if target.kind == "cuda")
 
 

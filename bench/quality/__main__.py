@@ -1,4 +1,6 @@
-"""Does SDN sharpen borders? ``python -m bench.quality``: train small networks with and without it, and measure.
+"""Does SDN sharpen borders? Train small networks with and without it, and measure.
+
+``python -m sdn_triton.bench.quality``.
 
 Six networks that differ in what stands between encoder and decoder, trained from scratch on scenes made by code, each
 with several seeds; then sweeps over contrast, similarity and guidance. On a GPU first the loss curves of the Triton and
@@ -15,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from ..images import MissingExtraError
-from ..report import Report
+from ..reports.images import MissingExtraError
+from ..terminal import Report
 from . import summary
 from .convergence import by_backend, compare_paths
 from .experiment import FULL, QUICK, Results, describe_task, execute
@@ -25,7 +27,7 @@ from .experiment import FULL, QUICK, Results, describe_task, execute
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, checked."""
     opening, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=opening, epilog=rest)
+    parser = argparse.ArgumentParser(prog="python -m sdn_triton.bench.quality", description=opening, epilog=rest)
     add = parser.add_argument
     add("--quick", action="store_true", help="two seeds of a seventh of the steps, no sweeps: about two minutes")
     add("--json", type=Path, metavar="FILE", help="results, carried on if there are any (default: in build/quality/)")
@@ -82,7 +84,7 @@ def experiment(args: argparse.Namespace) -> int:
     """Carry out the plan."""
     plan, device = QUICK if args.quick else FULL, torch.device(args.device)
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    command = ["python -m bench.quality", *(sys.argv[1:])]
+    command = ["python -m sdn_triton.bench.quality", *(sys.argv[1:])]
     try:
         results = Results(args.json, plan.setting, device, command)
     except ValueError as error:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..environment import fingerprint, write_json
+from ..measuring.environment import fingerprint, write_json
 from .network import BASE, SWEEPS, VARIANTS, Variant
 from .scenes import edge_statistics
 from .training import PICTURES, TEST_SEED, Pictures, Setting, run, test_scenes

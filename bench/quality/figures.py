@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images import MissingExtraError
+from ..reports.images import MissingExtraError
 from .network import BASE, SWEEPS, VARIANTS
 from .scenes import CLASSES
 from .summary import by_seed, load, paired_difference, present

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import RESULTS, ROOT
 from .network import BASE, SWEEPS, VARIANTS, Variant
 
 METRICS = {
@@ -23,8 +24,7 @@ METRICS = {
 }
 """Those that the tables show; a results file has more."""
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE, RESULTS = ROOT / "docs" / "quality.md", ROOT / "bench" / "results" / "quality" / "cpu.json"
+PAGE, FIGURES = ROOT / "docs" / "quality.md", RESULTS / "quality" / "cpu.json"
 """The page, and the committed results whose tables it shows."""
 
 MARKS = "<!-- tables begin -->", "<!-- tables end -->"

@@ -2,7 +2,7 @@
 
 A provider is checked against float64 before its benchmark runs, once for all benchmarks of a problem. What
 pytest-benchmark saves has the facts of the case in ``extra_info`` and, at the top, device and versions, the measured
-roofs, and why the providers did not run that did not: ``python -m bench.pytest_results`` makes from it what
+roofs, and why the providers did not run that did not: ``pytest_results.py`` makes from it what
 ``sdn-triton bench report`` reads.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from sdn_triton.bench.cases import DTYPES, FORMATS, BenchCase
-from sdn_triton.bench.checking import Case, Problem, Setting
-from sdn_triton.bench.environment import fingerprint, settle
-from sdn_triton.bench.providers import PROVIDERS, Provider
-from sdn_triton.bench.roofs import measure_roofs
-from sdn_triton.bench.runner import STATUS, over_bound
-from sdn_triton.bench.session import Result, check
+from sdn_triton.bench.measuring.environment import fingerprint, settle
+from sdn_triton.bench.measuring.roofs import measure_roofs
+from sdn_triton.bench.problems.cases import DTYPES, FORMATS, BenchCase
+from sdn_triton.bench.problems.checking import Case, Problem, Setting
+from sdn_triton.bench.problems.providers import PROVIDERS, Provider
+from sdn_triton.bench.runs.runner import STATUS, over_bound
+from sdn_triton.bench.runs.session import Result, check
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 unrun: list[dict[str, Any]] = []

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from sdn_triton.bench.cases import BenchCase
-from sdn_triton.bench.checking import Case
-from sdn_triton.bench.measure import peak_memory
-from sdn_triton.bench.providers import PROVIDERS, Provider
-from sdn_triton.bench.suites import common
+from sdn_triton.bench.measuring.rounds import peak_memory
+from sdn_triton.bench.problems.cases import BenchCase
+from sdn_triton.bench.problems.checking import Case
+from sdn_triton.bench.problems.providers import PROVIDERS, Provider
+from sdn_triton.bench.problems.suites import common
 
 ON_GPU = torch.cuda.is_available()
 CASES = common(on_gpu=ON_GPU)

@@ -12,21 +12,15 @@ from torch import Tensor
 
 from sdn_triton.eager.diffusivity import diffusivity
 from sdn_triton.eager.layouts import compute_dtype
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceOptions, FusionArguments
 
 
-def difference_conv2d(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    options: DifferenceOptions,
-) -> Tensor:
+def difference_conv2d(arguments: DifferenceArguments, options: DifferenceOptions) -> Tensor:
     """``y[n,o,p] = b[o] + sum_{c, tap != centre} K[o,c,tap] g(v_q - v_p) (u_q - u_p)``, differentiable to any order.
 
     The similarity is a function of the squared distance, so that nothing is divided by a distance of 0.
     """
+    input, guidance, weight, bias, contrast = arguments
     dtype = compute_dtype(input)
     (pad_y, pad_x), (reach_y, reach_x), (stride_y, stride_x) = options.padding, options.reach, options.stride
     rows, columns = options.output_size(input.shape[2], input.shape[3])
@@ -65,16 +59,9 @@ def difference_conv2d(
     return F.conv2d(stacked, kernel[..., None, None], bias, groups=options.groups).to(input.dtype)
 
 
-def feature_fusion(
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-) -> Tensor:
+def feature_fusion(arguments: FusionArguments, activation: str) -> Tensor:
     """``z = weight @ [input, act(scale * response + shift)] + bias``, differentiable to any order."""
+    input, response, weight, bias, scale, shift = arguments
     dtype = compute_dtype(input)
     h = response.to(dtype)
     if scale is not None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.diffusivity import similarity, times_steepness, zero
-from sdn_triton.options import Contrast, DifferenceNeeds, DifferenceOptions
+from sdn_triton.eager.layouts import compute_dtype
+from sdn_triton.options import Contrast, DifferenceArguments, DifferenceNeeds, DifferenceOptions
 
 
 class Call(NamedTuple):
@@ -24,6 +25,13 @@ class Call(NamedTuple):
     k: Contrast
     options: DifferenceOptions
     dtype: torch.dtype
+
+    @staticmethod
+    def of(arguments: DifferenceArguments, options: DifferenceOptions) -> Call:
+        input, guidance, weight, bias, contrast = arguments
+        dtype = compute_dtype(input)
+        k = contrast.to(dtype) if isinstance(contrast, Tensor) else contrast
+        return Call(input, guidance, weight, bias, k, options, dtype)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -6,20 +6,13 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.layouts import compute_dtype, match
-from sdn_triton.options import FusionGradients, FusionNeeds
+from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
 from sdn_triton.outputs import empty_output, memory_format
 
 
-def forward(
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-) -> Tensor:
+def forward(arguments: FusionArguments, activation: str) -> Tensor:
     """``z = A u + B act(scale y + shift) + bias`` with ``weight = [A, B]``, ``u [N, C, H, W]``, ``y [N, R, H, W]``."""
+    input, response, weight, bias, scale, shift = arguments
     shape = input.shape[0], weight.shape[0], *input.shape[2:]
     if input.is_meta or 0 in shape:
         return empty_output(shape, like=input)
@@ -30,21 +23,13 @@ def forward(
     return z.to(input.dtype).contiguous(memory_format=memory_format(input))
 
 
-def backward(
-    grad: Tensor,
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-    needs: FusionNeeds,
-) -> FusionGradients:
+def backward(arguments: FusionArguments, activation: str, grad: Tensor, needs: FusionNeeds) -> FusionGradients:
     """The gradients that are needed, each in the shape, dtype and memory format of its argument.
 
     With ``x = scale y + shift``, ``h = act(x)`` and ``t = act'(x) B^T dz``: ``du = A^T dz``, ``dy = scale t``,
     ``dscale = sum t y``, ``dshift = sum t``, ``dA = sum dz u``, ``dB = sum dz h`` and ``dbias = sum dz``.
     """
+    input, response, weight, _, scale, shift = arguments
     dtype = compute_dtype(input)
     channels = input.shape[1], response.shape[1]
     A, B = (part.to(dtype) for part in weight.split(channels, 1))

@@ -7,21 +7,14 @@ from torch import Tensor
 
 from sdn_triton.eager import difference_conv
 from sdn_triton.eager.layouts import compute_dtype
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceOptions
 
 
-def forward(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    options: DifferenceOptions,
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(arguments: DifferenceArguments, options: DifferenceOptions) -> tuple[Tensor, Tensor, Tensor]:
     """``y`` of the difference convolution, and per channel ``mean = sum y / n``, ``variance = sum (y - mean)^2 / n``.
 
     Mean and variance are those of ``y`` as it is stored, in float32 or wider; ``y`` must not be empty.
     """
-    response = difference_conv.forward(input, guidance, weight, bias, contrast, options)
+    response = difference_conv.forward(arguments, options)
     variance, mean = torch.var_mean(response.to(compute_dtype(response)), (0, 2, 3), correction=0)
     return response, mean, variance

@@ -14,7 +14,7 @@ from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import as_factor, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.normalisation import Statistics
-from sdn_triton.options import BlockOptions, Contrast
+from sdn_triton.options import BlockArguments, BlockOptions, FusionArguments
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import FUSED_BYTES
@@ -23,73 +23,41 @@ NARROWEST = 16
 """The shortest side of a matrix product."""
 
 
-def forward(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    mean: Tensor,
-    variance: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    fusion_weight: Tensor,
-    fusion_bias: Tensor | None,
-    options: BlockOptions,
-    configs: Configs | None = None,
-) -> Tensor:
+def forward(arguments: BlockArguments, options: BlockOptions, configs: Configs | None = None) -> Tensor:
     """``z = K2 [u, relu(batch_norm(y))] + b2`` with ``y = SDC(u, v)``; guidance of another size is resized.
 
     ``configs`` overrides the default configuration of a kernel by its name.
     """
-    call, config = _call(input, guidance, weight, contrast, options, configs)
-    statistics = Statistics(mean, variance, norm_weight, norm_bias, options.eps)
+    call, config = _call(arguments, options, configs)
+    statistics = Statistics.of_block(arguments, options)
     if not _holds(config, call):
-        response = difference_conv.forward(input, call.guidance, weight, bias, contrast, options.difference, configs)
+        response = difference_conv.forward(
+            arguments.difference._replace(guidance=call.guidance), options.difference, configs
+        )
         scale, shift = statistics.scale_and_shift()
-        return fusion.forward(_centres(call), response, fusion_weight, fusion_bias, scale, shift, "relu", configs)
-    output = empty_output((input.shape[0], fusion_weight.shape[0], *call.output_size), like=input)
+        return fusion.forward(_fusion(call, arguments, response, scale, shift), "relu", configs)
+    output = empty_output((call.input.shape[0], arguments.fusion_weight.shape[0], *call.output_size), like=call.input)
     if output.numel():
-        _fused(call, output, bias, statistics, fusion_weight, fusion_bias, config)
+        _fused(call, output, statistics, arguments.fusion_weight, arguments.fusion_bias, config)
     return output
 
 
 def describe_configs(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    mean: Tensor,
-    variance: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    fusion_weight: Tensor,
-    fusion_bias: Tensor | None,
-    options: BlockOptions,
-    configs: Configs | None = None,
+    arguments: BlockArguments, options: BlockOptions, configs: Configs | None = None
 ) -> tuple[str, ...]:
     """A line per kernel that would be launched, with its configuration and where that comes from."""
-    call, config = _call(input, guidance, weight, contrast, options, configs)
+    call, config = _call(arguments, options, configs)
     maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
     if _holds(config, call):
         return *maps, f"block_forward: {config}{difference_conv.memory_of(call, 'block_forward', config)}"
     config = call.config("difference_forward")
     first = f"difference_forward: {config}{difference_conv.memory_of(call, 'difference_forward', config)}"
-    response = input.new_empty((input.shape[0], weight.shape[0], *call.output_size))
-    second = fusion.describe_configs(_centres(call), response, fusion_weight, fusion_bias, None, None, "relu", configs)[
-        0
-    ]
+    second, *_ = fusion.describe_configs(_fusion(call, arguments, call.empty_output()), "relu", configs)
     return *maps, first, second
 
 
 def _call(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    contrast: Contrast,
-    options: BlockOptions,
-    configs: Configs | None,
+    arguments: BlockArguments, options: BlockOptions, configs: Configs | None
 ) -> tuple[DifferenceCall, KernelConfig]:
     """The call of the difference convolution and the configuration of the block's kernel.
 
@@ -97,15 +65,16 @@ def _call(
     travel in pairs that would take more instructions than all else (bench/NOTES.md): there, and where the kernel does
     not read the guidance itself or cannot hold all responses, it is resized before.
     """
-    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
-    if call.guidance.shape[2:] == input.shape[2:]:
+    difference, size = arguments.difference, arguments.input.shape[2:]
+    call = DifferenceCall.of(difference, options.difference, configs)
+    if call.guidance.shape[2:] == size:
         return call, call.config("block_forward")
-    alike = DifferenceCall.of(input, input, weight, contrast, options.difference, configs)
+    alike = DifferenceCall.of(difference._replace(guidance=difference.input), options.difference, configs)
     config = alike.config("block_forward")
     if not (config.pairs or call.uses_maps) and _holds(config, alike):
         return call, config
-    guidance = F.interpolate(guidance, size=input.shape[2:], mode="bilinear", align_corners=False)
-    call = DifferenceCall.of(input, guidance, weight, contrast, options.difference, configs)
+    guidance = F.interpolate(difference.guidance, size=size, mode="bilinear", align_corners=False)
+    call = DifferenceCall.of(difference._replace(guidance=guidance), options.difference, configs)
     return call, call.config("block_forward")
 
 
@@ -119,16 +88,25 @@ def _holds(config: KernelConfig, call: DifferenceCall) -> bool:
     return fits and (config.pairs or "block_forward" in call.configs or not call.config("difference_forward").pairs)
 
 
-def _centres(call: DifferenceCall) -> Tensor:
-    """The features at the centres of the outputs: all of them, or what was there before the image was padded."""
+def _fusion(
+    call: DifferenceCall,
+    arguments: BlockArguments,
+    response: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> FusionArguments:
+    """The fusion of a block in two parts, of the features at the centres of the outputs.
+
+    Those are all features, or what was there before the image was padded.
+    """
     (top, left), (rows, columns) = call.options.origin, call.output_size
-    return call.input[:, :, top : top + rows, left : left + columns]
+    centres = call.input[:, :, top : top + rows, left : left + columns]
+    return FusionArguments(centres, response, arguments.fusion_weight, arguments.fusion_bias, scale, shift)
 
 
 def _fused(
     call: DifferenceCall,
     output: Tensor,
-    bias: Tensor | None,
     statistics: Statistics,
     fusion_weight: Tensor,
     fusion_bias: Tensor | None,
@@ -147,7 +125,7 @@ def _fused(
         u_ptr=call.input,
         v_ptr=guidance,
         weight_ptr=in_pairs(call.weight, 1, config.block_o) if config.pairs else call.packed_weight(),
-        bias_ptr=_contiguous(bias),
+        bias_ptr=_contiguous(call.bias),
         contrast_ptr=call.contrast_tensor,
         mean_ptr=statistics.mean.contiguous(),
         variance_ptr=statistics.variance.contiguous(),
@@ -187,7 +165,7 @@ def _fused(
                 **image_strides("z", output),
                 **call.contrast_arguments(),
                 **constants,
-                HAS_BIAS=bias is not None,
+                HAS_BIAS=call.bias is not None,
                 HAS_NORM_WEIGHT=statistics.weight is not None,
                 HAS_NORM_BIAS=statistics.bias is not None,
                 HAS_SPARE=config.block_o > call.outputs,

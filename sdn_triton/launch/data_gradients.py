@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sdn_triton.kernels.difference_data_gradient import difference_data_gradient_kernel
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
-from sdn_triton.launch import similarity
+from sdn_triton.launch import paired_depthwise, similarity
+from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.products import Places, Strip, products_of_strips
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides
@@ -37,15 +38,17 @@ def data_gradients(
     needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
     if not (needs.input or needs.guidance or needs_contrast):
         return None, None, None
-    config = call.config("depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient", needs_contrast)
+    kernel = "depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient"
+    config = call.config(kernel, needs_contrast)
     # The gradient of a contrast is float32, mostly, which products in half precision would fall short of.
     dtype = torch.float32 if needs_contrast else call.input.dtype
     dinput = torch.empty_like(call.input) if needs.input else None
     if maps is not None:
         return _with_maps(call, grad, maps, dtype, dinput, needs._replace(contrast=needs_contrast), config)
     dguidance = torch.empty_like(call.guidance) if needs.guidance else None
-    if call.reads_copies("difference_data_gradient", config, needs_contrast):
-        _fill(call.in_pairs, grad, None, dtype, Gradients(dinput, dguidance), config)
+    if call.reads_copies(kernel, config, needs_contrast):
+        fill = _fill_by_copies if call.is_depthwise else _fill
+        fill(call.in_pairs, grad, None, dtype, Gradients(dinput, dguidance), config)
         return dinput, dguidance, None
     sums = None
     if needs_contrast:
@@ -92,6 +95,27 @@ def _contrast_gradient(sums: Tensor, contrast: Contrast) -> Tensor:
     return total.to(contrast.dtype).reshape(contrast.shape)
 
 
+def _fill_by_copies(
+    pairs: DifferenceCall,
+    grad: Tensor,
+    maps: Tensor | None,
+    dtype: torch.dtype,
+    gradients: Gradients,
+    config: KernelConfig,
+) -> None:
+    """The same as :func:`_fill` where the kernel writes gradients in pairs only: by way of others that lie so."""
+    copies = Gradients(
+        *(
+            None if gradient is None else torch.empty_like(pairs.input, memory_format=torch.channels_last)
+            for gradient in gradients[:2]
+        )
+    )
+    _fill(pairs, grad, maps, dtype, copies, config)
+    for gradient, copy in zip(gradients[:2], copies[:2]):
+        if gradient is not None and copy is not None:
+            copy_image(gradient, copy)
+
+
 def _fill(
     call: DifferenceCall,
     grad: Tensor,
@@ -101,6 +125,9 @@ def _fill(
     config: KernelConfig,
 ) -> None:
     """Fill the gradients that are there, strip by strip, from products of this dtype."""
+    if call.is_depthwise and config.pairs:
+        paired_depthwise.fill_data_gradients(call, grad, gradients.input, gradients.guidance, config)
+        return
     if call.is_depthwise:
         images, _, rows, _ = call.input.shape
         whole = Strip(0, images, 0, rows, 0, call.output_size[0])

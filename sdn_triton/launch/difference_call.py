@@ -25,7 +25,7 @@ from sdn_triton.launch.run import (
     starts_at_word,
     target_of,
 )
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.channels_last import copies_pay, padded
 from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig
@@ -37,6 +37,16 @@ LOADED_BYTES = 16
 """What a thread loads at once."""
 
 
+def lies_in_words(image: Tensor) -> bool:
+    """Whether the channels of each pixel lie together, and all pixels as far apart as loads of 16 bytes want them."""
+    n, c, h, w = image.stride()
+    return (
+        c == 1
+        and all(stride * image.element_size() % LOADED_BYTES == 0 for stride in (n, h, w))
+        and starts_at_word(image)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class DifferenceCall:
     """One call, with what its kernels are told again and again."""
@@ -44,24 +54,19 @@ class DifferenceCall:
     input: Tensor
     guidance: Tensor
     weight: Tensor
+    bias: Tensor | None
     contrast: Contrast
     options: DifferenceOptions
     configs: Configs
 
     @staticmethod
-    def of(
-        input: Tensor,
-        guidance: Tensor,
-        weight: Tensor,
-        contrast: Contrast,
-        options: DifferenceOptions,
-        configs: Configs | None,
-    ) -> DifferenceCall:
+    def of(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None) -> DifferenceCall:
+        input, guidance, weight, bias, contrast = arguments
         refuse_wrong_interpretation(input)
         if options.diffusivity == "constant":
             # Nothing looks at the guidance then, and the input has the one shape that every kernel can read.
             options, guidance, contrast = replace(options, similarity="channel"), input, 1.0
-        return DifferenceCall(input, guidance, weight, contrast, options, configs or {})
+        return DifferenceCall(input, guidance, weight, bias, contrast, options, configs or {})
 
     @property
     def is_depthwise(self) -> bool:
@@ -108,14 +113,11 @@ class DifferenceCall:
     @cached_property
     def can_pair(self) -> bool:
         """Whether channels of input and guidance can travel in words: they lie together, alike in both."""
-        layout = self.input.stride()
         return (
             self.has_pairs
-            and self.channels % PAIRED_CHANNELS == 0
-            and layout == self.guidance.stride()
-            and layout[1] == 1
-            and all(stride % self.loaded_at_once == 0 for stride in (layout[0], *layout[2:]))
-            and starts_at_word(self.input)
+            and self.channels % self.channels_at_once == 0
+            and self.input.stride() == self.guidance.stride()
+            and lies_in_words(self.input)
             and starts_at_word(self.guidance)
             and not needs_64_bits(self.input, margin=self.margin)
         )
@@ -130,6 +132,11 @@ class DifferenceCall:
         """Numbers that a thread loads at once."""
         return LOADED_BYTES // self.input.element_size()
 
+    @property
+    def channels_at_once(self) -> int:
+        """Kernels in words take a multiple of so many channels: those of a product, or what a thread loads."""
+        return self.loaded_at_once if self.is_depthwise else PAIRED_CHANNELS
+
     @cached_property
     def has_pairs(self) -> bool:
         """Whether there are kernels that take channels in words for such tensors, however they lie."""
@@ -138,18 +145,19 @@ class DifferenceCall:
             self.arithmetic != "ieee"
             and self.options.similarity == "channel"
             and self.taps > 1
+            and not (self.is_depthwise and self.multiplier > 1)
             and self.weight.shape[0] * rows * columns < 2**31
         )
 
     def can_pair_in(self, kernel: str, needs_contrast: bool) -> bool:
-        """Whether they can in ``kernel``: the data gradient's knows no groups, and no gradient of the contrast.
+        """Whether they can in ``kernel``: a data gradient's knows no groups, and no gradient of the contrast.
 
         It writes pairs, too. The gradient of an image whose pixels share memory is larger than that image, and where
         they share all of it (a stride of 0) ``empty_like`` need not put its channels together.
         """
         if not has_pairs(kernel, self.arithmetic):
             return False
-        if kernel != "difference_data_gradient":
+        if not kernel.endswith("data_gradient"):
             return self.can_pair
         return (
             self.can_pair
@@ -164,15 +172,17 @@ class DifferenceCall:
     def can_pair_copies(self, kernel: str, needs_contrast: bool) -> bool:
         """Whether they could in channels-last copies, which have more channels where these are no multiple of 32.
 
-        Channels are added to one group only: to many small ones it would be many times what they have.
+        Channels are added to one group only: to many small ones it would be many times what they have. To those of a
+        depthwise convolution, which are groups themselves, none are.
         """
         rows, columns = self.input.shape[2:]
-        channels = self.groups * padded(self.channels)
+        channels = self.copied_channels
+        can_fill_up = self.groups == 1 and not self.is_depthwise
         return (
             self.has_pairs
             and has_pairs(kernel, self.arithmetic)
-            and (self.groups == 1 or self.channels % PAIRED_CHANNELS == 0)
-            and (kernel != "difference_data_gradient" or self._has_paired_gradient(needs_contrast))
+            and (can_fill_up or self.channels % self.channels_at_once == 0)
+            and (not kernel.endswith("data_gradient") or self._has_paired_gradient(needs_contrast))
             and not reaches_64_bits((rows, columns), (columns * channels, channels), self.margin)
         )
 
@@ -188,8 +198,8 @@ class DifferenceCall:
         """
         if self.can_pair:
             return self
-        channels = self.groups * padded(self.channels)
-        added = padded(self.channels) - self.channels
+        channels = self.copied_channels
+        added = channels // self.groups - self.channels
         input = in_channels_last(self.input, channels)
         guidance = input if self.guidance is self.input else in_channels_last(self.guidance, channels)
         contrast, weight = self.contrast, self.weight
@@ -200,9 +210,14 @@ class DifferenceCall:
         return replace(self, input=input, guidance=guidance, weight=weight, contrast=contrast)
 
     @property
+    def copied_channels(self) -> int:
+        """Those of a channels-last copy, all groups together."""
+        return self.groups * (self.channels if self.is_depthwise else padded(self.channels))
+
+    @property
     def copied_bytes(self) -> int:
         """What channels-last copies of the images take, if they are made."""
-        return self.images * self.pixels * self.groups * padded(self.channels) * self.input.element_size()
+        return self.images * self.pixels * self.copied_channels * self.input.element_size()
 
     @property
     def pixels(self) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
+from sdn_triton.launch import paired_depthwise
 from sdn_triton.launch.data_gradients import data_gradients
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
@@ -15,7 +16,7 @@ from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.products import products_bytes
 from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
-from sdn_triton.options import Contrast, DifferenceGradients, DifferenceNeeds, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.other_way import compiled_is_ahead
 
@@ -26,54 +27,44 @@ COMPILED_AHEAD = (
 """What explain() says of such layers."""
 
 
-def forward(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    options: DifferenceOptions,
-    configs: Configs | None = None,
-) -> Tensor:
+def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None) -> Tensor:
     """``y[n,o,p] = b[o] + sum_{c, tap} K[o,c,tap] s(n,c,p,q) (u[n,c,q] - u[n,c,p])``.
 
     ``configs`` overrides the default configuration of a kernel by its name.
     """
-    call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
+    call = DifferenceCall.of(arguments, options, configs)
     output = call.empty_output()
     if output.numel():
-        launch_forward(call, output, bias)
+        launch_forward(call, output)
     return output
 
 
-def launch_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None = None) -> None:
+def launch_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None = None) -> None:
     """Fill ``output``, and ``moments`` ``[tiles, 2, O]`` with mean and sum of squares of every tile, if it is there."""
     maps = call.similarity_maps()
     if call.is_depthwise:
-        _depthwise_forward(call, output, bias, moments)
+        _depthwise_forward(call, output, moments)
     else:
-        _dense_forward(call, output, bias, maps, moments)
+        _dense_forward(call, output, maps, moments)
 
 
 def backward(
-    grad: Tensor,
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    contrast: Contrast,
+    arguments: DifferenceArguments,
     options: DifferenceOptions,
+    grad: Tensor,
     needs: DifferenceNeeds,
     configs: Configs | None = None,
 ) -> DifferenceGradients:
     """The gradients that ``needs`` asks for, each of its argument's shape, dtype and strides; see the kernels."""
-    call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
+    call = DifferenceCall.of(arguments, options, configs)
     if grad.numel() == 0:
-        return _zero_gradients(input, guidance, weight, contrast, grad, needs)
-    grad = readable_gradient(call, grad.to(input.dtype), needs)
+        return _zero_gradients(arguments, grad, needs)
+    grad = readable_gradient(call, grad.to(arguments.input.dtype), needs)
     maps = call.similarity_maps()
     if options.diffusivity == "constant":
         dinput, _, _ = data_gradients(call, grad, maps, needs._replace(guidance=False, contrast=False))
-        dguidance = torch.zeros_like(guidance) if needs.guidance else None
+        dguidance = torch.zeros_like(arguments.guidance) if needs.guidance else None
+        contrast = arguments.contrast
         dcontrast = torch.zeros_like(contrast) if needs.contrast and isinstance(contrast, Tensor) else None
     else:
         dinput, dguidance, dcontrast = data_gradients(call, grad, maps, needs)
@@ -82,19 +73,13 @@ def backward(
 
 
 def describe_configs(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    options: DifferenceOptions,
-    configs: Configs | None = None,
+    arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None
 ) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from.
 
     And one where a model has another way ahead, to which no path of this library leads.
     """
-    call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
+    call = DifferenceCall.of(arguments, options, configs)
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
     lines = tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
     return (*lines, COMPILED_AHEAD) if _compiled_is_ahead(call) else lines
@@ -111,19 +96,19 @@ def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
     if kernel.endswith("products"):
         return f"; makes products of up to {products_bytes(call):,} bytes at a time"
-    if call.can_pair or not call.reads_copies(kernel, config):
+    if not call.reads_copies(kernel, config):
         return ""
     what = "input" if call.images == 1 else "input and guidance"
     shared = ", one set for the backward" if kernel.endswith("gradient") else ""
-    return f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
+    read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
+    is_written = kernel == "depthwise_data_gradient"
+    return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
 
 
-def _dense_forward(
-    call: DifferenceCall, output: Tensor, bias: Tensor | None, maps: Tensor | None, moments: Tensor | None
-) -> None:
+def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, moments: Tensor | None) -> None:
     config = call.config("difference_forward")
     if config.pairs:
-        _paired_forward(call.in_pairs, output, bias, moments, config)
+        _paired_forward(call.in_pairs, output, moments, config)
         return
     guidance = call.guidance if maps is None else maps
     tensors = dict(
@@ -132,7 +117,7 @@ def _dense_forward(
         u_ptr=call.input,
         v_ptr=guidance,
         weight_ptr=call.packed_weight(),
-        bias_ptr=None if bias is None else bias.contiguous(),
+        bias_ptr=None if call.bias is None else call.bias.contiguous(),
         contrast_ptr=call.contrast_tensor,
     )
 
@@ -149,7 +134,7 @@ def _dense_forward(
                 **image_strides("v", guidance),
                 **call.contrast_arguments(),
                 **call.constants(output, guidance),
-                HAS_BIAS=bias is not None,
+                HAS_BIAS=call.bias is not None,
                 HAS_MOMENTS=moments is not None,
                 VECTOR=maps is not None,
                 PRECISION=precision_of(call.arithmetic),
@@ -164,16 +149,14 @@ def _dense_forward(
     call.launch(difference_forward_kernel, tensors, config, plan)
 
 
-def _paired_forward(
-    call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None, config: KernelConfig
-) -> None:
+def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
     tensors = dict(
         y_ptr=output,
         moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=call.guidance,
         weight_ptr=in_pairs(as_factor(call.weight, call.arithmetic), call.groups, config.block_o),
-        bias_ptr=None if bias is None else bias.contiguous(),
+        bias_ptr=None if call.bias is None else call.bias.contiguous(),
         contrast_ptr=call.contrast_tensor,
     )
 
@@ -192,7 +175,7 @@ def _paired_forward(
                 **call.contrast_arguments(),
                 **constants,
                 **call.pair_constants(),
-                HAS_BIAS=bias is not None,
+                HAS_BIAS=call.bias is not None,
                 HAS_MOMENTS=moments is not None,
                 BLOCK_H=config.block_h,
                 BLOCK_W=config.block_w,
@@ -204,15 +187,18 @@ def _paired_forward(
     call.launch(paired_forward_kernel, tensors, config, plan)
 
 
-def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None, moments: Tensor | None) -> None:
+def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None) -> None:
     config = call.config("depthwise_forward")
+    if config.pairs:
+        paired_depthwise.forward(call.in_pairs, output, moments, config)
+        return
     tensors = dict(
         y_ptr=output,
         moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=call.guidance,
         weight_ptr=call.packed_weight(),
-        bias_ptr=None if bias is None else bias.contiguous(),
+        bias_ptr=None if call.bias is None else call.bias.contiguous(),
         contrast_ptr=call.contrast_tensor,
     )
 
@@ -229,7 +215,7 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, bias: Tensor | None
                 **call.contrast_arguments(),
                 **call.constants(output),
                 MULTIPLIER=call.multiplier,
-                HAS_BIAS=bias is not None,
+                HAS_BIAS=call.bias is not None,
                 HAS_MOMENTS=moments is not None,
                 BLOCK_H=config.block_h,
                 BLOCK_W=config.block_w,
@@ -246,10 +232,9 @@ def _forward_grid(call: DifferenceCall, output: Tensor, config: KernelConfig) ->
     return tiles * cdiv(call.outputs, config.block_o), call.groups
 
 
-def _zero_gradients(
-    input: Tensor, guidance: Tensor, weight: Tensor, contrast: Contrast, grad: Tensor, needs: DifferenceNeeds
-) -> DifferenceGradients:
+def _zero_gradients(arguments: DifferenceArguments, grad: Tensor, needs: DifferenceNeeds) -> DifferenceGradients:
     """The gradients of an empty batch."""
+    input, guidance, weight, _, contrast = arguments
     return DifferenceGradients(
         input=torch.zeros_like(input) if needs.input else None,
         guidance=torch.zeros_like(guidance) if needs.guidance else None,

@@ -8,9 +8,10 @@ from torch import Tensor
 from sdn_triton.kernels.depthwise import depthwise_weight_gradient_kernel
 from sdn_triton.kernels.difference_weight_gradient import difference_weight_gradient_kernel
 from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_kernel
-from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch import paired_depthwise
+from sdn_triton.launch.difference_call import DifferenceCall, lies_in_words
 from sdn_triton.launch.image_copy import in_channels_last
-from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, next_power, precision_of
+from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, needs_64_bits, next_power, precision_of
 from sdn_triton.options import DifferenceNeeds
 from sdn_triton.tuning.channels_last import gradient_copy_pays
 from sdn_triton.tuning.defaults import tap_pairs
@@ -19,7 +20,9 @@ from sdn_triton.tuning.defaults import tap_pairs
 def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
     """The incoming gradient, or a channels-last copy where one pays for kernels that take channels in pairs."""
     outputs = grad.shape[1]
-    if not call.has_pairs or call.is_depthwise or grad.stride(1) == 1 or outputs % call.loaded_at_once:
+    if call.is_depthwise:
+        return _readable_depthwise_gradient(call, grad, needs)
+    if not call.has_pairs or grad.stride(1) == 1 or outputs % call.loaded_at_once:
         return grad
     is_aligned = grad.stride(3) == 1 and all(stride % call.loaded_at_once == 0 for stride in grad.stride()[:3])
     readers = {}
@@ -32,6 +35,17 @@ def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds
         if config.pairs and gradient_copy_pays(kernel, call.work(kernel), is_aligned):
             return in_channels_last(grad, outputs)
     return grad
+
+
+def _readable_depthwise_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
+    """The same of a depthwise convolution, whose kernels in pairs read the gradient in pairs, too."""
+    if lies_in_words(grad) and not needs_64_bits(grad):
+        return grad
+    needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
+    in_pairs = (needs.weight or needs.bias) and call.config("depthwise_weight_gradient").pairs
+    if needs.input or needs.guidance:
+        in_pairs |= call.config("depthwise_data_gradient", needs_contrast).pairs
+    return in_channels_last(grad, grad.shape[1]) if in_pairs else grad
 
 
 def weight_gradients(
@@ -69,7 +83,9 @@ def weight_gradients(
         BLOCK_W=config.block_w,
         BLOCK_O=config.block_o,
     )
-    if call.is_depthwise:
+    if call.is_depthwise and config.pairs:
+        launch = paired_depthwise.weight_gradient(call, grad, weight_sums, bias_sums, config)
+    elif call.is_depthwise:
         launch = Launch(
             kernel=depthwise_weight_gradient_kernel,
             grid=(cdiv(call.outputs, config.block_o), config.splits),

@@ -24,7 +24,7 @@ from sdn_triton.launch.run import (
     refuse_wrong_interpretation,
     target_of,
 )
-from sdn_triton.options import FusionGradients, FusionNeeds
+from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import Work
@@ -35,20 +35,12 @@ KERNELS = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
 """The kernels that forward and backward launch."""
 
 
-def forward(
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-    configs: Configs | None = None,
-) -> Tensor:
+def forward(arguments: FusionArguments, activation: str, configs: Configs | None = None) -> Tensor:
     """``z = W [u, act(scale * y + shift)] + b`` at every pixel; nothing is concatenated.
 
     ``configs`` overrides the default configuration of a kernel by its name.
     """
+    input, response, weight, bias, scale, shift = arguments
     refuse_wrong_interpretation(input)
     output = empty_output((input.shape[0], weight.shape[0], *input.shape[2:]), like=input)
     if output.numel() == 0:
@@ -63,7 +55,7 @@ def forward(
         **_affine_tensors(scale, shift),
     )
 
-    config = _config("fusion_forward", input_rows, response, weight, configs)
+    config = _config("fusion_forward", input_rows, arguments, configs)
 
     def plan() -> Plan:
         images, channels, rows, columns = input_rows.shape
@@ -98,17 +90,14 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    arguments: FusionArguments,
     activation: str,
+    grad: Tensor,
     needs: FusionNeeds,
     configs: Configs | None = None,
 ) -> FusionGradients:
     """The gradients that ``needs`` asks for, each of its argument's shape, dtype and strides; see the kernels."""
+    input, response, weight, _, scale, shift = arguments
     refuse_wrong_interpretation(input)
     if grad.numel() == 0:
         return FusionGradients(
@@ -120,40 +109,22 @@ def backward(
             shift=torch.zeros_like(shift) if needs.shift and shift is not None else None,
         )
     grad = grad.to(input.dtype)
-    dinput, dresponse, dscale, dshift = _data_gradients(
-        grad, input, response, weight, scale, shift, activation, needs, configs
-    )
-    dweight, dbias = _weight_gradients(grad, input, response, weight, scale, shift, activation, needs, configs)
+    dinput, dresponse, dscale, dshift = _data_gradients(arguments, activation, grad, needs, configs)
+    dweight, dbias = _weight_gradients(arguments, activation, grad, needs, configs)
     return FusionGradients(dinput, dresponse, dweight, dbias, dscale, dshift)
 
 
-def describe_configs(
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-    configs: Configs | None = None,
-) -> tuple[str, ...]:
+def describe_configs(arguments: FusionArguments, activation: str, configs: Configs | None = None) -> tuple[str, ...]:
     """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
-    (input_rows,) = as_long_rows(input)
-    return tuple(f"{kernel}: {_config(kernel, input_rows, response, weight, configs)}" for kernel in KERNELS)
+    (input_rows,) = as_long_rows(arguments.input)
+    return tuple(f"{kernel}: {_config(kernel, input_rows, arguments, configs)}" for kernel in KERNELS)
 
 
 def _data_gradients(
-    grad: Tensor,
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-    needs: FusionNeeds,
-    configs: Configs | None,
+    arguments: FusionArguments, activation: str, grad: Tensor, needs: FusionNeeds, configs: Configs | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of input, response, scale and shift, from one launch."""
+    input, response, weight, _, scale, shift = arguments
     needs_scale = needs.scale and scale is not None
     needs_shift = needs.shift and shift is not None
     needs_response_blocks = needs.response or needs_scale or needs_shift
@@ -165,7 +136,7 @@ def _data_gradients(
     grad_rows, response_rows, *present_rows = as_long_rows(grad, response, *present)
     dinput_rows = present_rows[0] if dinput is not None else None
     dresponse_rows = present_rows[-1] if dresponse is not None else None
-    config = _config("fusion_data_gradient", grad_rows, response, weight, configs, channels=input.shape[1])
+    config = _config("fusion_data_gradient", grad_rows, arguments, configs)
     images, outputs, rows, columns = grad_rows.shape
     tiles = count_tiles(images, rows, columns, config)
     input_blocks = cdiv(input.shape[1], config.block_c)
@@ -225,15 +196,7 @@ def _data_gradients(
 
 
 def _weight_gradients(
-    grad: Tensor,
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-    needs: FusionNeeds,
-    configs: Configs | None,
+    arguments: FusionArguments, activation: str, grad: Tensor, needs: FusionNeeds, configs: Configs | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of weight and bias, from one launch for each part of the concatenation.
 
@@ -241,10 +204,11 @@ def _weight_gradients(
     """
     if not (needs.weight or needs.bias):
         return None, None
+    input, response, weight, _, scale, shift = arguments
     outputs, weight_columns = weight.shape[:2]
     channels = input.shape[1]
     grad_rows, input_rows, response_rows = as_long_rows(grad, input, response)
-    config = _config("fusion_weight_gradient", input_rows, response, weight, configs)
+    config = _config("fusion_weight_gradient", input_rows, arguments, configs)
     splits = config.splits
     weight_sums = bias_sums = None
     if needs.weight:
@@ -325,19 +289,12 @@ def _launch(
         launch(kernel, tensors, (config, activation, arithmetic_of(input.dtype)), input.device, make)
 
 
-def _config(
-    kernel: str,
-    image: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    configs: Configs | None,
-    channels: int | None = None,
-) -> KernelConfig:
-    """The configuration of a kernel: the caller's, or the one for this size."""
+def _config(kernel: str, image: Tensor, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:
+    """The configuration of a kernel over the pixels of ``image``: the caller's, or the one for this size."""
     if configs is not None and kernel in configs:
         return configs[kernel]
-    channels = image.shape[1] if channels is None else channels
-    return config_for(kernel, _work(image, channels, response, weight), target_of(image.device))
+    work = _work(image, arguments.input.shape[1], arguments.response, arguments.weight)
+    return config_for(kernel, work, target_of(image.device))
 
 
 def work_of(input: Tensor, response: Tensor, weight: Tensor) -> Work:

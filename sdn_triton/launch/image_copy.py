@@ -1,4 +1,4 @@
-"""Channels-last copies of images, of a whole number of blocks of channels."""
+"""Copies of images in other strides: channels-last ones of a whole number of blocks of channels, and the way back."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ def in_channels_last(image: Tensor, channels: int) -> Tensor:
     """A channels-last copy with so many channels: those of the image, then zeros."""
     shape = image.shape[0], channels, *image.shape[2:]
     copy = torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
-    target_rows, source_rows = as_long_rows(copy, image)
-    config = WHOLE if target_of(image.device).kind == "interpreter" else TILE
+    copy_image(copy, image)
+    return copy
+
+
+def copy_image(target: Tensor, source: Tensor) -> None:
+    """Fill ``target`` from an image of the same size; channels that the source lacks are zero, others are left out."""
+    target_rows, source_rows = as_long_rows(target, source)
+    config = WHOLE if target_of(target.device).kind == "interpreter" else TILE
 
     def plan() -> Plan:
-        images, _, rows, columns = target_rows.shape
+        images, channels, rows, columns = target_rows.shape
         width = tile_width(config.block_p, rows, columns, wanted=config.block_w)
         height = config.block_p // width
         tiles = images * cdiv(rows, height) * cdiv(columns, width)
@@ -34,7 +40,7 @@ def in_channels_last(image: Tensor, channels: int) -> Tensor:
             grid=(tiles * cdiv(channels, config.block_c),),
             arguments=dict(
                 target_channels=channels,
-                source_channels=image.shape[1],
+                source_channels=source.shape[1],
                 H=rows,
                 W=columns,
                 **image_strides("t", target_rows),
@@ -48,5 +54,4 @@ def in_channels_last(image: Tensor, channels: int) -> Tensor:
         )
 
     tensors = dict(target_ptr=target_rows, source_ptr=source_rows)
-    launch(image_copy_kernel, tensors, (config,), image.device, plan)
-    return copy
+    launch(image_copy_kernel, tensors, (config,), target.device, plan)

@@ -10,7 +10,7 @@ from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_conv import describe_configs, launch_forward
 from sdn_triton.launch.plan import Plan, launch
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits, target_of
-from sdn_triton.options import Contrast, DifferenceOptions
+from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 
@@ -24,25 +24,19 @@ WHOLE = KernelConfig(block_p=1024, block_w=32, block_c=1, block_o=64, num_warps=
 
 
 def forward(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    options: DifferenceOptions,
-    configs: Configs | None = None,
+    arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``y`` of the difference convolution, and per channel ``mean = sum y / n``, ``variance = sum (y - mean)^2 / n``.
 
     Mean and variance are those of ``y`` as it is stored, in float32; ``y`` must not be empty.
     """
-    call = DifferenceCall.of(input, guidance, weight, contrast, options, configs)
+    call = DifferenceCall.of(arguments, options, configs)
     output = call.empty_output()
     config = call.config(call.forward_kernel)
     images, outputs, rows, columns = output.shape
     tiles = count_tiles(images, rows, columns, config)
     moments = output.new_empty((tiles, 2, outputs), dtype=torch.float32)
-    launch_forward(call, output, bias, moments)
+    launch_forward(call, output, moments)
     mean, variance = (output.new_empty(outputs, dtype=torch.float32) for _ in range(2))
 
     def plan() -> Plan:
@@ -64,7 +58,7 @@ def forward(
         )
 
     tensors = dict(mean_ptr=mean, variance_ptr=variance, moments_ptr=moments)
-    launch(merge_moments_kernel, tensors, (config, images, rows, columns), input.device, plan)
+    launch(merge_moments_kernel, tensors, (config, images, rows, columns), output.device, plan)
     return output, mean, variance
 
 

@@ -48,7 +48,9 @@ class Launch:
     @property
     def tuned_as(self) -> str:
         """Under which of ``KERNELS`` its configuration is chosen."""
-        plain = self.name.removeprefix("paired_") if "block" in self.name else self.name.replace("paired", "difference")
+        plain = self.name.removeprefix("paired_")
+        if plain.startswith(("forward", "data_gradient", "weight_gradient")):
+            plain = f"difference_{plain}"
         name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len, default=self.name)
         # One kernel computes the data gradient of both families.
         return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name

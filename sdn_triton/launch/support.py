@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from sdn_triton.options import BlockOptions, Contrast, DifferenceOptions
+from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions, FusionArguments
 from sdn_triton.tuning.configs import INTERPRETER
 from sdn_triton.tuning.pretended import pretended_target
 
@@ -22,16 +22,9 @@ LARGEST_WEIGHT = 2**31 - 1
 OLDEST_CAPABILITY = (8, 0)
 
 
-def why_not_difference(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    options: DifferenceOptions,
-) -> str | None:
+def why_not_difference(arguments: DifferenceArguments, options: DifferenceOptions) -> str | None:
     """What the kernels cannot do with this difference convolution; None if they can run it."""
-    obstacle = _why_not_tensors(input, guidance, weight)
+    obstacle = _why_not_tensors(arguments.input, arguments.guidance, arguments.weight)
     if obstacle is not None:
         return obstacle
     if options.groups > LARGEST_GRID_AXIS:
@@ -47,36 +40,15 @@ def why_not_difference(
     return None
 
 
-def why_not_fusion(
-    input: Tensor,
-    response: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    activation: str,
-) -> str | None:
+def why_not_fusion(arguments: FusionArguments) -> str | None:
     """What the kernels cannot do with this feature fusion; None if they can run it."""
-    return _why_not_tensors(input, response, weight)
+    return _why_not_tensors(arguments.input, arguments.response, arguments.weight)
 
 
-def why_not_block(
-    input: Tensor,
-    guidance: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    contrast: Contrast,
-    mean: Tensor,
-    variance: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    fusion_weight: Tensor,
-    fusion_bias: Tensor | None,
-    options: BlockOptions,
-) -> str | None:
+def why_not_block(arguments: BlockArguments, options: BlockOptions) -> str | None:
     """What the kernels cannot do with this block in evaluation; None if they can run it, be it as one kernel or two."""
-    obstacle = why_not_difference(input, guidance, weight, bias, contrast, options.difference)
-    return obstacle or _why_not_tensors(input, guidance, fusion_weight)
+    obstacle = why_not_difference(arguments.difference, options.difference)
+    return obstacle or _why_not_tensors(arguments.input, arguments.guidance, arguments.fusion_weight)
 
 
 def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None:

@@ -23,7 +23,7 @@ from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.ops.resize import resized, size_of
-from sdn_triton.options import PADDED_BEFORE, BlockOptions
+from sdn_triton.options import PADDED_BEFORE, BlockArguments, BlockOptions, DifferenceArguments
 from sdn_triton.remembered import difference_options
 from sdn_triton.tracing import is_transformed, is_untouched
 
@@ -99,11 +99,14 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
     wide_input, wide_guidance, options = padded(input, guidance, sdc.padding_mode, options)
     if batch_norm.uses_running_statistics(norm):
         mean, variance, gamma, beta, eps = batch_norm.frozen_statistics(norm)
-        arguments = wide_input, wide_guidance, weight, bias, contrast, mean, variance, gamma, beta
-        z: Tensor = block((*arguments, fusion_weight, fusion_bias), BlockOptions(options, eps), sdc.backend)
+        arguments = BlockArguments(
+            wide_input, wide_guidance, weight, bias, contrast, mean, variance, gamma, beta, fusion_weight, fusion_bias
+        )
+        z: Tensor = block(arguments, BlockOptions(options, eps), sdc.backend)
         return z
     # A bias is what the normalisation takes away: left out, it costs the response no digits.
-    response, mean, variance = moments((wide_input, wide_guidance, weight, None, contrast), options, sdc.backend)
+    difference = DifferenceArguments(wide_input, wide_guidance, weight, None, contrast)
+    response, mean, variance = moments(difference, options, sdc.backend)
     values = response.numel() // response.shape[1]
     count: Tensor | float = values
     group = batch_norm.group_of(norm)

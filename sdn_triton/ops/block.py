@@ -1,8 +1,4 @@
-"""The block in evaluation as an operator without derivatives: where some are asked for, its two parts are called.
-
-Its arguments are (input, guidance, weight, bias, contrast, mean, variance, norm_weight, norm_bias, fusion_weight,
-fusion_bias).
-"""
+"""The block in evaluation as an operator without derivatives: where some are asked for, its two parts are called."""
 
 from __future__ import annotations
 
@@ -12,46 +8,61 @@ from torch import Tensor
 
 from sdn_triton.launch.support import why_not_block
 from sdn_triton.ops.difference_conv import difference_conv
-from sdn_triton.ops.path import Arguments, PathOperator
-from sdn_triton.options import BlockOptions
+from sdn_triton.ops.path import PathOperator
+from sdn_triton.options import BlockArguments, BlockOptions
 
 
-def _output_shape(input: Tensor, guidance: Tensor, weight: Tensor, *others: Any) -> tuple[int, ...]:
-    *_, fusion_weight, _, options = others
-    return input.shape[0], fusion_weight.shape[0], *options.difference.output_size(input.shape[2], input.shape[3])
+class Block(PathOperator[BlockArguments, BlockOptions]):
+    """``torch.ops.sdn_triton.semantic_diffusion_block``."""
 
-
-def _products(*given: Any) -> int:
-    *arguments, options = given
-    images, _, rows, columns = _output_shape(*given)
-    fusion_weight: Tensor = arguments[9]
-    return (
-        difference_conv.products(*arguments[:5], options.difference) + images * rows * columns * fusion_weight.numel()
-    )
-
-
-def _flatten(arguments: Arguments, options: BlockOptions) -> tuple[Any, ...]:
-    return (*arguments[5:], options.eps, *difference_conv.flatten(arguments[:5], options.difference))
-
-
-def _unflatten(*flat: Any) -> tuple[Arguments, BlockOptions]:
-    norm_and_fusion, eps = flat[:6], flat[6]
-    arguments, options = difference_conv.unflatten(*flat[7:])
-    return (*arguments, *norm_and_fusion), BlockOptions(options, eps)
-
-
-block = PathOperator(
-    name="semantic_diffusion_block",
-    module="block",
-    output_shape=_output_shape,
-    why_not=why_not_block,
-    products=_products,
-    schema=(
+    name = "semantic_diffusion_block"
+    module = "block"
+    Arguments = BlockArguments
+    schema = (
         "Tensor mean, Tensor variance, Tensor? norm_weight, Tensor? norm_bias, Tensor fusion_weight, "
         f"Tensor? fusion_bias, float eps, {difference_conv.schema}"
-    ),
-    flatten=_flatten,
-    unflatten=_unflatten,
-    independent_dims=(0,),
-)
+    )
+    independent_dims = (0,)
+
+    def output_shape(self, arguments: BlockArguments, options: BlockOptions) -> tuple[int, ...]:
+        images, _, *size = difference_conv.output_shape(arguments.difference, options.difference)
+        return images, arguments.fusion_weight.shape[0], *size
+
+    def why_not(self, arguments: BlockArguments, options: BlockOptions) -> str | None:
+        return why_not_block(arguments, options)
+
+    def products(self, arguments: BlockArguments, options: BlockOptions) -> int:
+        images, _, rows, columns = self.output_shape(arguments, options)
+        first = difference_conv.products(arguments.difference, options.difference)
+        return first + images * rows * columns * arguments.fusion_weight.numel()
+
+    def flatten(self, arguments: BlockArguments, options: BlockOptions) -> tuple[Any, ...]:
+        return (
+            arguments.mean,
+            arguments.variance,
+            arguments.norm_weight,
+            arguments.norm_bias,
+            arguments.fusion_weight,
+            arguments.fusion_bias,
+            options.eps,
+            *difference_conv.flatten(arguments.difference, options.difference),
+        )
+
+    def unflatten(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        fusion_weight: Tensor,
+        fusion_bias: Tensor | None,
+        eps: float,
+        *difference: Any,
+    ) -> tuple[BlockArguments, BlockOptions]:
+        arguments, options = difference_conv.unflatten(*difference)
+        block = BlockArguments(*arguments, mean, variance, norm_weight, norm_bias, fusion_weight, fusion_bias)
+        return block, BlockOptions(options, eps)
+
+
+block = Block()
 block.register()

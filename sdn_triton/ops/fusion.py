@@ -1,38 +1,50 @@
-"""The feature fusion as an operator: arguments (input, response, weight, bias, scale, shift)."""
+"""The feature fusion as an operator; its options are the name of the activation."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 
 from sdn_triton.eager.composite import feature_fusion
 from sdn_triton.launch.support import why_not_fusion
 from sdn_triton.ops.operator import Operator, register
-from sdn_triton.options import FusionNeeds
+from sdn_triton.options import FusionArguments, FusionNeeds
 
 
-def _output_shape(input: Tensor, response: Tensor, weight: Tensor, *others: object) -> tuple[int, ...]:
-    return input.shape[0], weight.shape[0], *input.shape[2:]
+class Fusion(Operator[FusionArguments, str]):
+    """``torch.ops.sdn_triton.feature_fusion``."""
+
+    name = "feature_fusion"
+    module = "fusion"
+    Arguments = FusionArguments
+    Needs = FusionNeeds
+    schema = "Tensor input, Tensor response, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, str activation"
+    independent_dims = (0, 2, 3)
+
+    def output_shape(self, arguments: FusionArguments, activation: str) -> tuple[int, ...]:
+        images, _, rows, columns = arguments.input.shape
+        return images, arguments.weight.shape[0], rows, columns
+
+    def why_not(self, arguments: FusionArguments, activation: str) -> str | None:
+        return why_not_fusion(arguments)
+
+    def products(self, arguments: FusionArguments, activation: str) -> int:
+        images, _, rows, columns = arguments.input.shape
+        return images * rows * columns * arguments.weight.numel()
+
+    def plain(self, arguments: FusionArguments, activation: str) -> Tensor:
+        return feature_fusion(arguments, activation)
+
+    def has_one_group(self, activation: str) -> bool:
+        return True
+
+    def flatten(self, arguments: FusionArguments, activation: str) -> tuple[Any, ...]:
+        return *arguments, activation
+
+    def unflatten(self, *flat: Any) -> tuple[FusionArguments, str]:
+        *arguments, activation = flat
+        return FusionArguments(*arguments), activation
 
 
-def _products(input: Tensor, response: Tensor, weight: Tensor, *others: object) -> int:
-    return input.shape[0] * input.shape[2] * input.shape[3] * weight.numel()
-
-
-fusion = register(
-    Operator(
-        name="feature_fusion",
-        module="fusion",
-        needs=FusionNeeds,
-        plain=feature_fusion,
-        output_shape=_output_shape,
-        why_not=why_not_fusion,
-        products=_products,
-        schema=(
-            "Tensor input, Tensor response, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, str activation"
-        ),
-        flatten=lambda arguments, activation: (*arguments, activation),
-        unflatten=lambda *flat: (flat[:-1], flat[-1]),
-        independent_dims=(0, 2, 3),
-        has_one_group=lambda *flat: True,
-    )
-)
+fusion = register(Fusion())

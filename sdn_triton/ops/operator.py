@@ -6,10 +6,10 @@ differentiable PyTorch operations, so that it is right for every path without ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,124 +19,131 @@ from torch.utils.flop_counter import register_flop_formula
 from sdn_triton import tracing
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
-from sdn_triton.ops.path import NAMESPACE, Arguments, PathOperator
+from sdn_triton.ops.path import NAMESPACE, A, Options, PathOperator
 from sdn_triton.ops.sharding import register_rules_if_used
+from sdn_triton.options import Needs
 from sdn_triton.tracing import are_plain, is_plain, is_transformed, only_has_a_shape
 
+O = TypeVar("O", bound="Operator[Any, Any]")
+Gradients = tuple[Tensor | None, ...]
+"""One for each argument, None where it is not asked for."""
 
-@dataclass(frozen=True, eq=False)
-class Operator(PathOperator):
+
+class Operator(PathOperator[A, Options]):
     """A differentiable operator.
 
-    Its ``module`` has ``backward(grad, *arguments without bias, static, needs)`` too, ``needs`` names the gradients,
-    and ``plain(*arguments, static)`` is its differentiable form.
-
-    For sharding: where ``has_one_group(*flat)`` the outputs of the weight can be computed apart.
+    Its ``module`` has ``backward(arguments, options, grad, needs)`` too, which returns a gradient for each argument.
     """
 
-    needs: Callable[..., tuple[bool, ...]]
-    plain: Callable[..., Tensor]
-    has_one_group: Callable[..., bool]
+    Needs: ClassVar[type[Needs]]
+    """Which gradients are asked for, one flag an argument."""
 
-    def __call__(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+    @abstractmethod
+    def plain(self, arguments: A, options: Options) -> Tensor:
+        """The operator in differentiable operations of PyTorch."""
+
+    @abstractmethod
+    def has_one_group(self, options: Options) -> bool:
+        """Whether the outputs of the weight can be computed apart, for sharding."""
+
+    def __call__(self, arguments: A, options: Options, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
         if tracing.takes_plain_form():
-            return self.plain(*arguments, static)
+            return self.plain(arguments, options)
         if torch.compiler.is_compiling():
-            return self._traced(arguments, static, backend)
-        self.note(arguments, static, backend)
+            return self._traced(arguments, options, backend)
+        self.note(arguments, options, backend)
         if is_transformed():
-            return _Forward.apply(self.name, backend, static, *arguments)
+            return _Forward.apply(self.name, backend, options, *arguments)
         if needs_gradient(arguments):
-            return _RecordedForward.record(self, backend, static, *arguments)
-        return self.forward(arguments, static, backend)
+            return _RecordedForward.record(self, backend, options, *arguments)
+        output: Tensor = self.forward(arguments, options, backend)
+        return output
 
-    def _traced(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+    def _traced(self, arguments: A, options: Options, backend: str) -> Tensor:
         # Dynamo cannot trace a Function with a variable number of arguments where nothing needs a gradient.
         if not needs_gradient(arguments):
-            return self.forward(arguments, static, backend)
-        return _Forward.apply(self.name, backend, static, *distinct(arguments))
+            output: Tensor = self.forward(arguments, options, backend)
+            return output
+        return _Forward.apply(self.name, backend, options, *distinct(arguments))
 
     def prepare_registered(self) -> None:
         """Tell DTensor how the operators are sharded, if it is in use."""
         if not torch.compiler.is_compiling():
             register_rules_if_used(OPERATORS.values())
 
-    def forward_and_keep(self, arguments: Arguments, static: Any, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
+    def forward_and_keep(self, arguments: A, options: Options, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
         """Compute the output, and what the path keeps for its backward."""
-        if are_plain(arguments) and not only_has_a_shape(arguments[0]):
-            return self.run_forward_and_keep(arguments, static, backend)
-        return self.forward(arguments, static, backend), ()
+        if are_plain(arguments) and not only_has_a_shape(arguments.input):
+            return self.run_forward_and_keep(arguments, options, backend)
+        return self.forward(arguments, options, backend), ()
 
     def backward(
         self,
-        grad: Tensor,
-        arguments: Arguments,
-        static: Any,
+        arguments: A,
+        options: Options,
         backend: str,
+        grad: Tensor,
         needs: tuple[bool, ...],
         kept: tuple[Tensor, ...] = (),
-    ) -> tuple[Tensor | None, ...]:
+    ) -> Gradients:
         """Compute the gradients that are needed, without their derivatives."""
         if is_plain(grad) and not only_has_a_shape(grad) and are_plain(arguments):
-            return self.run_backward(grad, arguments, static, backend, needs, kept)
+            return self.run_backward(arguments, options, backend, grad, needs, kept)
         registered = getattr(torch.ops.sdn_triton, f"{self.name}_backward")
-        gradients = registered(grad, *self.flatten(arguments, static), backend, needs)
+        gradients = registered(grad, *self.flatten(arguments, options), backend, needs)
         return tuple(g if need else None for g, need in zip(gradients, needs))
 
     def run_backward(
         self,
-        grad: Tensor,
-        arguments: Arguments,
-        static: Any,
+        arguments: A,
+        options: Options,
         backend: str,
+        grad: Tensor,
         needs: Sequence[bool],
         kept: tuple[Tensor, ...] = (),
-    ) -> tuple[Tensor | None, ...]:
+    ) -> Gradients:
         """Run the backward of the path that the arguments lead to."""
         if grad.numel() == 0:
-            return tuple(torch.zeros_like(a) if need else None for a, need in zip(arguments, needs))
-        input, other, weight, _, *rest = arguments
-        given = (grad, input, other, weight, *rest, static, self.needs(*needs), *((kept,) if kept else ()))
-        return tuple(self._run("backward", given, arguments, static, backend))
+            return tuple(
+                torch.zeros_like(a) if need and isinstance(a, Tensor) else None for a, need in zip(arguments, needs)
+            )
+        others = (kept,) if kept else ()
+        return tuple(self._run("backward", arguments, options, backend, grad, self.Needs(*needs), *others))
 
 
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: dict[str, Operator[Any, Any]] = {}
 
 
-def register(operator: Operator) -> Operator:
+def register(operator: O) -> O:
     """Make ``operator`` and its backward known to ``torch.library`` as ``torch.ops.sdn_triton.<name>[_backward]``."""
     OPERATORS[operator.name] = operator
     operator.register()
     backward_name = f"{NAMESPACE}::{operator.name}_backward"
-    count = len(operator.needs(*[False] * len(operator.needs.__annotations__)))
-    torch.library.define(
-        backward_name,
-        f"(Tensor grad, {operator.schema}, str backend, bool[] needs) -> ({', '.join(['Tensor'] * count)})",
-    )
+    returns = ", ".join(["Tensor"] * len(operator.Needs._fields))
+    torch.library.define(backward_name, f"(Tensor grad, {operator.schema}, str backend, bool[] needs) -> ({returns})")
 
     @torch.no_grad()
-    def backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        *flat, backend, needs = given
-        gradients = operator.run_backward(grad, *operator.unflatten(*flat), backend, needs)
+    def backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
+        *flat, backend, needs = call
+        gradients = operator.run_backward(*operator.unflatten(*flat), backend, grad, needs)
         return tuple(grad.new_empty(0) if g is None else g for g in gradients)
 
-    def fake_backward(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
-        *flat, _, needs = given
+    def fake_backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
+        *flat, _, needs = call
         arguments, _ = operator.unflatten(*flat)
         return tuple(torch.empty_like(a) if need else grad.new_empty(0) for a, need in zip(arguments, needs))
 
-    def backward_flops(grad: Tensor, *given: Any, out_val: Any = None, **_: Any) -> int:
-        *flat, _, needs = given
-        arguments, static = operator.unflatten(*flat)
+    def backward_flops(grad: Tensor, *call: Any, out_val: Any = None, **_: Any) -> int:
+        *flat, _, flags = call
+        needs = operator.Needs(*flags)
         # One set of products leads back to the data, whichever of them are asked for, and one to the weight.
-        sets = any(needs[:2] + needs[4:]) + needs[2]
-        return sets * 2 * operator.products(*arguments, static)
+        needs_data = any(needs._replace(weight=False, bias=False))
+        return (needs_data + needs.weight) * 2 * operator.products(*operator.unflatten(*flat))
 
-    def plain(*given: Any) -> Tensor:
-        *flat, _ = given
-        arguments, static = operator.unflatten(*flat)
-        return operator.plain(*arguments, static)
+    def plain(*call: Any) -> Tensor:
+        *flat, _ = call
+        return operator.plain(*operator.unflatten(*flat))
 
     # For who takes programs apart that were exported already, as ONNX's exporter does.
     register_decomposition(getattr(torch.ops.sdn_triton, operator.name).default)(plain)
@@ -150,38 +157,45 @@ def register(operator: Operator) -> Operator:
 
 class _Forward(torch.autograd.Function):
     @staticmethod
-    def forward(name: str, backend: str, static: Any, *arguments: Any) -> Tensor:
-        return OPERATORS[name].forward(arguments, static, backend)
+    def forward(name: str, backend: str, options: Any, *arguments: Any) -> Tensor:
+        operator = OPERATORS[name]
+        output: Tensor = operator.forward(operator.Arguments(*arguments), options, backend)
+        return output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.name, ctx.backend, ctx.static, *arguments = inputs
+        ctx.name, ctx.backend, ctx.options, *arguments = inputs
         save(ctx, arguments)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
-        return map_forward(partial(_Forward.apply, *inputs[:3]), info.batch_size, in_dims[3:], inputs[3:])
+        name, backend, options, *arguments = inputs
+        call = partial(_Forward.apply, name, backend, options)
+        return map_forward(call, info.batch_size, in_dims[3:], arguments)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
-        needs = ctx.needs_input_grad[3:]
+        _, _, _, *needs = ctx.needs_input_grad
         operator = OPERATORS[ctx.name]
-        return None, None, None, *gradients_of(operator, grad, restore(ctx), ctx.static, ctx.backend, needs)
+        arguments = operator.Arguments(*restore(ctx))
+        return None, None, None, *gradients_of(operator, arguments, ctx.options, ctx.backend, grad, tuple(needs))
 
 
 class _RecordedForward(_Forward):
     """The same where ``torch.func`` is not at work, for a fraction of the host's time."""
 
     @classmethod
-    def record(cls, operator: Operator, backend: str, static: Any, *arguments: Any) -> Tensor:
+    def record(cls, operator: Operator[Any, Any], backend: str, options: Any, *arguments: Any) -> Tensor:
         """What ``apply`` comes to after it has looked for ``torch.func``."""
-        return super(torch.autograd.Function, cls).apply(operator, backend, static, *arguments)  # type: ignore[misc]
+        return super(torch.autograd.Function, cls).apply(operator, backend, options, *arguments)  # type: ignore[misc]
 
     @staticmethod
-    def forward(ctx: Any, operator: Operator, backend: str, static: Any, *arguments: Any) -> Tensor:  # type: ignore[override]
-        ctx.name, ctx.backend, ctx.static = operator.name, backend, static
-        output, kept = operator.forward_and_keep(arguments, static, backend)
+    def forward(  # type: ignore[override]
+        ctx: Any, operator: Operator[Any, Any], backend: str, options: Any, *arguments: Any
+    ) -> Tensor:
+        ctx.name, ctx.backend, ctx.options = operator.name, backend, options
+        output, kept = operator.forward_and_keep(operator.Arguments(*arguments), options, backend)
         save(ctx, (*arguments, *kept))
         ctx.kept = len(kept)
         return output
@@ -190,44 +204,48 @@ class _RecordedForward(_Forward):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
         saved = restore(ctx)
-        arguments, kept = saved[: len(saved) - ctx.kept], tuple(saved[len(saved) - ctx.kept :])
-        needs, operator = ctx.needs_input_grad[3:], OPERATORS[ctx.name]
-        return None, None, None, *gradients_of(operator, grad, arguments, ctx.static, ctx.backend, needs, kept)
+        operator = OPERATORS[ctx.name]
+        arguments, kept = operator.Arguments(*saved[: len(saved) - ctx.kept]), tuple(saved[len(saved) - ctx.kept :])
+        needs = ctx.needs_input_grad[3:]
+        return None, None, None, *gradients_of(operator, arguments, ctx.options, ctx.backend, grad, needs, kept)
 
     setup_context = torch.autograd.Function.setup_context
 
 
 def gradients_of(
-    operator: Operator,
-    grad: Tensor,
-    arguments: Arguments,
-    static: Any,
+    operator: Operator[A, Options],
+    arguments: A,
+    options: Options,
     backend: str,
+    grad: Tensor,
     needs: tuple[bool, ...],
     kept: tuple[Tensor, ...] = (),
-) -> tuple[Tensor | None, ...]:
+) -> Gradients:
     """The gradients that are needed inside a backward, with their own derivatives where somebody may ask for these."""
     # Compiled graphs have no second derivative, and mostly nobody asks for one.
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
-        return operator.backward(grad, arguments, static, backend, needs, kept)
-    found: tuple[Tensor | None, ...] = _Backward.apply(operator.name, backend, static, needs, grad, *arguments)
+        return operator.backward(arguments, options, backend, grad, needs, kept)
+    found: Gradients = _Backward.apply(operator.name, backend, options, needs, grad, *arguments)
     return found
 
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(name: str, backend: str, static: Any, needs: tuple[bool, ...], grad: Tensor, *arguments: Any) -> Any:
-        return OPERATORS[name].backward(grad, arguments, static, backend, needs)
+    def forward(name: str, backend: str, options: Any, needs: tuple[bool, ...], grad: Tensor, *arguments: Any) -> Any:
+        operator = OPERATORS[name]
+        return operator.backward(operator.Arguments(*arguments), options, backend, grad, needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.name, ctx.backend, ctx.static, ctx.needs, *arguments = inputs
+        ctx.name, ctx.backend, ctx.options, ctx.needs, *arguments = inputs
         ctx.set_materialize_grads(False)
         save(ctx, arguments)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
-        return map_backward(partial(_Backward.apply, *inputs[:4]), info.batch_size, in_dims[4:], inputs[4:])
+        name, backend, options, needs, *tensors = inputs
+        call = partial(_Backward.apply, name, backend, options, needs)
+        return map_backward(call, info.batch_size, in_dims[4:], tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -238,6 +256,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def _second_derivatives(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        operator = OPERATORS[ctx.name]
         saved = restore(ctx)
         places = [i for i, a in enumerate(saved) if isinstance(a, Tensor)]
 
@@ -246,27 +265,28 @@ class _Backward(torch.autograd.Function):
             needed = [i for i, need in enumerate(ctx.needs) if need]
 
             def output(*first: Tensor) -> Tensor:
-                return OPERATORS[ctx.name].plain(*_replaced(arguments, needed, first), ctx.static)
+                return operator.plain(operator.Arguments(*_replaced(arguments, needed, first)), ctx.options)
 
             _, pull = torch.func.vjp(output, *(arguments[i] for i in needed))  # type: ignore[misc]
             return pull(grad)
 
         gradients, pull = torch.func.vjp(first_derivatives, *(saved[i] for i in places))  # type: ignore[misc]
-        given = [g for g, need in zip(grads, ctx.needs) if need]
-        second = pull(tuple(torch.zeros_like(x) if g is None else g for x, g in zip(gradients, given)))
+        incoming = [g for g, need in zip(grads, ctx.needs) if need]
+        second = pull(tuple(torch.zeros_like(x) if g is None else g for x, g in zip(gradients, incoming)))
         found = dict(zip(places, second))
-        wanted = ctx.needs_input_grad[4:]
+        _, _, _, _, *wanted = ctx.needs_input_grad
         return None, None, None, None, *(found[i] if want else None for i, want in enumerate(wanted))
 
 
-def distinct(arguments: Arguments) -> Arguments:
+def distinct(arguments: A) -> A:
     """The arguments without one tensor in two roles, which Dynamo cannot trace."""
-    if arguments[1] is arguments[0]:
-        return arguments[0], arguments[1].view_as(arguments[1]), *arguments[2:]
+    input, other, *rest = arguments
+    if other is input:
+        return type(arguments)(input, other.view_as(other), *rest)
     return arguments
 
 
-def needs_gradient(arguments: Arguments) -> bool:
+def needs_gradient(arguments: Sequence[Any]) -> bool:
     """Whether autograd records what is done with the arguments."""
     if torch.is_grad_enabled():
         for argument in arguments:
@@ -275,7 +295,7 @@ def needs_gradient(arguments: Arguments) -> bool:
     return False
 
 
-def save(ctx: Any, arguments: Arguments) -> None:
+def save(ctx: Any, arguments: Sequence[Any]) -> None:
     """Keep arguments for the backward, tensors and others in their order."""
     tensors, others = [], []
     for argument in arguments:

@@ -6,12 +6,11 @@ fake tensors, dispatch modes) it goes through an operator registered with ``torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,58 +18,69 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note, prefers_triton
 from sdn_triton.ops.batching import image_by_image
+from sdn_triton.options import Arguments
 from sdn_triton.outputs import empty_output
 from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 from sdn_triton.tuning import fallback
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.shapes import note_call, tune_command
 
-Arguments = Sequence[Any]
 NAMESPACE = "sdn_triton"
 
+A = TypeVar("A", bound=Arguments)
+Options = TypeVar("Options")
 
-@dataclass(frozen=True, eq=False)
-class PathOperator:
-    """One operator ``y = f(*arguments, static)`` where any argument may be a tensor, a number or None.
 
-    ``module`` is the file in ``eager/`` and in ``launch/`` that runs it: ``forward(*arguments, static)`` and, in
-    ``launch/``, ``describe_configs`` for the configurations it would run with. ``output_shape`` is the output's size,
-    and ``why_not`` says what the Triton kernels cannot do with a call; both take ``(*arguments, static)``.
+class PathOperator(ABC, Generic[A, Options]):
+    """One operator ``y = f(arguments, options)``, known to PyTorch as ``torch.ops.sdn_triton.<name>``.
 
-    ``products`` counts the multiplications of a call's forward, for FLOP formulas.
-
-    ``schema`` is the registered operator's arguments; ``flatten(arguments, static)`` makes them of a call, and
-    ``unflatten(*flat)`` takes them apart again.
-
-    ``independent_dims`` are those along which the images can be cut and computed apart.
+    ``arguments`` are a named tuple, each a tensor, a number or None.
     """
 
-    name: str
-    module: str
-    output_shape: Callable[..., tuple[int, ...]]
-    why_not: Callable[..., str | None]
-    products: Callable[..., int]
-    schema: str
-    flatten: Callable[[Arguments, Any], tuple[Any, ...]]
-    unflatten: Callable[..., tuple[Arguments, Any]]
-    independent_dims: tuple[int, ...]
-
-    keeps: bool = field(default=False, kw_only=True)
+    name: ClassVar[str]
+    module: ClassVar[str]
+    """The file in ``eager/`` and in ``launch/`` that runs it: ``forward(arguments, options)``; in ``launch/`` also
+    ``describe_configs`` for the configurations it would run with, in ``eager/`` perhaps ``describe`` for the scheme."""
+    Arguments: type[A]
+    schema: ClassVar[str]
+    """The arguments of the registered operator."""
+    returns: ClassVar[str] = "Tensor"
+    """What it returns, as in its schema."""
+    independent_dims: ClassVar[tuple[int, ...]]
+    """Those along which the images can be cut and computed apart."""
+    keeps: ClassVar[bool] = False
     """Whether the eager path's forward can keep something for its backward."""
 
-    returns = "Tensor"
-    """What the registered operator returns, as in its schema."""
+    @abstractmethod
+    def output_shape(self, arguments: A, options: Options) -> tuple[int, ...]:
+        """The sizes of the output."""
 
-    def __call__(self, arguments: Arguments, static: Any, backend: str) -> Any:
+    @abstractmethod
+    def why_not(self, arguments: A, options: Options) -> str | None:
+        """What the Triton kernels cannot do with a call; None if they can run it."""
+
+    @abstractmethod
+    def products(self, arguments: A, options: Options) -> int:
+        """The multiplications of a call's forward, for FLOP formulas."""
+
+    @abstractmethod
+    def flatten(self, arguments: A, options: Options) -> tuple[Any, ...]:
+        """A call as the registered operator takes it."""
+
+    @abstractmethod
+    def unflatten(self, *flat: Any) -> tuple[A, Options]:
+        """The call that was flattened."""
+
+    def __call__(self, arguments: A, options: Options, backend: str) -> Any:
         """Run the operator on the path that ``backend`` and the arguments lead to; nothing is recorded for autograd."""
         if not torch.compiler.is_compiling():
-            self.note(arguments, static, backend)
-        return self.forward(arguments, static, backend)
+            self.note(arguments, options, backend)
+        return self.forward(arguments, options, backend)
 
-    def note(self, arguments: Arguments, static: Any, backend: str) -> None:
+    def note(self, arguments: A, options: Options, backend: str) -> None:
         """Hand the decision about a call to whoever records decisions."""
         if is_recording():
-            note(self._decision(arguments, static, backend))
+            note(self._decision(arguments, options, backend))
 
     def register(self) -> None:
         """Make the operator known to ``torch.library`` as ``torch.ops.sdn_triton.<name>``."""
@@ -79,107 +89,111 @@ class PathOperator:
 
         # PyTorch records what a registered kernel does, unless told not to.
         @torch.no_grad()
-        def forward(*given: Any) -> Any:
-            *flat, backend = given
+        def forward(*call: Any) -> Any:
+            *flat, backend = call
             return self.run_forward(*self.unflatten(*flat), backend)
 
-        def fake_forward(*given: Any) -> Any:
-            *flat, _ = given
+        def fake_forward(*call: Any) -> Any:
+            *flat, _ = call
             return self.empty_output(*self.unflatten(*flat))
 
         # A multiplication and an addition are two operations, as everywhere in PyTorch's counter; what is done to every
         # element, like the similarity, is not counted there for any operator.
-        def forward_flops(*given: Any, out_val: Any = None, **_: Any) -> int:
-            *flat, _ = given
-            arguments, static = self.unflatten(*flat)
-            return 2 * self.products(*arguments, static)
+        def forward_flops(*call: Any, out_val: Any = None, **_: Any) -> int:
+            *flat, _ = call
+            return 2 * self.products(*self.unflatten(*flat))
 
         for key in ("CPU", "CUDA"):
             torch.library.impl(name, key, forward)
         torch.library.register_fake(name, fake_forward)
         register_flop_formula(getattr(torch.ops.sdn_triton, self.name), get_raw=True)(forward_flops)
 
-    def forward(self, arguments: Arguments, static: Any, backend: str) -> Any:
+    def forward(self, arguments: A, options: Options, backend: str) -> Any:
         """Compute the output, without its derivatives."""
         if are_plain(arguments):
-            if only_has_a_shape(arguments[0]):
-                return self.empty_output(arguments, static)
-            return self.run_forward(arguments, static, backend)
+            if only_has_a_shape(arguments.input):
+                return self.empty_output(arguments, options)
+            return self.run_forward(arguments, options, backend)
         self.prepare_registered()
         registered = getattr(torch.ops.sdn_triton, self.name)
-        return registered(*self.flatten(arguments, static), backend)
+        return registered(*self.flatten(arguments, options), backend)
 
     def prepare_registered(self) -> None:
         """What has to be done before the registered operator is called."""
 
-    def empty_output(self, arguments: Arguments, static: Any) -> Any:
+    def empty_output(self, arguments: A, options: Options) -> Any:
         """A tensor like the output, with nothing in it."""
-        return empty_output(self.output_shape(*arguments, static), like=arguments[0])
+        return empty_output(self.output_shape(arguments, options), like=arguments.input)
 
-    def run_forward(self, arguments: Arguments, static: Any, backend: str) -> Tensor:
+    def run_forward(self, arguments: A, options: Options, backend: str) -> Any:
         """Run the forward of the path that the arguments lead to.
 
         Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
         """
-        note_call(self.name, arguments, static)
-        return self._run("forward", (*arguments, static), arguments, static, backend)
+        note_call(arguments, options)
+        return self._run("forward", arguments, options, backend)
 
-    def run_forward_and_keep(self, arguments: Arguments, static: Any, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
+    def run_forward_and_keep(self, arguments: A, options: Options, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
         """The same, with what the eager path keeps for its backward, if it can keep something."""
-        is_eager = not prefers_triton(backend, arguments[0])
+        is_eager = not prefers_triton(backend, arguments.input)
         if not self.keeps or not is_eager or torch.are_deterministic_algorithms_enabled():
-            return self.run_forward(arguments, static, backend), ()
-        note_call(self.name, arguments, static)
-        found: tuple[Any, tuple[Tensor, ...]] = path_module("eager", self.module).forward_and_keep(*arguments, static)
+            return self.run_forward(arguments, options, backend), ()
+        note_call(arguments, options)
+        found: tuple[Any, tuple[Tensor, ...]] = path_module("eager", self.module).forward_and_keep(arguments, options)
         return found
 
-    def _run(self, step: str, given: Arguments, arguments: Arguments, static: Any, backend: str) -> Any:
+    def _run(self, step: str, arguments: A, options: Options, backend: str, *others: Any) -> Any:
         """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
 
         A path writes to tensors of its own only, so that what the kernels before the failing one did is dropped.
         """
-        path, _ = self.choose(arguments, static, backend, step)
+        path, _ = self.choose(arguments, options, backend, step)
         function = getattr(path_module(path, self.module), step)
         if path != "triton":
             if (
                 step == "forward"
                 and torch.are_deterministic_algorithms_enabled()
-                and len(arguments[0]) > 1
+                and len(arguments.input) > 1
                 and 0 in self.independent_dims
             ):
-                return image_by_image(function, given, self.empty_output(arguments, static))
-            return function(*given)
+                return image_by_image(
+                    lambda *image: function(self.Arguments(*image), options),
+                    arguments,
+                    self.empty_output(arguments, options),
+                )
+            return function(arguments, options, *others)
+        replacements = self._replacements(arguments, options, step)
         try:
-            return function(*in_memory(given), self._replacements(arguments, static, step))
+            return function(self.Arguments(*in_memory(arguments)), options, *in_memory(others), replacements)
         except fallback.LaunchFailedError as failure:
-            fallback.step_down(fallback.call_key(self.name, step, arguments, static), failure)
-        return self._run(step, given, arguments, static, backend)
+            fallback.step_down(fallback.call_key(self.name, step, arguments, options), failure)
+        return self._run(step, arguments, options, backend, *others)
 
-    def choose(self, arguments: Arguments, static: Any, backend: str, step: str = "forward") -> tuple[str, str]:
+    def choose(self, arguments: A, options: Options, backend: str, step: str = "forward") -> tuple[str, str]:
         """The path that a call takes, and why."""
-        input: Tensor = arguments[0]
+        input = arguments.input
         if backend == "eager" or (backend == "auto" and not is_on_gpu(input)):
             return choose(backend, input, None)
-        why_not = self.why_not(*arguments, static)
+        why_not = self.why_not(arguments, options)
         if why_not is None and fallback.anything_failed():
-            why_not = fallback.why_exhausted(fallback.call_key(self.name, step, arguments, static))
+            why_not = fallback.why_exhausted(fallback.call_key(self.name, step, arguments, options))
         return choose(backend, input, why_not)
 
-    def _replacements(self, arguments: Arguments, static: Any, *steps: str) -> dict[str, KernelConfig] | None:
+    def _replacements(self, arguments: A, options: Options, *steps: str) -> dict[str, KernelConfig] | None:
         """The configurations that stand in for those that failed in this call before."""
         if not fallback.anything_failed():
             return None
-        keys = (fallback.call_key(self.name, step, arguments, static) for step in steps)
+        keys = (fallback.call_key(self.name, step, arguments, options) for step in steps)
         return {kernel: config for key in keys for kernel, config in fallback.replacements(key).items()}
 
-    def _decision(self, arguments: Arguments, static: Any, backend: str) -> Decision:
-        path, reason = self.choose(arguments, static, backend)
+    def _decision(self, arguments: A, options: Options, backend: str) -> Decision:
+        path, reason = self.choose(arguments, options, backend)
         if path != "triton":
             describe = getattr(path_module(path, self.module), "describe", None)
-            return Decision(self.name, path, reason, () if describe is None else (describe(*arguments, static),))
-        replacements = self._replacements(arguments, static, "forward", "backward")
-        configs = path_module(path, self.module).describe_configs(*arguments, static, replacements)
-        return Decision(self.name, path, reason, configs, tune_command(self.name, arguments, static))
+            return Decision(self.name, path, reason, () if describe is None else (describe(arguments, options),))
+        replacements = self._replacements(arguments, options, "forward", "backward")
+        configs = path_module(path, self.module).describe_configs(arguments, options, replacements)
+        return Decision(self.name, path, reason, configs, tune_command(arguments, options))
 
 
 @cache

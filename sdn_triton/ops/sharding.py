@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _registered: set[str] = set()
 
 
-def register_rules_if_used(operators: Iterable[Operator]) -> None:
+def register_rules_if_used(operators: Iterable[Operator[Any, Any]]) -> None:
     """Tell DTensor the rules of ``operators``, once, if this process may have DTensors, which takes their module."""
     if "torch.distributed.tensor" in sys.modules:
         for operator in operators:
@@ -33,13 +33,13 @@ def register_rules_if_used(operators: Iterable[Operator]) -> None:
                 _registered.add(operator.name)
 
 
-def _register_rules(operator: Operator) -> None:
+def _register_rules(operator: Operator[Any, Any]) -> None:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
     from torch.distributed.tensor.experimental import register_sharding
 
     remembered_by: Any = DTensor._op_dispatcher.sharding_propagator.op_to_schema_info
-    tensors = len(operator.needs.__annotations__)
+    tensors = len(operator.Needs._fields)
     for name, rules, first in (
         (operator.name, _forward_rules, 0),
         (f"{operator.name}_backward", _backward_rules, 1),
@@ -55,34 +55,37 @@ Rules = list[tuple[list[Any], list[Any]]]
 """The placements of the results and of the arguments, None for what is no tensor."""
 
 
-def _bound(rules: Callable[..., Rules], operator: Operator) -> Callable[..., Rules]:
+def _bound(rules: Callable[..., Rules], operator: Operator[Any, Any]) -> Callable[..., Rules]:
     return lambda *given: rules(operator, *given)
 
 
-def _forward_rules(operator: Operator, *given: Any) -> Rules:
+def _forward_rules(operator: Operator[Any, Any], *given: Any) -> Rules:
     from torch.distributed.tensor import Replicate, Shard
 
     _refuse_sharded_windows(operator, given)
-    tensors = len(operator.needs.__annotations__)
+    *flat, _ = given
+    _, options = operator.unflatten(*flat)
+    tensors = len(operator.Needs._fields)
     rules: Rules = [([Replicate()], [Replicate()] * tensors)]
     for dim in operator.independent_dims:
         rules.append(([Shard(dim)], [Shard(dim)] * 2 + [Replicate()] * (tensors - 2)))
-    if operator.has_one_group(*given):
+    if operator.has_one_group(options):
         rules.append(([Shard(1)], [Replicate()] * 2 + [Shard(0)] * 2 + [Replicate()] * (tensors - 4)))
     return [(results, _matched(arguments, given)) for results, arguments in rules]
 
 
-def _backward_rules(operator: Operator, grad: Any, *given: Any) -> Rules:
+def _backward_rules(operator: Operator[Any, Any], grad: Any, *given: Any) -> Rules:
     from torch.distributed.tensor import Partial, Replicate, Shard
 
     _refuse_sharded_windows(operator, given)
-    tensors = len(operator.needs.__annotations__)
-    needs = given[-1]
+    *flat, _, needs = given
+    _, options = operator.unflatten(*flat)
+    tensors = len(operator.Needs._fields)
     rules: Rules = [([Replicate()] * tensors, [Replicate()] * (1 + tensors))]
     for dim in operator.independent_dims:
         sums = [Shard(dim)] * 2 + [Partial()] * (tensors - 2)
         rules.append((sums, [Shard(dim)] * 3 + [Replicate()] * (tensors - 2)))
-    if operator.has_one_group(*given):
+    if operator.has_one_group(options):
         sums = [Partial()] * 2 + [Shard(0)] * 2 + [Partial()] * (tensors - 4)
         rules.append((sums, [Shard(1)] + [Replicate()] * 2 + [Shard(0)] * 2 + [Replicate()] * (tensors - 4)))
     return [
@@ -98,7 +101,7 @@ def _matched(placements: list[Any], given: tuple[Any, ...]) -> list[Any]:
     return [None if argument is None else placement for placement, argument in zip(padded, given)]
 
 
-def _refuse_sharded_windows(operator: Operator, given: tuple[Any, ...]) -> None:
+def _refuse_sharded_windows(operator: Operator[Any, Any], given: tuple[Any, ...]) -> None:
     for name, spec in zip(("input", "guidance"), given):
         for placement in spec.placements:
             if placement.is_shard() and placement.dim in (2, 3) and placement.dim not in operator.independent_dims:

@@ -3,7 +3,7 @@
 Those kernels need the channels of a pixel side by side, in blocks of 32, and input and guidance alike. Other images
 are brought into that form where this takes less time than it saves. Nothing is timed: both sides are counted in bytes
 of device memory, for the less favourable of the architectures that have such kernels, sm_90, which moves 13.9 bytes a
-clock and multiprocessor (``bench/throughput.py``).
+clock and multiprocessor (``bench/machine_code/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There
@@ -11,7 +11,7 @@ are two images, input and guidance, if they are not one. Both gradients read one
 it alone; gradients are written as they lie.
 
 What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and where it
-forms products itself it makes them anew for every 128 outputs. By ``python -m bench.machine_code`` (triton 3.7.1, bf16,
+forms products itself it makes them anew for every 128 outputs. By ``bench/machine_code`` (triton 3.7.1, bf16,
 as if all pipes overlapped, which is the least), contiguous less channels_last:
 
 | clocks of an element | C = O = 64 | C = O = 256, two times 128 outputs | bytes for 128 outputs, at least |
@@ -25,8 +25,12 @@ outputs and stride. A 3x3 kernel at stride 1 always gains: its forward saves 8 x
 for 8. A 1x3 kernel saves 3.6 and does not; nor does a 3x3 kernel at stride 2, which has a quarter of the pixels. With
 more than 256 outputs, three times 128, both do.
 
-Where only the data gradient takes pairs nothing is copied: memory is too slow for it on sm_86, sm_89 and sm_120, and on
-sm_80 it was not tried since gradients are written as they lie (bench/NOTES.md).
+Memory is too slow for copies on sm_86, sm_89 and sm_120. On sm_80, which moves 13.4 bytes, the data gradient saves 2.4
+bytes and the weight gradient 2.9, 2.7 and, where the unpaired kernel has tiles of more outputs, 0.54 for each 128 (64,
+128 and 256 channels); its forward takes no pairs.
+
+Depthwise kernels know no blocks of outputs. Contiguous less in pairs, on sm_90: forward 0.222 - 0.090 clocks, weight
+gradient 0.253 - 0.088, data gradient 0.372 - 0.188; the last two also have a contiguous gradient copied, 0.036 each.
 
 In TF32 copies move twice the bytes, so that an element has to save 2 bytes at 3x3. By the simulation (the bounds differ
 little from it) a contiguous forward on sm_90 takes 6.3 / 6.2 / 6.1 times a convolution with 64, 128 and 256 channels
@@ -43,19 +47,28 @@ simulation 2.5 times that; a copy costs 4. So it is made from the third time on.
 from __future__ import annotations
 
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, Target
-from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work, takes_pairs
+from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS, PAIRED_ARCHITECTURES, Work, takes_pairs
 
 SAVED_BYTES = {
     "difference_forward": 1.8,
     "block_forward": 1.8,
     "difference_weight_gradient": 2.8,
     "difference_data_gradient": 2.0,
+    "depthwise_forward": 1.8,
+    "depthwise_weight_gradient": 1.7,
+    "depthwise_data_gradient": 2.0,
 }
 """What a difference element in pairs saves: the bytes that could be moved meanwhile."""
+SAVED_BYTES_OF_MANY = 0.54
+"""That of the weight gradient on sm_80 where tiles of the unpaired kernel have more than 128 outputs."""
 SAVED_BYTES_TF32 = {"difference_forward": 3.5, "difference_weight_gradient": 3.0}
 """The same of TF32."""
 OUTPUTS = 128
-"""Those that share the differences of an unpaired kernel; in the block and the data gradient all share them."""
+"""Those that share the differences of an unpaired kernel."""
+SHARED_BY_ALL = ("block_forward", "difference_data_gradient", *DEPTHWISE_KERNELS)
+"""Where all outputs share them, or each has its own."""
+FAST_MEMORY = (80, *PAIRED_ARCHITECTURES)
+"""Architectures on which copies gain more than they cost."""
 COPIED_BYTES = 4
 """What it costs to copy a channel of a pixel of a half type; of float32 it is twice that."""
 READ_TWICE = 512
@@ -82,12 +95,14 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
         >>> copies_pay("difference_forward", work._replace(taps=3), 2 * 64 * 64, 2, Target("cuda", 90, 132))
         False
     """
-    if target.architecture not in PAIRED_ARCHITECTURES or not takes_pairs(kernel, work.arithmetic, target):
+    if target.architecture not in FAST_MEMORY or not takes_pairs(kernel, work.arithmetic, target):
         return False
     elements = work.images * work.rows * work.columns * (work.taps - 1)
-    is_tf32, is_shared = work.arithmetic == "tf32", kernel in ("block_forward", "difference_data_gradient")
-    blocks = 1 if is_shared else -(-work.outputs // OUTPUTS)
+    is_tf32 = work.arithmetic == "tf32"
+    blocks = 1 if kernel in SHARED_BY_ALL else -(-work.outputs // OUTPUTS)
     saved = (SAVED_BYTES_TF32 if is_tf32 else SAVED_BYTES)[kernel]
+    if (target.architecture, kernel) == (80, "difference_weight_gradient") and blocks > 1:
+        saved = SAVED_BYTES_OF_MANY
     return images * pixels * COPIED_BYTES * (2 if is_tf32 else 1) < elements * blocks * saved
 
 

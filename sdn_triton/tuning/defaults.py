@@ -37,6 +37,7 @@ PRODUCT_KERNELS = tuple(
     if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
 )
 """The kernels that form matrix products."""
+DEPTHWISE_KERNELS = tuple(kernel for kernel in KERNELS if kernel.startswith("depthwise"))
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
 TILE_WIDTH = 16
@@ -62,9 +63,9 @@ _TILES = {
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
     "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
     "edge_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 16, 8, 4), "ieee": (64, 32, 16, 4, 1)},
-    "depthwise_forward": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
-    "depthwise_data_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
-    "depthwise_weight_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
+    "depthwise_forward": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
+    "depthwise_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
+    "depthwise_weight_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "similarity": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "similarity_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
     "block_forward": {"half": (64, 32, 256, 8, 1), "tf32": (32, 32, 128, 8, 1), "ieee": (64, 32, 64, 8, 1)},
@@ -104,6 +105,14 @@ _PAIRED_TILES = {
         ("few", "wide"): (64, 32, 128, 8, 3),
         ("few", "narrow"): (64, 32, 64, 8, 3),
     },
+}
+_PAIRED_TILES |= {
+    kernel: {(blocks, width): tile for blocks, tile in tiles.items() for width in ("wide", "narrow")}
+    for kernel, tiles in {
+        "depthwise_forward": {"many": (128, 32, 32, 4, 1), "few": (32, 32, 32, 4, 1)},
+        "depthwise_data_gradient": {"many": (64, 32, 32, 4, 1), "few": (32, 32, 32, 4, 1)},
+        "depthwise_weight_gradient": dict.fromkeys(("many", "few"), (32, 32, 32, 4, 1)),
+    }.items()
 }
 # The same where a word is one channel in float32.
 _FLOAT32_TILES = {
@@ -153,6 +162,11 @@ _TENSOR_MEMORY_FLOAT32_TILES = {
     ("difference_forward", "many", "narrow"): (256, 16, 64, 8, 3),
     ("difference_forward", "few", "narrow"): (128, 16, 64, 8, 3),
 }
+# The same where warps make products by themselves, and each takes its factors from shared memory.
+_WARP_PAIRED_TILES = {
+    ("difference_weight_gradient", "wide"): (32, 32, 128, 8, 2),
+    ("difference_weight_gradient", "narrow"): (64, 32, 64, 8, 2),
+}
 PAIRED_KERNELS = tuple(_PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
 TENSOR_MEMORY = (100, 103)
@@ -160,9 +174,12 @@ TENSOR_MEMORY = (100, 103)
 GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
 """Architectures with products that a group of warps starts and does not wait for."""
 PAIRED_ARCHITECTURES = (90, *TENSOR_MEMORY)
-"""Where that form has the left operand in registers, or it takes fewer instructions all the same."""
+"""Where every kernel takes that form."""
 PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
-"""Where a kernel without matrix products has that form: it converts two channels in one instruction."""
+"""Where a kernel takes it whose differences are no left operand of a product. That is kept in registers: where warps
+make products by themselves, each would compute all of it."""
+LEFT_OPERANDS = ("difference_forward", "block_forward")
+"""The kernels whose differences are that."""
 PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
 """The kernels that have it for TF32, too."""
 FLOAT32_ARCHITECTURES = PAIRED_ARCHITECTURES
@@ -183,7 +200,7 @@ _WARP_PRODUCTS_TILES = {
 }
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
-_CONTIGUOUS_TILE = (64, 16, 32, 4, 1)
+_CONTIGUOUS_TILES = {"difference_data_gradient": (64, 16, 32, 4, 1), "depthwise_data_gradient": (32, 32, 32, 4, 1)}
 # Of more than 128 outputs where channels do not lie together, so that instructions bind: all share the differences.
 _WARP_PRODUCTS_CONTIGUOUS_TILES = {("difference_forward", "half"): ((64, 32, 256, 8, 1),)}
 # Products of taps and edges where sums have a memory of their own: all of it, which reads factors least often. In TF32
@@ -224,7 +241,7 @@ def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
     if arithmetic == "tf32":
         architectures: tuple[int, ...] = FLOAT32_ARCHITECTURES
     else:
-        architectures = PACKED_ARCHITECTURES if kernel == "difference_data_gradient" else PAIRED_ARCHITECTURES
+        architectures = PAIRED_ARCHITECTURES if kernel in LEFT_OPERANDS else PACKED_ARCHITECTURES
     return has_pairs(kernel, arithmetic) and target.architecture in architectures
 
 
@@ -295,8 +312,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
         tile = _UNALIGNED_TILES[kernel, family]
-    if kernel == "difference_data_gradient" and not work.channels_last:
-        tile = _CONTIGUOUS_TILE
+    if not work.channels_last:
+        tile = _CONTIGUOUS_TILES.get(kernel, tile)
     if kernel.endswith("products") and target.architecture in TENSOR_MEMORY and family == "half":
         tile = _TENSOR_MEMORY_PRODUCTS_TILE
     if kernel.endswith("products") and target.kind == "hip" and family != "ieee":
@@ -340,6 +357,9 @@ def _paired_tiles(
     tiles, others = _PAIRED_TILES[kernel], _TENSOR_MEMORY_TILES
     if arithmetic == "tf32":
         tiles, others = _FLOAT32_TILES[kernel], _TENSOR_MEMORY_FLOAT32_TILES
+    if target.architecture not in GROUP_PRODUCTS:
+        found = {key: _WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
+        return {key: tile for key, tile in found.items() if key[1] != "widest"}
     has_memory = target.architecture in TENSOR_MEMORY
     return {key: others.get((kernel, *key), tile) if has_memory else tile for key, tile in tiles.items()}
 
@@ -372,7 +392,10 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
     blocks = -(-work.outputs // config.block_o) * work.groups
     if not kernel.startswith("depthwise"):
         blocks *= -(-work.channels // config.block_c)
-    if config.pairs:
+    if config.pairs and kernel.startswith("depthwise"):
+        # Two programs share a multiprocessor.
+        wanted = 2 * target.multiprocessors // (blocks * (work.taps // 2 // depthwise_tap_pairs(config, work.taps)))
+    elif config.pairs:
         # A program has a multiprocessor to itself.
         wanted = target.multiprocessors // (blocks * (work.taps // 2 // tap_pairs(config, work.taps)))
     else:
@@ -389,6 +412,21 @@ def tap_pairs(config: KernelConfig, taps: int) -> int:
         4
     """
     most = SUMS_OF_A_WARP * config.num_warps // (2 * config.block_c * config.block_o)
+    return _pairs_of_a_program(most, taps)
+
+
+def depthwise_tap_pairs(config: KernelConfig, taps: int) -> int:
+    """The same of the depthwise kernel, whose threads have sums of their own pixels.
+
+    Example:
+        >>> depthwise_tap_pairs(KernelConfig(32, 16, 32, 32, 4, 1, pairs=True), taps=9)
+        4
+    """
+    most = SUMS_OF_A_WARP // 2 * config.num_warps // (2 * config.block_p * config.block_o)
+    return _pairs_of_a_program(most, taps)
+
+
+def _pairs_of_a_program(most: int, taps: int) -> int:
     return next((pairs for pairs in (4, 2, 1) if pairs <= most and taps // 2 % pairs == 0), 1)
 
 

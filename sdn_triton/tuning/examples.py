@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdn_triton.launch import block, difference_conv, fusion
 from sdn_triton.launch.run import Launch, recorded_launches
-from sdn_triton.options import BlockOptions, Contrast, DifferenceNeeds, DifferenceOptions, FusionNeeds
+from sdn_triton.options import (
+    BlockArguments,
+    BlockOptions,
+    Contrast,
+    DifferenceArguments,
+    DifferenceNeeds,
+    DifferenceOptions,
+    FusionArguments,
+    FusionNeeds,
+)
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.precision import convolutions_in
 
@@ -50,13 +58,13 @@ def example_launches(
     with convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
         if kernel.startswith("fusion"):
             weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)
-            images_and_weight = image(channels), image(channels), weight
             affine = vector(channels), vector(channels)
+            fused = FusionArguments(image(channels), image(channels), weight, vector(outputs), *affine)
             if kernel == "fusion_forward":
-                fusion.forward(*images_and_weight, vector(outputs), *affine, "relu", configs=configs)
+                fusion.forward(fused, "relu", configs)
             else:
                 needs = FusionNeeds(*(True for _ in FusionNeeds._fields))
-                fusion.backward(image(outputs), *images_and_weight, *affine, "relu", needs, configs=configs)
+                fusion.backward(fused, "relu", image(outputs), needs, configs)
         else:
             if kernel == "block_forward":
                 outputs = min(outputs, config.block_o)  # more take two kernels
@@ -69,18 +77,18 @@ def example_launches(
             weight = torch.empty(
                 (outputs, channels // options.groups, *options.kernel_size), device="meta", dtype=dtype
             )
-            arguments = image(channels), image(channels), weight
+            arguments = DifferenceArguments(image(channels), image(channels), weight, vector(outputs), contrast)
             if kernel.endswith(("gradient", "products")):
                 needs_all = DifferenceNeeds(True, True, True, True, isinstance(contrast, Tensor))
                 grad = image(outputs, options.output_size(*size))
-                difference_conv.backward(grad, *arguments, contrast, options, needs_all, configs=configs)
+                difference_conv.backward(arguments, options, grad, needs_all, configs)
             elif kernel == "block_forward":
                 fusion_weight = torch.empty((outputs, channels + outputs, 1, 1), device="meta", dtype=dtype)
-                fused = *(vector(outputs) for _ in range(4)), fusion_weight, vector(outputs)
-                given: Any = *arguments, vector(outputs), contrast, *fused, BlockOptions(options, 1e-5), configs
-                block.forward(*given)
+                mean, variance, norm_weight, norm_bias, bias = (vector(outputs) for _ in range(5))
+                whole = BlockArguments(*arguments, mean, variance, norm_weight, norm_bias, fusion_weight, bias)
+                block.forward(whole, BlockOptions(options, 1e-5), configs)
             else:
-                difference_conv.forward(*arguments, vector(outputs), contrast, options, configs=configs)
+                difference_conv.forward(arguments, options, configs)
     own = [launch for launch in launches if launch.config is config]
     in_strips = kernel in ("difference_data_gradient", "tap_products", "edge_products")
     return own[:1] if in_strips else own

@@ -10,13 +10,14 @@ for these.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdn_triton.options import Arguments
 from sdn_triton.tuning import lookup
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS
@@ -90,12 +91,12 @@ def _options_that_may_be_off(config: KernelConfig) -> dict[str, Any]:
     return {field.name: False for field in fields(config) if isinstance(getattr(config, field.name), bool)}
 
 
-def call_key(operator: str, step: str, arguments: Sequence[Any], static: Any) -> Hashable:
+def call_key(operator: str, step: str, arguments: Arguments, options: Any) -> Hashable:
     """What failures are remembered for: what a kernel is compiled for, but no sizes."""
-    input: Tensor = arguments[0]
+    input = arguments.input
     kinds = tuple(type(a).__name__ if not isinstance(a, Tensor) else str(a.ndim) for a in arguments)
     tf32 = input.dtype == torch.float32 and convolutions_may_use_tf32()
-    return operator, step, static, kinds, input.dtype, input.device, pretended_target(), tf32
+    return operator, step, options, kinds, input.dtype, input.device, pretended_target(), tf32
 
 
 def anything_failed() -> bool:

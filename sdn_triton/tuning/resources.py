@@ -17,6 +17,7 @@ from sdn_triton.tuning.defaults import (
     LARGEST_TAP_SUMS,
     PRODUCT_KERNELS,
     TENSOR_MEMORY,
+    depthwise_tap_pairs,
     tap_pairs,
 )
 from sdn_triton.tuning.pipelining import why_not_pipelined
@@ -154,8 +155,10 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
     """Float32 numbers that a block holds through its loop."""
     p, c, o = config.block_p, config.block_c, config.block_o
     if config.pairs and not kernel.endswith("forward"):
-        if kernel == "difference_data_gradient":
+        if kernel.endswith("data_gradient"):
             return 2 * p * c
+        if kernel == "depthwise_weight_gradient":
+            return 2 * depthwise_tap_pairs(config, TAPS) * p * o
         return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 2 * tap_pairs(config, TAPS) * o * c
     products, others = {
         "difference_forward": (p * o, 0),

@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdn_triton.options import ACTIVATIONS, DIFFUSIVITIES, SIMILARITIES, Contrast, DifferenceOptions
+from sdn_triton.options import (
+    ACTIVATIONS,
+    DIFFUSIVITIES,
+    SIMILARITIES,
+    Arguments,
+    BlockArguments,
+    Contrast,
+    DifferenceOptions,
+    FusionArguments,
+)
 from sdn_triton.tuning.files import write_json
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
@@ -182,32 +191,34 @@ class LayerShape:
         return LayerShape.from_json(content)
 
 
-def shape_of_call(operator: str, arguments: Sequence[Any], static: Any, dtype: str | None = None) -> LayerShape | None:
-    """The shape of a call of a registered operator; None for dtypes that no kernel computes in."""
-    input, other, weight = arguments[:3]
-    dtype = dtype or _dtype_of(input)
+def shape_of_call(arguments: Arguments, options: Any) -> LayerShape | None:
+    """The shape of a call of an operator; None for dtypes that no kernel computes in."""
+    input, weight = arguments.input, arguments.weight
+    dtype = _dtype_of(input)
     if dtype is None or input.numel() == 0:
         return None
+    channels = input.shape[1]
+
+    def unless_as_many(number: int) -> int:
+        return 0 if number == channels else number
+
+    other = arguments.response if isinstance(arguments, FusionArguments) else arguments.guidance
     common: dict[str, Any] = dict(
         n=input.shape[0],
-        c=input.shape[1],
-        o=weight.shape[0] if weight.shape[0] != input.shape[1] else 0,
-        cg=other.shape[1] if other.shape[1] != input.shape[1] else 0,
+        c=channels,
+        o=unless_as_many(weight.shape[0]),
+        cg=unless_as_many(other.shape[1]),
         h=input.shape[2],
         w=input.shape[3],
         dtype=dtype,
         layout="channels_last" if is_channels_last(input) else "contiguous",
     )
-    if operator == "feature_fusion":
-        return LayerShape(op="fusion", activation=static, **common)
-    options: DifferenceOptions = static
-    if operator == "semantic_diffusion_block":
-        fusion_weight, options = arguments[9], static.difference
-        common |= dict(
-            op="block",
-            o=fusion_weight.shape[0] if fusion_weight.shape[0] != input.shape[1] else 0,
-            r=weight.shape[0] if weight.shape[0] != input.shape[1] else 0,
-        )
+    if isinstance(arguments, FusionArguments):
+        return LayerShape(op="fusion", activation=options, **common)
+    if isinstance(arguments, BlockArguments):
+        outputs = unless_as_many(arguments.fusion_weight.shape[0])
+        common |= dict(op="block", o=outputs, r=unless_as_many(weight.shape[0]))
+        options = options.difference
     same = tuple(d * (k // 2) for d, k in zip(options.dilation, options.kernel_size))
     return LayerShape(
         **common,
@@ -219,13 +230,13 @@ def shape_of_call(operator: str, arguments: Sequence[Any], static: Any, dtype: s
         border=options.border,
         diffusivity=options.diffusivity,
         similarity=options.similarity,
-        contrast=_contrast_of(arguments[4]),
+        contrast=_contrast_of(arguments.contrast),
     )
 
 
-def tune_command(operator: str, arguments: Sequence[Any], static: Any) -> str | None:
+def tune_command(arguments: Arguments, options: Any) -> str | None:
     """The command that measures configurations for a call; None where there is nothing to tune."""
-    shape = shape_of_call(operator, arguments, static)
+    shape = shape_of_call(arguments, options)
     return None if shape is None else f"sdn-triton tune --shape {shape}"
 
 
@@ -279,10 +290,10 @@ def record_shapes(path: str | os.PathLike[str]) -> Iterator[Sequence[LayerShape]
         write_json(Path(path), [shape.as_json() for shape in found])
 
 
-def note_call(operator: str, arguments: Sequence[Any], static: Any) -> None:
+def note_call(arguments: Arguments, options: Any) -> None:
     """Hand a call to :func:`record_shapes` if it is active."""
     found = _recording.get()
-    if found is not None and (shape := shape_of_call(operator, arguments, static)) is not None:
+    if found is not None and (shape := shape_of_call(arguments, options)) is not None:
         found[shape] = None
 
 

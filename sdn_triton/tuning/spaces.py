@@ -98,7 +98,7 @@ def _candidate(
         return None
     can_pair = work.can_pair and takes_pairs(kernel, work.arithmetic, target)
     block = BLOCK_WORDS if work.arithmetic == "tf32" else PAIRED_CHANNELS
-    if values.get("pairs") and not (can_pair and values["block_c"] == block):
+    if values.get("pairs") and not (can_pair and values.get("block_c", first.block_c) == block):
         return None
     values["block_w"] = tile_width(values["block_p"], work.rows, work.columns, wanted=values["block_w"])
     return replace(first, **values, source="candidate")

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parent.parent.parent
 RACERS, SECONDS = 8, 300
 RACER = """
 import hashlib, sys, time

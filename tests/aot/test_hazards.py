@@ -14,13 +14,13 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sdn_triton.bench.control_flow import UnreadableCodeError
-from sdn_triton.bench.examination import Case, examine
-from sdn_triton.bench.hazards import Hazard, find_hazards, main
-from sdn_triton.bench.registers import registers_of
-from sdn_triton.bench.sass import read_sass
-from sdn_triton.bench.static_ranking import Ranked
-from sdn_triton.bench.trials import Trial, precision_of, units_of
+from sdn_triton.bench.machine_code.control_flow import UnreadableCodeError
+from sdn_triton.bench.machine_code.examination import Case, examine
+from sdn_triton.bench.machine_code.hazards import Hazard, find_hazards, main
+from sdn_triton.bench.machine_code.registers import registers_of
+from sdn_triton.bench.machine_code.sass import read_sass
+from sdn_triton.bench.tuner.static_ranking import Ranked
+from sdn_triton.bench.tuner.trials import Trial, precision_of, units_of
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.compile import TARGETS, ToolError, compile_launch, disassembly
@@ -219,13 +219,13 @@ def test_what_is_run_where_a_default_does_not(kernel):
 
 
 def test_machine_code_counts_them():
-    """The figure of bench.machine_code is that of the check."""
+    """The figure of sdn_triton.bench.machine_code is that of the check."""
     case = Case("fusion_forward", "sm_90", "bf16", 256, 256)
     row = examine(case)
     assert row["error"] is None
     assert row["assembler"] == assembler_version(SM_90)
     hazard = Hazard(*[read_sass("/*0000*/ NOP ;", 4).instructions[0]] * 2, "writes the operand", (1,))
-    with mock.patch("sdn_triton.bench.examination.find_hazards", return_value=[hazard]):
+    with mock.patch("sdn_triton.bench.machine_code.examination.find_hazards", return_value=[hazard]):
         changed = examine(case)
     assert changed == {**row, "hazards": 1}
     assert Ranked(case.config(), {**row, "hazards": 0}).order < Ranked(case.config(), changed).order
@@ -244,12 +244,13 @@ def test_the_tuner_looks_before_it_runs():
     tried, config = trial()
     assert tried.why_not_run(replace(config, num_stages=1), SM_90) is None
     with mock.patch(
-        "sdn_triton.bench.hazards.find_hazards", return_value=[mock.Mock(__str__=lambda self: "LDG: wrong")]
+        "sdn_triton.bench.machine_code.hazards.find_hazards",
+        return_value=[mock.Mock(__str__=lambda self: "LDG: wrong")],
     ):
         reason = tried.why_not_run(config, SM_90)
         assert reason == "it is not run: 1 instructions use registers of an unfinished product; LDG: wrong"
         assert tried.why_not_run(config, TARGETS["sm_80"]) is None, "there a product ends before the next instruction"
-    with mock.patch("sdn_triton.bench.hazards.find_hazards", side_effect=UnreadableCodeError("FROB")):
+    with mock.patch("sdn_triton.bench.machine_code.hazards.find_hazards", side_effect=UnreadableCodeError("FROB")):
         assert tried.why_not_run(config, SM_90) == "it is not run: its machine code is not understood: FROB"
 
 

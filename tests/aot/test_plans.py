@@ -10,7 +10,7 @@ from sdn_triton import feature_fusion, semantic_difference_conv2d
 
 pytest.importorskip("triton")
 
-from bench.host_cost import pretended_gpu
+from sdn_triton.bench.experiments.host_cost import pretended_gpu
 from sdn_triton.launch import plan as plans
 
 GRID, ARGUMENTS = slice(0, 3), slice(9, None)
@@ -77,7 +77,7 @@ def same(a: tuple, b: tuple) -> bool:
 def test_a_repeated_launch_is_the_first_one_with_other_addresses(name, layout, monkeypatch):
     found = look_ups(monkeypatch)
     # Contiguous images are copied, both by one plan.
-    is_copied = name in ("dense", "contrast") and layout == torch.contiguous_format
+    is_copied = name in ("dense", "contrast", "depthwise") and layout == torch.contiguous_format
     with pretended_gpu() as launches:
         CALLS[name](layout)
         first = list(launches)[-1]

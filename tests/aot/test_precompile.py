@@ -16,7 +16,7 @@ from sdn_triton.bench.gpu.examples import ExampleTask
 from sdn_triton.bench.gpu.precompile import Compilation, compile_all, main
 from sdn_triton.bench.gpu.specialisations import Specialisation, collected
 from sdn_triton.bench.gpu.where import Place
-from sdn_triton.bench.launches import EXAMPLES
+from sdn_triton.bench.problems.launches import EXAMPLES
 from sdn_triton.launch import plan
 from sdn_triton.tuning.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.tuning.pretended import pretended

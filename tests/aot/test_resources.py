@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sampling import sample
+from support.sampling import sample
 
 triton = pytest.importorskip("triton")
 

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-from sdn_triton.bench import yardstick
-from sdn_triton.bench.examination import Case, examine
-from sdn_triton.bench.other_ways import PASSES, WAYS, Layer
+from sdn_triton.bench.machine_code.examination import Case, examine
+from sdn_triton.bench.yardstick import __main__ as yardstick
+from sdn_triton.bench.yardstick.other_ways import PASSES, WAYS, Layer
 
 
 def test_a_pass_takes_what_its_kernels_take():

@@ -1,4 +1,4 @@
-"""The examples of ``bench.launches`` in the emulator."""
+"""The examples of ``sdn_triton.bench.problems.launches`` in the emulator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdn_triton.bench.launches import EXAMPLES, Arguments, Example, Results, errors_and_bounds
+from sdn_triton.bench.problems.launches import EXAMPLES, Arguments, Example, Results, errors_and_bounds
 from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import ARITHMETICS
 from sdn_triton.tuning.examples import DTYPES

@@ -23,7 +23,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 import torch
 import triton
-from precision import DTYPES, LIMIT, SEEDS, SUBJECTS, limits, measure
+from support.precision import DTYPES, LIMIT, SEEDS, SUBJECTS, limits, measure
 
 from emulator import Mode, emulated
 

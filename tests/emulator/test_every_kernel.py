@@ -7,7 +7,7 @@ import pytest
 
 import sdn_triton.kernels
 from emulator.examples import CASES, assert_right, run_example
-from sdn_triton.bench.launches import EXAMPLES, Example
+from sdn_triton.bench.problems.launches import EXAMPLES, Example
 
 
 @pytest.mark.parametrize(("example", "architecture", "arithmetic"), CASES)

@@ -6,7 +6,7 @@ import torch
 
 from emulator import MODES, approximation
 from emulator.examples import CASES, assert_right, run_example
-from sdn_triton.bench.launches import Example
+from sdn_triton.bench.problems.launches import Example
 
 SAMPLE = ("fusion-sm_90-bf16", "depthwise-sm_80-ieee")
 """The others take their time."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emulator import MODES, Emulation, KernelFaultError, Mode, emulated
-from sdn_triton.bench.launches import EXAMPLES
+from sdn_triton.bench.problems.launches import EXAMPLES
 from sdn_triton.ops.path import path_module
 from sdn_triton.tuning.examples import DTYPES
 

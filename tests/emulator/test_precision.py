@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from precision import SUBJECTS, limits, measure, round_to_tf32
+from support.precision import SUBJECTS, limits, measure, round_to_tf32
 
 from emulator import Mode, emulated
 from sdn_triton.launch.run import as_factor

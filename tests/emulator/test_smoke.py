@@ -12,7 +12,7 @@ from sdn_triton.bench.gpu.examples import ExampleTask
 from sdn_triton.bench.gpu.hazard_question import SHIPPED, UNGUARDED, HazardTask
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
 from sdn_triton.bench.gpu.where import Place
-from sdn_triton.bench.launches import EXAMPLES
+from sdn_triton.bench.problems.launches import EXAMPLES
 from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.compile import TARGETS
 

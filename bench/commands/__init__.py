@@ -1,0 +1,1 @@
+"""The commands of ``sdn-triton``, each with a ``configure`` that adds its options."""

@@ -1,0 +1,1 @@
+"""A hot loop played in time on a simulated Hopper multiprocessor."""

@@ -1,0 +1,1 @@
+"""What is run and compared, and what its results are held against."""

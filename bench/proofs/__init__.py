@@ -1,0 +1,1 @@
+"""What a verifier says of the compiled kernels."""

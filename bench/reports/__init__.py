@@ -1,0 +1,1 @@
+"""What readers see of a run: tables, pictures and a page."""

@@ -1,0 +1,302 @@
+"""The tables and sentences of a report, before they become HTML or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..runs.saved_runs import Case, Result, Run
+from ..runs.verdicts import (
+    LEAST_ROUNDS,
+    VERDICTS,
+    Standing,
+    fastest_baseline,
+    floor_name,
+    over_floor,
+    share_of_roof,
+    standing,
+    standings,
+    summaries,
+)
+from ..terminal import error_size, mebibytes, milliseconds, ratio
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, by what a column is sorted (None: last), and whether it is good, bad or faint."""
+
+    text: str
+    key: float | str | None = None
+    mark: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
+class Sheet:
+    """Rows under a title. The first ``heads`` columns say what the row is about, the others are figures or words."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+    heads: int = 1
+
+    def add(self, *cells: Cell | str | None) -> None:
+        """Append a row; a missing cell is left empty."""
+        row = [cell if isinstance(cell, Cell) else Cell(cell or "", cell or None) for cell in cells]
+        if len(row) != len(self.columns):
+            raise ValueError(f"{self.title}: {len(row)} cells for {len(self.columns)} columns")
+        self.rows.append(row)
+
+    def is_figure(self, column: int) -> bool:
+        """Whether a column holds numbers and is aligned to the right."""
+        return any(isinstance(row[column].key, float) for row in self.rows)
+
+
+def figure(value: float | None, text: str, mark: str = "") -> Cell:
+    """A cell with a number."""
+    return Cell("", None) if value is None else Cell(text, float(value), mark)
+
+
+def times_as_fast(found: Standing) -> Cell:
+    """A speed-up with its verdict."""
+    marks = {"faster": "good", "slower": "bad", "undecided": "faint"}
+    return figure(found.speedup, ratio(found.speedup), marks[found.verdict])
+
+
+def span(interval: tuple[float, float] | None, rounds: int, show: Callable[[float], str]) -> Cell:
+    """An interval, of so many rounds; sorted by its width."""
+    if interval is None or rounds < LEAST_ROUNDS:
+        return Cell("too few rounds", None, "faint")
+    return figure(interval[1] - interval[0], f"{show(interval[0])} to {show(interval[1])}")
+
+
+def _ms(value: float) -> str:
+    return milliseconds(value / 1e3)
+
+
+def environment_sheet(run: Run) -> Sheet:
+    """Where the figures come from, as found, with the settings of the run."""
+    sheet = Sheet("Environment and settings", ("what", "value"))
+    for name, value in _flat({"environment": run.environment, "settings": run.settings}):
+        sheet.add(name.partition(".")[2], value)
+    roofs = run.roofs
+    if roofs is None:
+        sheet.add("measured roofs", "none")
+    else:
+        sheet.add("measured roof: copy", f"{roofs.copy / 1e9:.3g} GB/s")
+        sheet.add(f"measured roof: matrix product, {roofs.dtype}", f"{roofs.matmul / 1e9:.3g} Gflop/s")
+    return sheet
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
+        elif isinstance(value, list):
+            yield f"{before}{name}", " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
+        else:
+            yield f"{before}{name}", {None: "none", True: "yes", False: "no"}.get(value, str(value))
+
+
+def provider_sheet(run: Run) -> Sheet:
+    """Who took part, as what, and how often with what outcome."""
+    sheet = Sheet("Providers", ("provider", "what it is", "role", "timed", "not timed"))
+    for provider in run.providers.values():
+        results = [r for case in run.cases if (r := case.result(provider.name)) is not None]
+        timed = sum(result.ok for result in results)
+        missing = len(run.cases) - timed
+        sheet.add(
+            provider.name,
+            provider.title,
+            provider.role,
+            figure(timed, str(timed)),
+            figure(missing, str(missing), "bad" if missing else ""),
+        )
+    return sheet
+
+
+def summary_sheet(run: Run, by_condition: bool = True) -> Sheet:
+    """How often each path of ours is faster and slower than the fastest baseline, and by how much."""
+    by_condition = by_condition and len(run.conditions()) > 1
+    columns = ["path", "workload", "pass", *(["condition"] if by_condition else []), "cases", *VERDICTS]
+    columns += ["speed-up: median (least to most)", f"time / {floor_name(run)}: median (least to most)"]
+    sheet = Sheet("Against the fastest baseline", columns, heads=columns.index("cases"))
+    for summary in summaries(run, by_condition):
+        counts = {verdict: summary.count(verdict) for verdict in VERDICTS}
+        marks = {"slower": "bad" if counts["slower"] else "", "faster": "good" if counts["faster"] else ""}
+        sheet.add(
+            summary.provider,
+            summary.kind,
+            summary.what,
+            *([run.told_apart(summary.condition)] if by_condition and summary.condition else []),
+            figure(len(summary.standings), str(len(summary.standings))),
+            *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
+            _three(summary.speedups),
+            _three(summary.floors),
+        )
+    return sheet
+
+
+def _three(values: tuple[float, float, float] | None) -> Cell:
+    if values is None:
+        return Cell("nothing to compare with", None, "faint")
+    least, median, most = values
+    return figure(median, f"{ratio(median)} ({ratio(least)} to {ratio(most)})")
+
+
+def standing_sheets(run: Run) -> list[Sheet]:
+    """Three lists, the slower first: where ours stands in every case, the worst first."""
+    titles = {
+        "slower": "Slower than the fastest baseline",
+        "undecided": "Undecided: the confidence intervals overlap",
+        "faster": "Faster than the fastest baseline",
+    }
+    found = sorted(standings(run, run.cases), key=lambda standing: standing.speedup)
+    sheets = []
+    for verdict in VERDICTS:
+        chosen = [standing for standing in found if standing.verdict == verdict]
+        columns = ["case", "pass", *_condition(run, "condition"), "path"]
+        columns += ["times as fast", "at least, at most", "fastest baseline"]
+        sheet = Sheet(
+            f"{titles[verdict]}: {len(chosen)} of {len(found)}", columns, heads=columns.index("times as fast")
+        )
+        for s in chosen:
+            cells = (s.case.label, s.case.what, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
+            sheet.add(
+                *cells,
+                times_as_fast(s),
+                span(s.interval, min(s.own.rounds, s.baseline.rounds), ratio),
+                s.baseline.provider,
+            )
+        sheets.append(sheet)
+    return sheets
+
+
+def _condition(run: Run, text: str) -> list[str]:
+    """The column of conditions, where there is more than one."""
+    return [text] if len(run.conditions()) > 1 else []
+
+
+def absent_sheet(run: Run) -> Sheet:
+    """Who was refused, failed or could not run, why, and where."""
+    sheet = Sheet("Not timed, and why", ("provider", "outcome", "reason", "cases", "which"), heads=2)
+    found: dict[tuple[str, str, str], list[Case]] = {}
+    for case in run.cases:
+        for result in case.results:
+            if not result.ok:
+                found.setdefault((result.provider, result.status, result.why or ""), []).append(case)
+    for (provider, status, why), cases in found.items():
+        everywhere = len(cases) == len(run.cases)
+        which = "all" if everywhere else "; ".join(_place(run, c) for c in cases[:3])
+        more = "" if everywhere or len(cases) <= 3 else f"; and {len(cases) - 3} more"
+        mark = "bad" if status in ("refused", "failed") else "faint"
+        sheet.add(provider, Cell(status, status, mark), why, figure(len(cases), str(len(cases))), which + more)
+    return sheet
+
+
+def _place(run: Run, case: Case) -> str:
+    """A case among all others."""
+    return f"{case.label} ({', '.join(filter(None, (case.what, run.told_apart(case.condition))))})"
+
+
+def case_sheets(run: Run) -> list[Sheet]:
+    """A table for each network and condition: every provider in every case."""
+    columns = ["shape", "pass", "provider", "time [ms]", "95% interval [ms]", f"/ {floor_name(run)}"]
+    columns += ["against fastest baseline", "of the roof", "peak [MiB]", "error"]
+    sheets = []
+    for network, condition in dict.fromkeys((case.network, case.condition) for case in run.cases):
+        sheet = Sheet(f"{network}: {condition}", columns, heads=3)
+        for case in run.under(condition):
+            if case.network == network:
+                for result in case.results:
+                    sheet.add(*_case_row(run, case, result))
+        sheets.append(sheet)
+    return sheets
+
+
+def _case_row(run: Run, case: Case, result: Result) -> list[Cell | str | None]:
+    names: list[Cell | str | None] = [f"{case.workload}: {case.shape}", case.what, result.provider]
+    if not result.ok:
+        mark = "bad" if result.status in ("refused", "failed") else "faint"
+        return [*names, Cell(result.status, None, mark), *[None] * 4, None, _error(result)]
+    floor, share, peak = over_floor(run, case, result.provider), share_of_roof(run, case, result), result.peak_bytes
+    return [
+        *names,
+        figure(result.median, _ms(result.median)),
+        span(result.interval, result.rounds, _ms),
+        figure(floor, "" if floor is None else ratio(floor)),
+        _against_baseline(run, case, result),
+        figure(share, "" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"),
+        figure(peak, "" if peak is None else mebibytes(peak)),
+        _error(result),
+    ]
+
+
+def _error(result: Result) -> Cell:
+    return figure(result.error, "" if result.error is None else error_size(result.error))
+
+
+def _against_baseline(run: Run, case: Case, result: Result) -> Cell:
+    """The speed-up of one of ours; of the baselines the fastest is named."""
+    role, fastest = run.providers[result.provider].role, fastest_baseline(run, case)
+    if role == "baseline" and result is fastest:
+        return Cell("the fastest baseline")
+    found = standing(run, case, result.provider) if role == "ours" else None
+    return Cell("") if found is None else times_as_fast(found)
+
+
+def headline(run: Run) -> list[str]:
+    """What a reader should know before any figure."""
+    environment = run.environment
+    git, load = environment.get("git") or {}, environment.get("load")
+    device = environment.get("device") or {}
+    cores = device.get("cores") if isinstance(device, Mapping) else None
+    lines = []
+    if not run.complete:
+        lines.append("INCOMPLETE: this run was cut off. What it has is shown; what is missing is not known.")
+    if not run.cases:
+        lines.append("This run has no cases.")
+    elif not any(case.timed() for case in run.cases):
+        lines.append("No provider was timed in any case.")
+    if git.get("dirty"):
+        lines.append("The sources had changes that are in no revision, so these figures cannot be had again for sure.")
+    if cores and load and load[0] > 0.5 * cores:
+        lines.append(f"The machine was busy when the run began (load {load[0]:.1f} on {cores} cores).")
+    return lines
+
+
+TELLS = (
+    "Times are medians of interleaved rounds; the interval holds the median with 95% confidence. Every provider's "
+    "results are checked against float64 before it is timed; one that is wrong is refused and has no time.",
+    "Speed-up is always against the fastest baseline of the same case: the time of that baseline over that of ours. "
+    "Above 1 ours is faster, below 1 slower. It is undecided where the two intervals overlap. The least and the most "
+    "that are shown come from the ends of both intervals and are therefore wide.",
+    "A floor is another, cheaper operator, such as the vanilla 3x3 convolution (conv2d) that times are divided by. It "
+    "computes something else and is never a baseline.",
+    "Of the roof: the least time that the measured copy and matrix product of this device would take for the bytes and "
+    "operations that the layer needs, over the time taken. Small inputs lie in a cache, where more than the roof of a "
+    "copy is possible. Where the roofs were measured in another dtype there is no such figure.",
+    "Peak memory is what a call allocates at its worst moment beyond what was there before.",
+)
+DOES_NOT_TELL = (
+    "The figures hold for the device, versions and settings below. They say nothing about other devices: figures of a "
+    "CPU say nothing about a GPU, where other code runs.",
+    "They are about layers, blocks and necks by themselves, with random inputs. They do not say how much faster a "
+    "whole network trains, nor how well it segments.",
+    "Intervals tell how far the median of this run is known. Another run on another day may differ by more, by clocks, "
+    "temperature and memory layout; `sdn-triton bench compare` says what changed beyond the noise.",
+)
+
+
+def measured(run: Run) -> str:
+    """What was measured, in a sentence."""
+    if not run.cases:
+        return "Nothing was measured."
+    networks = ", ".join(dict.fromkeys(case.network for case in run.cases))
+    passes = ", ".join(dict.fromkeys(case.what for case in run.cases))
+    kinds = ", ".join(dict.fromkeys(case.kind for case in run.cases))
+    conditions = "; ".join(map(str, run.conditions()))
+    return f"{len(run.cases)} cases ({kinds}; {passes}) of {networks}, in {conditions}."

@@ -1,0 +1,275 @@
+"""The run of a benchmark: problems one after the other, every provider checked, every case of them timed in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from ..measuring.clocks import Call, CaptureFailedError, clock_for, is_usable, on_stream_of, why_no_mode
+from ..measuring.intervals import least_samples
+from ..measuring.rounds import Timing, interleave, peak_memory
+from ..problems.cases import DTYPES, FORMATS, BenchCase
+from ..problems.checking import Case, Problem, Setting
+from ..problems.providers import Provider
+from .record import Record
+from .session import COMPILE_GUESS, Result, check, first_line
+
+ROUNDS = {"cpu": (8, 40), "cuda": (10, 100)}
+"""Least and most: eight rounds are what an interval at 99 % takes, by which two runs are compared."""
+STATUS = {"ok": "ok", "wrong": "refused", "failed": "failed", "skipped": "unavailable"}
+COMPILING = 0.45
+"""The share of a budget that compilers may take; what comes first in a suite is compiled first."""
+
+GIVEN_UP = ("failed", "refused", "unavailable")
+"""What became of a provider that is not tried again where a run goes on with a case."""
+
+assert ROUNDS["cpu"][0] >= least_samples(0.99)
+
+Row = dict[str, Any]
+"""What became of one provider in one case, as it is in the JSON file."""
+
+
+class UnusableDeviceError(RuntimeError):
+    """A provider failed so that the rest has to be run in another process; the file knows which."""
+
+
+def row(status: str, why: str | None = None, *, error: float | None = None) -> Row:
+    """A result without times."""
+    return {
+        "status": status,
+        "why": why,
+        "median_ms": None,
+        "interval_ms": None,
+        "samples_ms": [],
+        "peak_bytes": None,
+        "error": error,
+    }
+
+
+def timed_row(timing: Timing, peak_bytes: int, error: float | None) -> Row:
+    """A result with times; no interval where the samples are too few to promise 95 %."""
+    few = len(timing.samples) < least_samples()
+    interval = None if few else [limit * 1e3 for limit in timing.interval]
+    return row("ok", error=error) | {
+        "median_ms": timing.median * 1e3,
+        "interval_ms": interval,
+        "samples_ms": [sample * 1e3 for sample in timing.samples],
+        "peak_bytes": peak_bytes,
+    }
+
+
+@dataclass
+class Checked:
+    """The providers of one problem: those that may be timed, and why the others may not."""
+
+    is_complete: bool = False
+
+    cases: dict[str, Case] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    errors: dict[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    """What one forward of each and, if gradients were checked, one backward took."""
+    peaks: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass
+class Runner:
+    """What a run needs. ``clock`` can be replaced, to test what happens when time is up."""
+
+    device: torch.device
+    providers: Sequence[str]
+    record: Record
+    budget: float
+    rounds: tuple[int, int]
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        self.stop = self.clock() + self.budget
+        self._compile_seconds = COMPILE_GUESS
+        self.ahead = self.compiling = 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return self.stop - self.clock()
+
+    def unfinished(self, cases: Sequence[BenchCase]) -> list[BenchCase]:
+        """Those of the cases that the file has no results of."""
+        return [
+            case
+            for case in cases
+            if not self.record.is_finished(case.id, [provider.name for provider in case.providers(self.providers)])
+        ]
+
+    def run(
+        self,
+        cases: Sequence[BenchCase],
+        begin: Callable[[BenchCase], None] = lambda case: None,
+        doing: Callable[[str], None] = lambda what: None,
+        done: Callable[[BenchCase, Mapping[str, Row]], None] = lambda case, results: None,
+    ) -> None:
+        """Run what is not finished; every case is in the file when ``done`` is told of it.
+
+        Raises:
+            UnusableDeviceError: the rest has to be run in a new process. What failed is in the file as failed, what
+                was not measured because of it as skipped.
+        """
+        todo = self.unfinished(cases)
+        self.ahead = sum(map(_weight, todo))
+        for _, group in groupby(todo, key=lambda case: case.problem):
+            members, checked = list(group), Checked()
+            for case in members:
+                begin(case)
+                rows: dict[str, Row] = {}
+                try:
+                    if not checked.is_complete and self.left > 0:
+                        self._check(members, checked, doing)
+                    self._measure(case, checked, rows, doing)
+                except UnusableDeviceError as error:
+                    for interrupted in [case] if checked.is_complete else members:
+                        self._leave(interrupted, rows or checked.rows, str(error))
+                    raise
+                self.ahead -= _weight(case)
+                results = {name: rows[name] for name in self._names(case)}
+                self.record.add(case.describe() | {"results": results})
+                done(case, results)
+
+    def _names(self, case: BenchCase) -> list[str]:
+        return [provider.name for provider in case.providers(self.providers)]
+
+    def _given_up(self, case: BenchCase) -> dict[str, Row]:
+        """What an earlier process has found of providers that are not to be tried again."""
+        earlier = self.record.results(case.id)
+        return {name: found for name, found in earlier.items() if found["status"] in GIVEN_UP}
+
+    def _leave(self, case: BenchCase, rows: Mapping[str, Row], why: str) -> None:
+        """Put a case into the file that another process goes on with."""
+        known = {**rows, **self._given_up(case)}
+        results = {name: known.get(name, row("skipped", why)) for name in self._names(case)}
+        self.record.add(case.describe() | {"results": results})
+
+    def _check(self, cases: Sequence[BenchCase], checked: Checked, doing: Callable[[str], None]) -> None:
+        """Every provider's results against float64, before any of its times counts."""
+        first = cases[0]
+        dtype = DTYPES[first.dtype]
+        backward = any(case.pass_ != "inference" for case in cases)
+        problem = Problem(first.workload, Setting(self.device, dtype, FORMATS[first.memory_format], backward))
+        given_up = [self._given_up(case) for case in cases]
+        for provider in first.providers(self.providers):
+            if all(provider.name in rows for rows in given_up):
+                continue
+            doing(f"checking {provider.name}")
+            if why_not := provider.unavailable(self.device, dtype):
+                checked.rows[provider.name] = row("unavailable", why_not)
+                continue
+            if provider.compiled and (why_not := self._why_not_compile(problem)):
+                checked.rows[provider.name] = row("skipped", why_not)
+                continue
+            result, case = check(problem, provider)
+            self._take_note(result, case, provider, problem, checked)
+        problem.forget()
+        checked.is_complete = True
+
+    def _take_note(
+        self, result: Result, case: Case | None, provider: Provider, problem: Problem, checked: Checked
+    ) -> None:
+        error = over_bound(result)
+        if provider.compiled and result.first_call_seconds is not None:
+            self.compiling += result.first_call_seconds
+            self._compile_seconds = result.first_call_seconds / len(problem.workload.stages)
+        elif result.first_call_seconds is not None:
+            checked.seconds += result.first_call_seconds
+        if case is None:
+            status = "failed" if provider.compiled and result.status == "skipped" else STATUS[result.status]
+            checked.rows[provider.name] = row(status, result.reason, error=error)
+            if not is_usable(self.device):
+                raise UnusableDeviceError(f"{provider.name} left the device unusable: {result.reason}")
+        else:
+            checked.cases[provider.name], checked.errors[provider.name] = case, error
+
+    def _why_not_compile(self, problem: Problem) -> str | None:
+        expected = self._compile_seconds * len(problem.workload.stages)
+        allowed = min(COMPILING * self.budget - self.compiling, self.left)
+        if expected > allowed:
+            return f"compiling takes about {expected:.0f} s, and {max(allowed, 0):.0f} s are left for it (see --budget)"
+        torch.compiler.reset()
+        return None
+
+    def _measure(self, case: BenchCase, checked: Checked, rows: dict[str, Row], doing: Callable[[str], None]) -> None:
+        """Put what becomes of every provider into ``rows``."""
+        names = self._names(case)
+        if obstacle := why_no_mode(self.device, case.mode):
+            rows |= dict.fromkeys(names, row("unavailable", obstacle))
+            return
+        expected = checked.seconds * self.rounds[0]
+        if not checked.is_complete or expected > max(self.left, 0.0):
+            needed = f"; this case takes about {expected:.0f}" if checked.is_complete else ""
+            rows |= dict.fromkeys(names, row("skipped", f"{max(self.left, 0.0):.0f} s are left{needed} (see --budget)"))
+            rows |= self._given_up(case)
+            return
+        rows |= checked.rows | self._given_up(case)
+        clock = clock_for(self.device, case.mode, case.cache)
+        with on_stream_of(clock):
+            calls = self._calls(case, checked, rows, doing)
+            doing("timing")
+            timings = interleave(
+                calls,
+                self.device,
+                self.left * _weight(case) / self.ahead,
+                self.rounds,
+                clock=clock,
+                on_failure=lambda name, error: self._note_failure(name, error, rows),
+            )
+        for name, timing in timings.items():
+            rows[name] = timed_row(timing, checked.peaks[name, case.pass_], checked.errors[name])
+
+    def _calls(
+        self, case: BenchCase, checked: Checked, rows: dict[str, Row], doing: Callable[[str], None]
+    ) -> dict[str, Call]:
+        """What is to be timed of those providers that are not in ``rows``, whose memory is measured here."""
+        calls: dict[str, Call] = {}
+        for name, module in checked.cases.items():
+            if name in rows:
+                continue
+            try:
+                call = self._call(case, module)
+                if (name, case.pass_) not in checked.peaks:
+                    doing(f"memory of {name}")
+                    checked.peaks[name, case.pass_] = peak_memory(module.step(case.pass_), self.device)
+                calls[name] = call
+            except Exception as error:
+                self._note_failure(name, error, rows)
+        return calls
+
+    def _note_failure(self, name: str, error: Exception, rows: dict[str, Row]) -> None:
+        rows[name] = _failed(error)
+        if isinstance(error, CaptureFailedError) or not is_usable(self.device):
+            raise UnusableDeviceError(f"{name} left the device unusable: {rows[name]['why']}") from error
+
+    def _call(self, case: BenchCase, module: Case) -> Call:
+        # A graph cannot hold what has to be done before each backward, so that one forward serves all of them.
+        return module.step(case.pass_, retain=case.mode == "kernel")
+
+
+def _weight(case: BenchCase) -> float:
+    """How the time of a budget is shared out: a large case takes longer, a small one more rounds."""
+    return float(case.flop**0.5)
+
+
+def over_bound(result: Result) -> float | None:
+    """The largest error, in sizes of what is allowed; None if nothing was compared or nothing comparable came."""
+    shares = [error / result.bounds[name] for name, error in result.errors.items()]
+    worst = max(shares, default=float("inf"))
+    return worst if worst < float("inf") else None
+
+
+def _failed(error: Exception) -> Row:
+    cause = error.__cause__ if isinstance(error, CaptureFailedError) else error
+    if isinstance(cause, torch.OutOfMemoryError):
+        return row("unavailable", "out of memory")
+    return row("failed", first_line(error))

@@ -1,0 +1,1 @@
+"""Configurations of kernels on trial: ``sdn-triton tune``."""

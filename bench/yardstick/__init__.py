@@ -1,0 +1,1 @@
+"""What every pass of a layer should cost by its kernels, beside other ways to its result."""
