@@ -4,13 +4,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(if $(VENV),$(VENV)/bin/python,$(PYTHON))
+# The same from another folder.
+RUN_ELSEWHERE = $(if $(VENV),$(abspath $(RUN)),$(PYTHON))
 INSTALLED = $(if $(VENV),$(VENV)/.installed)
 FRAMEWORKS = $(if $(VENV),$(VENV)/.frameworks)
 # Two workers where pytest-xdist is there.
 WORKERS = $$($(RUN) -c "import importlib.util as u; print('-n 2 --dist worksteal' if u.find_spec('xdist') else '')")
 PYTEST = $(RUN) -m pytest --durations=20
 
-.PHONY: compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
+.PHONY: docs hub package compare test test-long test-processors check emulate precision bench report prove gpu gpu-cache gpu-rehearsal clean
 
 compare: $(INSTALLED)
 	$(RUN) -m sdn_triton compare
@@ -49,6 +51,29 @@ check: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+# The documentation, as pages in build/site/index.html; a link to nowhere or a docstring that cannot be read is an error.
+docs: $(INSTALLED)
+	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[docs]")
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+# A repository for Hugging Face's kernels (docs/networks.md).
+HUB = build/hub
+hub: $(INSTALLED)
+	$(RUN) -m sdn_triton.integrations.hub --out $(HUB)
+
+# Wheel and sdist, each tried: the wheel in an environment of its own without triton, the sdist by tests of what it holds.
+DIST = build/dist
+package: $(INSTALLED)
+	rm -rf $(DIST)
+	$(RUN) -m build --outdir $(DIST) .
+	$(PYTHON) -m venv $(DIST)/venv
+	$(DIST)/venv/bin/python -m pip install --quiet --constraint constraints.txt $(DIST)/*.whl
+	$(DIST)/venv/bin/python -m pip uninstall --quiet --yes triton
+	$(DIST)/venv/bin/python -I tests/support/try_installed.py
+	tar --extract --file $(DIST)/*.tar.gz --directory $(DIST)
+	cd $(DIST)/sdn_triton-*/ && $(RUN_ELSEWHERE) -m pytest -q --collect-only > ../collected.txt
+	cd $(DIST)/sdn_triton-*/ && $(RUN_ELSEWHERE) -m pytest tests/project/test_packaging.py tests/dispatch/test_support_table.py -q
+
 # The kernel tests as compiled, in the emulator (tests/emulator/README.md): architectures and modes take turns from case
 # to case, since all of each would take hours. Then all examples in all modes, and mutations that have to be noticed.
 # Some 45 minutes on two CPU cores: 484 tests took 72 CPU minutes, modes and mutations 12.
@@ -76,7 +101,7 @@ report: $(INSTALLED)
 
 # What a verifier proves of the compiled kernels (docs/proofs.md): every verdict as on record or better. Some seven minutes.
 prove: $(INSTALLED)
-	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[prove]")
+	$(if $(VENV),$(RUN) -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[prove]")
 	$(RUN) -m sdn_triton.bench.proofs --json bench/results/proofs.json
 
 # Everything that a machine with a GPU can tell, in under ten minutes, without installation or network (bench/README.md).
@@ -111,17 +136,20 @@ gpu-rehearsal: $(INSTALLED)
 clean:
 	rm -rf .venv build dist *.egg-info sdn_triton.egg-info
 
+# With editable_mode=compat type checkers find the package, too.
+EDITABLE = --config-settings editable_mode=compat --editable
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[interpreter,test,bench,onnx,dev]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[interpreter,test,bench,onnx,hub,dev]"
 	touch $@
 
 # No torch but the constraints' is fetched: --no-deps where something depends on torchvision, what else that needs is
 # there by then. On PyPI torchvision is built for CUDA; where torch is not, it does not import, nor does transformers
 # beside it. So these three go to a folder that only the tests look into (tests/conftest.py).
 $(VENV)/.frameworks: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[frameworks]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) ".[frameworks]"
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
 		--target $(VENV)/frameworks torchvision timm segmentation-models-pytorch
 	touch $@

@@ -48,6 +48,14 @@ def device(text: str) -> torch.device:
     return device
 
 
+SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
+
+
+def dtype(text: str) -> str:
+    """A dtype by PyTorch's name or by a short one; which are allowed is the option's ``choices``."""
+    return SHORT_DTYPES.get(text, text)
+
+
 def existing_file(text: str) -> Path:
     """A file that is there."""
     path = Path(text)

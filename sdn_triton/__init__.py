@@ -27,3 +27,8 @@ __all__ = [
     "semantic_difference_conv2d",
     "suggest_contrast",
 ]
+
+
+def __dir__() -> list[str]:
+    """What is public, and none of what is imported for it."""
+    return sorted(__all__)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
 
-from sdn_triton.checks import check_name, integers
+from sdn_triton.checks import Size, check_name, integers
 from sdn_triton.dry_run import check_channels_first, check_no_image, observe
 from sdn_triton.features import (
     Features,
@@ -23,12 +23,37 @@ from sdn_triton.features import (
     runs_coarse_to_fine,
 )
 from sdn_triton.modules import SDNNeck
+from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
 from sdn_triton.tracing import is_symbolic
 
-SIDES = ("input", "output")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Side = Literal["input", "output"]
+SIDES: tuple[Side, ...] = get_args(Side)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
 """What the wrappers of torch.compile and of activation checkpointing call the module that they stand for."""
+
+
+class NeckOptions(TypedDict, total=False):
+    """The options of :class:`~sdn_triton.SDNNeck`, for type checkers."""
+
+    kernel_size: Size
+    dilation: Size
+    groups: int
+    bias: bool
+    padding_mode: PaddingMode
+    diffusivity: Diffusivity
+    contrast: Contrast | Sequence[Contrast]
+    learn_contrast: bool
+    similarity: Similarity
+    zero_init: bool
+    eps: float
+    momentum: float | None
+    backend: Backend
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 def attach(
@@ -37,10 +62,10 @@ def attach(
     channels: int | Sequence[int] | None = None,
     *,
     example: Any = None,
-    side: str = "input",
+    side: Side = "input",
     select: Select = None,
     name: str = "sdn_neck",
-    **options: Any,
+    **options: Unpack[NeckOptions],
 ) -> SDNNeck:
     """Put an :class:`~sdn_triton.SDNNeck` in front of a part of ``model``, and return it.
 
@@ -130,8 +155,8 @@ def attach(
             "give channels (of each feature, fine to coarse) or example (an input of the model, to find them)"
         )
     like = next((p for p in (*target.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
-    placed: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
-    neck = SDNNeck(each, **placed | options).train(target.training)
+    placed: NeckOptions = {"device": like.device, "dtype": like.dtype}
+    neck = SDNNeck(each, **(placed | options)).train(target.training)
     hook = Attachment(at, side, (*inside, name), None if select is None else (*select,), each, coarse_to_fine)
     if example is not None:
         hook.remember(seen, -1 if coarse_to_fine else 1)
@@ -141,7 +166,7 @@ def attach(
     return neck
 
 
-def detach(model: nn.Module, at: str, *, side: str = "input", name: str = "sdn_neck") -> SDNNeck:
+def detach(model: nn.Module, at: str, *, side: Side = "input", name: str = "sdn_neck") -> SDNNeck:
     """Take the neck away that :func:`attach` put there, and return it; the model is what it was before.
 
     Raises:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class Decision:
 
     ``configs`` holds a line per kernel of the Triton path, with where its configuration comes from, or a line that says
     in which way the eager path computes; ``tune`` is the command that would measure better ones for this shape.
+    ``module`` is the dotted path of the module that makes the call, where it is known.
     """
 
     operator: str
@@ -34,20 +35,40 @@ class Decision:
     reason: str
     configs: tuple[str, ...] = field(default=())
     tune: str | None = None
+    module: str = ""
+
+    @property
+    def summary(self) -> str:
+        """What was decided, and why."""
+        return f"{self.operator}: {self.path} ({self.reason})"
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """How it will be done, a line each."""
+        return (*self.configs, *(() if self.tune is None else (f"to tune this shape: {self.tune}",)))
 
     def __str__(self) -> str:
-        tune = () if self.tune is None else (f"to tune this shape: {self.tune}",)
-        return "\n    ".join((f"{self.operator}: {self.path} ({self.reason})", *self.configs, *tune))
+        return "\n    ".join((self.summary, *self.details))
 
 
-_record: ContextVar[list[Decision] | None] = ContextVar("sdn_triton_decisions", default=None)
+@dataclass(frozen=True)
+class _Record:
+    decisions: list[Decision]
+    module: Callable[[], str]
+
+
+_record: ContextVar[_Record | None] = ContextVar("sdn_triton_decisions", default=None)
+
+
+def _unknown() -> str:
+    return ""
 
 
 @contextmanager
-def recorded_decisions() -> Iterator[list[Decision]]:
-    """Collect the decisions of the calls made inside."""
+def recorded_decisions(module: Callable[[], str] = _unknown) -> Iterator[list[Decision]]:
+    """Collect the decisions of the calls made inside; ``module`` says which module is at work."""
     decisions: list[Decision] = []
-    token = _record.set(decisions)
+    token = _record.set(_Record(decisions, module))
     try:
         yield decisions
     finally:
@@ -61,9 +82,9 @@ def is_recording() -> bool:
 
 def note(decision: Decision) -> None:
     """Hand a decision to whoever records."""
-    decisions = _record.get()
-    if decisions is not None:
-        decisions.append(decision)
+    record = _record.get()
+    if record is not None:
+        record.decisions.append(replace(decision, module=record.module()))
 
 
 def is_interpreted() -> bool:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from numbers import Real
 from operator import index
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from sdn_triton.options import (
 from sdn_triton.tracing import is_jit_traced, is_plain, is_transformed
 
 Size = int | Sequence[int]
-Padding = Size | str
+"""Rows and columns: one number for both, or a pair."""
+Padding = Size | Literal["same", "valid"]
+"""Rows and columns on each side, or a name that means what it means for ``conv2d``."""
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

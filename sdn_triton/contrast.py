@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.checks import Size, check_kernel_size, check_name, check_tensor, pair, shape
-from sdn_triton.options import SIMILARITIES, Contrast, DifferenceOptions
+from sdn_triton.options import SIMILARITIES, Contrast, DifferenceOptions, Similarity
 
 _PIECE = 2**20
 """How many differences are held at once, if a row of the whole batch has no more."""
@@ -23,7 +23,7 @@ _DIGIT = 16
 def suggest_contrast(
     features: Tensor,
     quantile: float = 0.5,
-    similarity: str = "channel",
+    similarity: Similarity = "channel",
     dilation: Size = 1,
     per_channel: bool = False,
     *,
@@ -35,7 +35,7 @@ def suggest_contrast(
 def suggest_contrast(
     features: Sequence[Tensor],
     quantile: float = 0.5,
-    similarity: str = "channel",
+    similarity: Similarity = "channel",
     dilation: Size = 1,
     per_channel: bool = False,
     *,
@@ -46,7 +46,7 @@ def suggest_contrast(
 def suggest_contrast(
     features: Tensor | Sequence[Tensor],
     quantile: float = 0.5,
-    similarity: str = "channel",
+    similarity: Similarity = "channel",
     dilation: Size = 1,
     per_channel: bool = False,
     *,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,23 +18,41 @@ from sdn_triton.backend import Decision, recorded_decisions
 
 @dataclass(frozen=True)
 class Explanation:
-    """The decisions of one call, one for each operator in the order of execution."""
+    """The decisions of one call, one for each operator in the order of execution.
+
+    As text, what holds for several modules is said once, with their dotted paths.
+    """
 
     decisions: tuple[Decision, ...]
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.decisions)) or "no sdn_triton operator was called"
+        if not self.decisions:
+            return "no sdn_triton operator was called"
+        groups: dict[str, dict[tuple[str, ...], list[str]]] = {}
+        for decision in self.decisions:
+            modules = groups.setdefault(decision.summary, {}).setdefault(decision.details, [])
+            if decision.module not in modules:
+                modules.append(decision.module)
+        lines = []
+        for summary, ways in groups.items():
+            lines.append(summary)
+            for details, modules in ways.items():
+                named = [f"in {', '.join(filter(None, modules))}"] if any(modules) else []
+                indent = "    " * (1 + len(named))
+                lines += [f"    {line}" for line in named] + [f"{indent}{line}" for line in details]
+        return "\n".join(lines)
 
 
 def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """Say which path each operator in ``call(*args, **kwargs)`` takes, why, and with which configurations.
 
-    ``call`` is a function of this library, any module that contains its layers, or any function that calls them.
+    ``call`` is a function of this library, any module that contains its layers, or any function that calls them. Of a
+    module, the parts that call the operators are named as in ``named_modules()``.
     Nothing is computed: the call runs on stand-ins that have a size, a dtype and a device but no memory, so that no
     running statistics move.
 
     Raises:
-        whatever the call raises for its arguments, :class:`BackendUnavailableError` included.
+        Exception: whatever the call raises for its arguments, :class:`sdn_triton.BackendUnavailableError` included.
 
     Example:
         >>> import torch
@@ -46,10 +66,25 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     def stand_in(value: Any) -> Any:
         return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
-    with recorded_decisions() as decisions, mode:
+    names = {id(module): name for name, module in call.named_modules()} if isinstance(call, nn.Module) else {}
+    with recorded_decisions(lambda: _at_work(names)) as decisions, mode:
         if isinstance(call, nn.Module):
             state = {**dict(call.named_parameters()), **dict(call.named_buffers())}
             functional_call(call, tree_map(stand_in, state), tree_map(stand_in, args), tree_map(stand_in, kwargs))
         else:
             call(*tree_map(stand_in, args), **tree_map(stand_in, kwargs))
     return Explanation(tuple(decisions))
+
+
+def _at_work(names: Mapping[int, str]) -> str:
+    """The name of the innermost module with one whose method is running.
+
+    Hooks would tell, too, but a block with hooks on its parts is run in another way.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        name = names.get(id(frame.f_locals.get("self")))
+        if name is not None:
+            return name
+        frame = frame.f_back
+    return ""

@@ -10,7 +10,18 @@ from sdn_triton.checks import Padding, Size
 from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.ops.fusion import fusion
-from sdn_triton.options import PADDED_BEFORE, Contrast, DifferenceArguments, DifferenceOptions, FusionArguments
+from sdn_triton.options import (
+    PADDED_BEFORE,
+    Activation,
+    Backend,
+    Contrast,
+    DifferenceArguments,
+    DifferenceOptions,
+    Diffusivity,
+    FusionArguments,
+    PaddingMode,
+    Similarity,
+)
 from sdn_triton.remembered import checked_fusion, difference_options
 
 
@@ -24,11 +35,11 @@ def semantic_difference_conv2d(
     dilation: Size = 1,
     groups: int = 1,
     *,
-    padding_mode: str = "zeros",
-    diffusivity: str = "charbonnier",
+    padding_mode: PaddingMode = "zeros",
+    diffusivity: Diffusivity = "charbonnier",
     contrast: Contrast = 1.0,
-    similarity: str = "channel",
-    backend: str = "auto",
+    similarity: Similarity = "channel",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Apply one learnable step of anisotropic diffusion: a convolution of differences, damped where guidance differs.
 
@@ -123,8 +134,8 @@ def feature_fusion(
     *,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
-    activation: str = "relu",
-    backend: str = "auto",
+    activation: Activation = "relu",
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Fuse features with the response of a difference convolution by a 1x1 convolution over both.
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-DIFFUSIVITIES = ("charbonnier", "exponential", "rational", "constant")
-SIMILARITIES = ("channel", "vector")
-PADDED_BEFORE = ("replicate", "reflect", "circular")
+Diffusivity = Literal["charbonnier", "exponential", "rational", "constant"]
+"""The function ``g`` that damps a difference; :func:`sdn_triton.semantic_difference_conv2d` has the formulas."""
+Similarity = Literal["channel", "vector"]
+"""Whether guidance differs channel by channel, or as one vector for all channels."""
+PaddingMode = Literal["zeros", "replicate", "reflect", "circular", "zero_flux"]
+"""What lies outside the image: ``nn.Conv2d``'s modes, and taps that contribute nothing."""
+Activation = Literal["relu", "identity"]
+"""What follows the normalisation of a response."""
+Backend = Literal["auto", "triton", "eager"]
+"""Which path computes: the Triton kernels where they can, always, or never."""
+
+DIFFUSIVITIES: tuple[Diffusivity, ...] = get_args(Diffusivity)
+SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
+PADDING_MODES: tuple[PaddingMode, ...] = get_args(PaddingMode)
+PADDED_BEFORE: tuple[PaddingMode, ...] = ("replicate", "reflect", "circular")
 """Padding modes for which the tensors are padded before an operator sees them."""
-PADDING_MODES = ("zeros", *PADDED_BEFORE, "zero_flux")
-ACTIVATIONS = ("relu", "identity")
-BACKENDS = ("auto", "triton", "eager")
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 Contrast = float | Tensor
 """The contrast parameter k: a float, a 0-d tensor, or one value per channel ``[C]``."""

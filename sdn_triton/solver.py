@@ -15,7 +15,7 @@ from sdn_triton.checks import check_contrast, check_like, check_name, check_tens
 from sdn_triton.eager.diffusivity import diffusivity as evaluate
 from sdn_triton.eager.layouts import compute_dtype
 from sdn_triton.ops.autocast import autocast_dtype, cast
-from sdn_triton.options import DIFFUSIVITIES, Contrast
+from sdn_triton.options import DIFFUSIVITIES, Contrast, Diffusivity
 
 
 def anisotropic_diffusion(
@@ -24,7 +24,7 @@ def anisotropic_diffusion(
     *,
     num_steps: int = 1,
     step_size: float | None = None,
-    diffusivity: str = "charbonnier",
+    diffusivity: Diffusivity = "charbonnier",
     contrast: Contrast = 1.0,
     spacing: float | Sequence[float] = 1.0,
 ) -> Tensor:

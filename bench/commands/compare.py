@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"these and the floor; may be repeated (default: {', '.join(COMPARED)})",
     )
     add("--device", type=arguments.device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
-    add("--dtype", choices=list(DTYPES), help="default: float32 on a CPU, bfloat16 on a GPU")
+    add("--dtype", type=arguments.dtype, choices=list(DTYPES), help="default: float32 on a CPU, bfloat16 on a GPU")
     add(
         "--memory-format",
         choices=list(FORMATS),

@@ -12,9 +12,10 @@ from functools import partial
 import torch
 
 from sdn_triton import __version__, explain, feature_fusion, semantic_difference_conv2d
+from sdn_triton.aot.assembler import assembler_version
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.backend import INTERPRETED
-from sdn_triton.tuning.assembler import assembler_version
-from sdn_triton.tuning.compile import TARGETS
+from sdn_triton.extras import how_to_install
 
 from ..measuring.environment import cpp_compiler, cpu_name, gpu_driver, package_version
 from ..measuring.revision import git_revision
@@ -139,7 +140,7 @@ def missing(why_no_triton: str | None) -> Table:
     """What is not there, what it would be good for, and the command that brings it."""
     table = Table("Missing", ("what", "good for", "how to get it"), text=True)
     if why_no_triton is not None:
-        brings = "comes with torch for CUDA" if torch.version.cuda else "pip install 'sdn-triton[interpreter]'"
+        brings = "comes with torch for CUDA" if torch.version.cuda else how_to_install("interpreter")
         table.add((f"triton ({why_no_triton})", "the kernels: on a GPU, or interpreted in tests", brings))
     if not torch.cuda.is_available():
         if torch.version.cuda or torch.version.hip:
@@ -151,7 +152,7 @@ def missing(why_no_triton: str | None) -> Table:
         table.add(("a GPU", "the Triton path", hint))
     for extra, packages in EXTRAS.items():
         if absent := [package for package in packages if package_version(package) is None]:
-            table.add((", ".join(absent), PURPOSES[extra], f"pip install 'sdn-triton[{extra}]'"))
+            table.add((", ".join(absent), PURPOSES[extra], how_to_install(extra)))
     if cpp_compiler() is None:
         table.add(("a C++ compiler", "torch.compile on a CPU", "your system's package of g++ or clang"))
     if not table.rows:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdn_triton.extras import how_to_install
+
 from ..reports.images import MissingExtraError
 from ..reports.theme import INLINE, INLINE_VARIABLES, THEMES, Theme
 from ..runs.saved_runs import Condition, Run, RunFileError, read_run
@@ -69,7 +71,7 @@ def read_or_stop(args: argparse.Namespace) -> list[Run]:
 def need_matplotlib() -> None:
     """Raise an error that names the extra."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("pictures need the package matplotlib: pip install 'sdn-triton[bench]'")
+        raise MissingExtraError(f"pictures need the package matplotlib: {how_to_install('bench')}")
 
 
 def names(runs: Sequence[Run]) -> list[str]:

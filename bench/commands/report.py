@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdn_triton.extras import how_to_install
+
 from .. import FOLDER
 from ..reports import markdown
 from ..reports.images import MissingExtraError
@@ -15,6 +17,7 @@ from ..reports.page_tables import (
     DOES_NOT_TELL,
     TELLS,
     absent_sheet,
+    answer,
     case_sheets,
     environment_sheet,
     headline,
@@ -65,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def html(runs: Sequence[Run]) -> str:
     """The page of one or several runs."""
     if importlib.util.find_spec("jinja2") is None:
-        raise MissingExtraError("the page needs the package jinja2: pip install 'sdn-triton[bench]'")
+        raise MissingExtraError(f"the page needs the package jinja2: {how_to_install('bench')}")
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -89,6 +92,7 @@ def _section(run: Run, anchor: str) -> dict[str, Any]:
         "anchor": anchor.replace(" ", "-"),
         "title": f"{run.device}: {run.path.name}",
         "headline": headline(run),
+        "answer": answer(run),
         "measured": measured(run),
         "fingerprint": fingerprint(run),
         "summary": summary_sheet(run),

@@ -52,10 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--size", action="append", type=arguments.size, metavar="HxW", help="with --network (default: 512x512)")
     add("--batch", action="append", type=arguments.count, metavar="N", help="images a batch")
-    add("--kind", action="append", choices=KINDS)
-    add("--dtype", action="append", choices=list(DTYPES))
-    add("--memory-format", action="append", choices=list(FORMATS))
-    add("--pass", action="append", choices=PASSES, dest="pass_")
+    add("--kind", action="append", choices=KINDS, help="of what is called; this and the next ones may be repeated")
+    add("--dtype", action="append", type=arguments.dtype, choices=list(DTYPES), help="of features and weights")
+    add("--memory-format", action="append", choices=list(FORMATS), help="of the features")
+    add("--pass", action="append", choices=PASSES, dest="pass_", help="training: forward and backward")
     add(
         "--mode",
         action="append",

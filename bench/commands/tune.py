@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sdn_triton.backend import INTERPRETED, is_interpreted
 from sdn_triton.launch.run import target_of
 from sdn_triton.tuning.files import write_json
 from sdn_triton.tuning.lookup import SHIPPED, user_folder
-from sdn_triton.tuning.shapes import ARITHMETICS, LAYOUTS, LayerShape, read_shapes
+from sdn_triton.tuning.shapes import DTYPES, LAYOUTS, LayerShape, read_shapes
 from sdn_triton.tuning.tables import TableError, table_of
 
 from .. import arguments
@@ -61,8 +62,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=arguments.count, default=1, metavar="N", help="images a batch of the network (default: 1)")
     add("--shapes", type=_shapes, action="append", metavar="FILE", help="a JSON list, as record_shapes writes it")
     add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help="as in explain(): c=256,h=64,w=64")
-    add("--dtype", choices=list(ARITHMETICS), help="of all shapes (default: their own; bf16 for networks)")
-    add("--layout", choices=list(LAYOUTS), help="of all shapes (default: their own; channels_last for networks)")
+    add(
+        "--dtype",
+        type=arguments.dtype,
+        choices=DTYPES,
+        help="of all shapes (default: their own; bfloat16 for networks); tf32 is float32 with TF32 allowed",
+    )
+    add(
+        "--memory-format",
+        "--layout",
+        dest="layout",
+        choices=list(LAYOUTS),
+        help="of all shapes (default: their own; channels_last for networks)",
+    )
     add(
         "--budget",
         type=arguments.seconds,
@@ -135,6 +147,7 @@ def _tune(args: argparse.Namespace, shapes: list[LayerShape], device: torch.devi
     except (TableError, OSError) as error:
         args.parser.error(str(error))
     table = Table(f"Microseconds, {path}", ["kernel and shape", "fastest", "runner-up", "heuristic", "right", "wrong"])
+    table.notes.append("right, wrong: how many configurations gave right results and were timed, and how many did not.")
     wrong = 0
     try:
         with report:
@@ -195,22 +208,26 @@ def export(path: Path, device: torch.device) -> Path:
 
 
 def _rank(args: argparse.Namespace, shapes: list[LayerShape]) -> int:
-    from ..tuner.static_ranking import rank, ranking_table, why_not_static
+    from ..tuner.static_ranking import NOTES, rank, ranking_table, why_not_static, workers
     from ..tuner.trials import units_of
 
     for shape in shapes:
-        if obstacle := why_not_static(args.static, shape.dtype):
+        if obstacle := why_not_static(args.static, shape):
             args.parser.error(obstacle)
     if args.export or args.table:
         args.parser.error("--static measures nothing, so that there is no table to write")
     units = units_of(shapes)
     report = Report(len(units))
-    with report:
+    until = time.perf_counter() + args.budget
+    with report, workers() as executor:
         report.say(f"No device was asked and nothing was timed: what {args.static}'s compiler makes of the candidates.")
+        for note in NOTES:
+            report.say(note)
         report.say()
-        for unit in units:
+        for number, unit in enumerate(units):
             report.begin(unit.title)
-            ranked, total = rank(unit, args.static, args.budget / len(units), report.doing)
+            seconds = (until - time.perf_counter()) / (len(units) - number)
+            ranked, total = rank(unit, args.static, seconds, executor, report.doing)
             report.done()
             report.show(ranking_table(unit, args.static, ranked, total))
     return 0

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 
 from .. import ROOT
@@ -269,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(found) or "Everything is as bench/results gives it.")
         return int(bool(found))
     if not can_draw():
-        print("make report needs the package matplotlib: pip install 'sdn-triton[bench]'", file=sys.stderr)
+        print(f"make report needs the package matplotlib: {how_to_install('bench')}", file=sys.stderr)
         return 2
     write(ROOT)
     return 0

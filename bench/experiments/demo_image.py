@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton import SDNNeck
+from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 
 from ..quality.figures import pyplot
@@ -86,7 +87,7 @@ def through_segformer(image: Tensor, checkpoint: str | None) -> Observation:
         import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
-            "--network segformer needs the package transformers: pip install 'sdn-triton[networks]'"
+            f"--network segformer needs the package transformers: {how_to_install('networks')}"
         ) from error
     torch.manual_seed(0)
     make = transformers.SegformerForSemanticSegmentation

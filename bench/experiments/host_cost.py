@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from sdn_triton import SemanticDifferenceConv2d, backend, feature_fusion
+from sdn_triton.options import Backend
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import Target
 
@@ -60,7 +61,7 @@ class Figure:
         return self.ours / self.conv2d
 
 
-def layers(device: torch.device, size: Sequence[int], grad: bool, dtype: torch.dtype, path: str) -> Pair:
+def layers(device: torch.device, size: Sequence[int], grad: bool, dtype: torch.dtype, path: Backend) -> Pair:
     """A convolution and a difference convolution of one image size, weights channels-last in memory."""
     C = size[1]
     options: dict[str, Any] = dict(padding=1, device=device, dtype=dtype)
@@ -73,7 +74,7 @@ def layers(device: torch.device, size: Sequence[int], grad: bool, dtype: torch.d
     return lambda: conv(input), lambda: ours(input, guidance)
 
 
-def fusions(device: torch.device, size: Sequence[int], grad: bool, dtype: torch.dtype, path: str) -> Pair:
+def fusions(device: torch.device, size: Sequence[int], grad: bool, dtype: torch.dtype, path: Backend) -> Pair:
     """A 1x1 convolution and a feature fusion."""
     C = size[1]
     conv = nn.Conv2d(C, C, 1, device=device, dtype=dtype).requires_grad_(grad)
@@ -99,7 +100,7 @@ def and_back(pair: Pair) -> Pair:
 
 
 def calls_of(
-    device: torch.device, size: Sequence[int], dtype: torch.dtype = torch.float32, path: str = "auto"
+    device: torch.device, size: Sequence[int], dtype: torch.dtype = torch.float32, path: Backend = "auto"
 ) -> dict[str, Pair]:
     """What is timed on one kind of tensors, by name."""
     pairs: dict[str, Pair] = {}
@@ -143,8 +144,8 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
 
     What the last kernels would have been launched with is in what is returned: grid, stream, handles, arguments.
     """
+    from sdn_triton.aot.compile import OfflineDriver, active_driver
     from sdn_triton.launch import run
-    from sdn_triton.tuning.compile import OfflineDriver, active_driver
 
     class IdleDriver(OfflineDriver):
         """Takes any binary and any launch, and does nothing."""

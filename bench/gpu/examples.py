@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from sdn_triton.aot.examples import DTYPES
 from sdn_triton.launch.run import Launch, recorded_launches
-from sdn_triton.tuning.examples import DTYPES
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from sdn_triton.aot.compile import compile_launch
 from sdn_triton.launch.run import recorded_launches
-from sdn_triton.tuning.compile import compile_launch
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import default_config
 from sdn_triton.tuning.pipelining import why_not_pipelined

@@ -189,7 +189,7 @@ def why_no_page(folders: Folders) -> str | None:
     """What the page lacks."""
     absent = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if absent:
-        return f"not installed: {', '.join(absent)} (pip install 'sdn-triton[bench]')"
+        return f"not installed: {', '.join(absent)} (pip install {' '.join(absent)})"
     return None if (folders.work / BENCH).is_file() else "nothing was timed"
 
 

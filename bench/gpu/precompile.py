@@ -23,8 +23,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from sdn_triton.aot.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.backend import INTERPRETED, is_interpreted
-from sdn_triton.tuning.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.tuning.files import write_json
 from sdn_triton.tuning.pipelining import triton_version
 from sdn_triton.tuning.shapes import LayerShape

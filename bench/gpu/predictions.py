@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.launch.run import Launch, recorded_launches
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.pretended import pretended
 

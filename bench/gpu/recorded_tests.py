@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sdn_triton.tuning.compile import TARGETS
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.tuning.precision import convolutions_in
 
 from .specialisations import RECORDED, Specialisation, collected

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdn_triton.aot.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.backend import INTERPRETED
-from sdn_triton.tuning.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.tuning.configs import Target
 from sdn_triton.tuning.defaults import PAIRED_KERNELS
 from sdn_triton.tuning.precision import convolutions_in

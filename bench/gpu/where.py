@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.backend import INTERPRETED, is_interpreted
 from sdn_triton.launch.run import target_of
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import Target
 
 from .. import ROOT

@@ -29,6 +29,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 
@@ -44,7 +45,7 @@ from .throughput import MULTIPROCESSORS
 DEFAULT_KERNELS = ("difference_forward", "difference_data_gradient", "difference_weight_gradient", "block_forward")
 DEFAULT_CHANNELS = (256, 128)
 CONFIG_KEYS = tuple(field.name for field in fields(KernelConfig) if field.name != "source")
-INSTRUMENT = ("streams", "tuning/assembler", "tuning/compile", "tuning/files", "tuning/precision")
+INSTRUMENT = ("streams", "aot/__init__", "aot/assembler", "aot/compile", "tuning/files", "tuning/precision")
 """What ``--against`` takes along of the package, beside this folder, so that both revisions are measured alike."""
 HAZARDS = "its results may be wrong: {} instructions use registers of an unfinished product"
 
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(arguments)
     if find_spec("triton") is None:
-        parser.error("needs triton: pip install 'sdn-triton[interpreter]'")
+        parser.error(f"needs triton: {how_to_install('interpreter')}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
     from .examination import Case, examine  # imports triton
@@ -208,6 +209,7 @@ def _rows_at(revision: str, selection: Sequence[str]) -> list[dict[str, Any]]:
         shutil.rmtree(tree / "bench")
         shutil.copytree(FOLDER, tree / "bench", ignore=shutil.ignore_patterns("results", "__pycache__"))
         for name in INSTRUMENT:
+            (tree / "sdn_triton" / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / "sdn_triton" / f"{name}.py", tree / "sdn_triton" / f"{name}.py")
         output = Path(folder) / "rows.json"
         command = [sys.executable, "-m", "sdn_triton.bench.machine_code", *selection, f"--json={output}"]

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from sdn_triton.aot.assembler import assembler_version
+from sdn_triton.aot.compile import TARGETS, Compiled, compile_launch
+from sdn_triton.aot.examples import DTYPES, example_launches
 from sdn_triton.launch.run import Launch
-from sdn_triton.tuning.assembler import assembler_version
-from sdn_triton.tuning.compile import TARGETS, Compiled, compile_launch
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work as LaunchWork
 from sdn_triton.tuning.defaults import default_config
-from sdn_triton.tuning.examples import DTYPES, example_launches
 
 from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError

@@ -175,7 +175,7 @@ def _follows(code: Code, products: Mapping[int, AsynchronousProduct], index: int
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the hazards of each file; 0 if there are none, 1 if there are, 2 if a file is not understood."""
     # Not above: machine_code takes this file along to revisions that have no such tools.
-    from sdn_triton.tuning.compile import ToolError, disassembly
+    from sdn_triton.aot.compile import ToolError, disassembly
 
     parser = argparse.ArgumentParser(
         prog="python -m sdn_triton.bench.machine_code.hazards", description=(__doc__ or "").partition("\n")[0]

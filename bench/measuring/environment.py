@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from sdn_triton.aot.assembler import assembler_version
 from sdn_triton.launch.run import target_of
-from sdn_triton.tuning.assembler import assembler_version
 from sdn_triton.tuning.files import write_json as write_json
 from sdn_triton.tuning.precision import convolutions_may_use_tf32, let_convolutions_use
 

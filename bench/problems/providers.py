@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sdn_triton import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, explain, semantic_difference_conv2d
 from sdn_triton.backend import BackendUnavailableError
 from sdn_triton.eager.composite import difference_conv2d
-from sdn_triton.options import DifferenceArguments, DifferenceOptions
+from sdn_triton.options import Backend, DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning import lookup
 
 from ..measuring.environment import cpp_compiler
@@ -141,7 +141,7 @@ def _no_compiler(device: torch.device, dtype: torch.dtype) -> str | None:
 class UnfusedBlock(nn.Module):
     """The library's two layers, composed by hand: what the block's own kernels are held against."""
 
-    def __init__(self, channels: int, guidance_channels: int | None = None, *, backend: str) -> None:
+    def __init__(self, channels: int, guidance_channels: int | None = None, *, backend: Backend) -> None:
         super().__init__()
         self.sdc = SemanticDifferenceConv2d(channels, channels, 3, padding=1, bias=False, backend=backend)
         self.fusion = FeatureFusion(channels, channels, backend=backend)
@@ -159,7 +159,7 @@ class UnfusedBlock(nn.Module):
 class UnfusedNeck(PlainNeck):
     """A neck of such blocks."""
 
-    def __init__(self, channels: Sequence[int], *, backend: str) -> None:
+    def __init__(self, channels: Sequence[int], *, backend: Backend) -> None:
         super().__init__(channels, reference_difference)
         guides = [*channels[1:], channels[-1]]
         self.stages = nn.ModuleList(
@@ -167,7 +167,7 @@ class UnfusedNeck(PlainNeck):
         )
 
 
-def _why_no_path(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def _why_no_path(backend: Backend, device: torch.device, dtype: torch.dtype) -> str | None:
     if backend == "triton" and device.type == "cpu":
         return "Triton kernels need a GPU (on a CPU they are only interpreted, to test them)"
     sample = torch.zeros(1, 32, 8, 8, device=device, dtype=dtype)
@@ -179,7 +179,7 @@ def _why_no_path(backend: str, device: torch.device, dtype: torch.dtype) -> str 
     return None
 
 
-def library(name: str, title: str, backend: str, **others: Any) -> Provider:
+def library(name: str, title: str, backend: Backend, **others: Any) -> Provider:
     """A path of sdn_triton: its function, its block and its neck."""
     difference = partial(semantic_difference_conv2d, padding=1, backend=backend)
     made = Provider(

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -36,8 +37,8 @@ from ..terminal import Report
 from .references import REFERENCES, Reference
 
 if TYPE_CHECKING:  # these import triton
+    from sdn_triton.aot.compile import Compiled
     from sdn_triton.launch.run import Launch
-    from sdn_triton.tuning.compile import Compiled
 
 RECORD = RESULTS / "proofs.json"
 ARCHITECTURES = ("sm_80", "sm_100")
@@ -141,8 +142,8 @@ def claims(architectures: Sequence[str], kernels: Sequence[str]) -> Iterator[Cla
 
 def examine(claim: Claim, seconds: float) -> Iterator[Verdict]:
     """Compile the launches that a kernel has, mostly one, and have each examined."""
-    from sdn_triton.tuning.compile import TARGETS, compile_launch
-    from sdn_triton.tuning.examples import example_launches
+    from sdn_triton.aot.compile import TARGETS, compile_launch
+    from sdn_triton.aot.examples import example_launches
 
     launches = example_launches(
         claim.kernel,
@@ -293,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for package in ("triton", "sentryward"):
         if find_spec(package) is None:
-            parser.error(f"needs {package}: pip install 'sdn-triton[interpreter,prove]'")
+            parser.error(f"needs {package}: {how_to_install('interpreter', 'prove')}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
 

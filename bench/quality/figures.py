@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sdn_triton.extras import how_to_install
+
 from ..reports.images import MissingExtraError
 from .network import BASE, SWEEPS, VARIANTS
 from .scenes import CLASSES
@@ -26,7 +28,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingExtraError("pictures need the package matplotlib: pip install 'sdn-triton[bench]'") from error
+        raise MissingExtraError(f"pictures need the package matplotlib: {how_to_install('bench')}") from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

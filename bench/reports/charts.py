@@ -21,6 +21,8 @@ from .verdict_charts import overview_chart, speedup_chart
 
 PANEL = (4.4, 3.1)
 """Inches of one panel."""
+ACROSS = 2
+"""Panels side by side: with more, words are too small to be read where a page is as wide as a README's."""
 FEW = 3
 """Up to so many networks and batches in a panel each gets a line; more are shown by their medians."""
 
@@ -179,31 +181,25 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
 
 
 def _panels(cases: Sequence[Case]) -> tuple[Figure, dict[tuple[str, str], Axes]]:
-    """A figure with a row of panels for each kind of workload and a column for each pass."""
-    kinds = [kind for kind in KINDS if any(case.kind == kind for case in cases)]
-    passes = [what for what in PASSES if any(case.what == what for case in cases)]
-    size = (PANEL[0] * max(len(passes), 1.4) + 0.4, PANEL[1] * len(kinds) + 0.7)
-    figure = Figure(size, layout="constrained")
-    grid = figure.subplots(len(kinds), len(passes), squeeze=False, sharex="row", sharey="row")
-    panels = {}
-    for i, kind in enumerate(kinds):
-        for j, what in enumerate(passes):
-            if any((case.kind, case.what) == (kind, what) for case in cases):
-                grid[i, j].set_title(f"{kind}, {what}")
-                panels[kind, what] = grid[i, j]
-            else:
-                grid[i, j].set_axis_off()
+    """A figure with a panel for each kind of workload and pass that there is; those of a kind have the same axes."""
+    found = [(kind, what) for kind in KINDS for what in PASSES if (kind, what) in {(c.kind, c.what) for c in cases}]
+    columns = min(ACROSS, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure((PANEL[0] * max(columns, 1.4) + 0.4, PANEL[1] * rows + 0.7), layout="constrained")
+    panels: dict[tuple[str, str], Axes] = {}
+    for place, (kind, what) in enumerate(found, start=1):
+        alike = next((axes for (other, _), axes in panels.items() if other == kind), None)
+        axes = panels[kind, what] = figure.add_subplot(rows, columns, place, sharex=alike, sharey=alike)
+        axes.set_title(f"{kind}, {what}")
     return figure, panels
 
 
 def _name_axes(panels: dict[tuple[str, str], Axes], x: str, y: str) -> None:
     """Name the first axes of each row and the last of each column."""
-    lowest = {what: kind for kind, what in panels}
-    leftmost = dict(reversed(panels))
-    for (kind, what), axes in panels.items():
-        if lowest[what] == kind:
+    for place, axes in enumerate(panels.values()):
+        if place + ACROSS >= len(panels):
             axes.set_xlabel(x)
-        if leftmost[kind] == what:
+        if place % ACROSS == 0:
             axes.set_ylabel(y)
 
 

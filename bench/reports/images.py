@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdn_triton.extras import how_to_install
+
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -22,7 +24,7 @@ def _transformers() -> Any:
         import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
-            "--image needs the packages transformers and pillow: pip install 'sdn-triton[networks]'"
+            f"--image needs the packages transformers and pillow: {how_to_install('networks')}"
         ) from error
     transformers.logging.set_verbosity_error()
     return transformers
@@ -63,7 +65,7 @@ def load_image(path: Path, height: int, width: int) -> Tensor:
     try:
         from PIL import Image, UnidentifiedImageError  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MissingExtraError("--image needs the package pillow: pip install 'sdn-triton[networks]'") from error
+        raise MissingExtraError(f"--image needs the package pillow: {how_to_install('networks')}") from error
     try:
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB").resize((width, height)), dtype=np.float32)

@@ -11,6 +11,7 @@ from .page_tables import (
     Cell,
     Sheet,
     absent_sheet,
+    answer,
     case_sheets,
     environment_sheet,
     headline,
@@ -44,7 +45,12 @@ def report(runs: Sequence[Run], pictures: Mapping[str, Sequence[str]] | None = N
     """Everything about the runs; ``pictures`` has Markdown to show for the path of a run."""
     parts = ["# Benchmarks of sdn_triton"]
     for run in runs:
-        parts += [f"## {run.device}: {run.path.name}", *(f"**{line}**" for line in headline(run)), measured(run)]
+        parts += [
+            f"## {run.device}: {run.path.name}",
+            *(f"**{line}**" for line in headline(run)),
+            *answer(run),
+            measured(run),
+        ]
         parts += [section(summary_sheet(run)), *(section(sheet) for sheet in standing_sheets(run))]
         parts += (pictures or {}).get(str(run.path), [])
         parts += [section(absent_sheet(run)), section(provider_sheet(run))]

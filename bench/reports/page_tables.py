@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from ..runs.saved_runs import Case, Result, Run
@@ -289,6 +291,25 @@ DOES_NOT_TELL = (
     "Intervals tell how far the median of this run is known. Another run on another day may differ by more, by clocks, "
     "temperature and memory layout; `sdn-triton bench compare` says what changed beyond the noise.",
 )
+
+
+def answer(run: Run) -> list[str]:
+    """The outcome in a line for each path of ours: how often it is faster, by how much, and than what."""
+    lines = []
+    for provider in run.of_role("ours"):
+        found = [s for case in run.cases if (s := standing(run, case, provider.name)) is not None]
+        if not found:
+            continue
+        count = Counter(s.verdict for s in found)
+        speedups = sorted(s.speedup for s in found)
+        rivals = Counter(s.baseline.provider for s in found).most_common()
+        fastest = ", ".join(f"{name} in {often}" for name, often in rivals)
+        lines.append(
+            f"{provider.name}: of {len(found)} cases faster than the fastest baseline in {count['faster']}, slower in "
+            f"{count['slower']}, undecided in {count['undecided']}; times as fast: {ratio(median(speedups))} in the "
+            f"middle, {ratio(speedups[0])} at worst, {ratio(speedups[-1])} at best. The fastest baseline was {fastest}."
+        )
+    return lines
 
 
 def measured(run: Run) -> str:

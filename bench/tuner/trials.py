@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdn_triton.aot.compile import compile_launch
 from sdn_triton.eager import block as eager_block
 from sdn_triton.eager import difference_conv as eager_difference
 from sdn_triton.eager import fusion as eager_fusion
@@ -28,7 +29,6 @@ from sdn_triton.options import (
     FusionNeeds,
 )
 from sdn_triton.tuning.buckets import Bucket, bucket_of
-from sdn_triton.tuning.compile import compile_launch
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration

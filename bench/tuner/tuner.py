@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sdn_triton.tuning.compile import ToolError
+from sdn_triton.aot.compile import ToolError
 from sdn_triton.tuning.configs import KernelConfig, Target, config_from_json, config_to_json
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.files import write_json

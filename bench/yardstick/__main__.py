@@ -23,11 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.launch import difference_conv
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.options import DifferenceArguments
 from sdn_triton.streams import guarded
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from sdn_triton.aot.examples import DTYPES
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.options import DifferenceArguments, DifferenceNeeds, DifferenceOptions
-from sdn_triton.tuning.examples import DTYPES
 
 from ..machine_code.kernel_work import COLUMNS, IMAGES, ROWS, TAPS
 from ..machine_code.prediction import SIMULATED

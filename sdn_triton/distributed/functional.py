@@ -11,7 +11,7 @@ from sdn_triton.checks import Padding, Size
 from sdn_triton.distributed.images import difference_conv
 from sdn_triton.distributed.placement import as_dtensor, as_image
 from sdn_triton.distributed.rows import summed_gradients
-from sdn_triton.options import Contrast
+from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
 
 
 def semantic_difference_conv2d(
@@ -24,11 +24,11 @@ def semantic_difference_conv2d(
     dilation: Size = 1,
     groups: int = 1,
     *,
-    padding_mode: str = "zeros",
-    diffusivity: str = "charbonnier",
+    padding_mode: PaddingMode = "zeros",
+    diffusivity: Diffusivity = "charbonnier",
     contrast: Contrast = 1.0,
-    similarity: str = "channel",
-    backend: str = "auto",
+    similarity: Similarity = "channel",
+    backend: Backend = "auto",
 ) -> DTensor:
     r"""Compute :func:`sdn_triton.semantic_difference_conv2d` of an image whose rows are spread over ranks.
 

@@ -20,7 +20,17 @@ from sdn_triton.checks import (
     shape,
 )
 from sdn_triton.functional import semantic_difference_conv2d
-from sdn_triton.options import BACKENDS, DIFFUSIVITIES, PADDING_MODES, SIMILARITIES, Contrast
+from sdn_triton.options import (
+    BACKENDS,
+    DIFFUSIVITIES,
+    PADDING_MODES,
+    SIMILARITIES,
+    Backend,
+    Contrast,
+    Diffusivity,
+    PaddingMode,
+    Similarity,
+)
 from sdn_triton.tracing import is_symbolic, symbolic_call
 
 
@@ -60,7 +70,8 @@ class SemanticDifferenceConv2d(nn.Conv2d):
 
     contrast: float | Tensor
     _initial_contrast: Any  # as numbers; None where it is not known
-    padding_mode: str  # type: ignore[assignment]  # one more than nn.Conv2d's
+    padding: tuple[int, ...]  # in numbers, whatever it was given as
+    padding_mode: PaddingMode  # type: ignore[assignment]  # one more than nn.Conv2d's
 
     def __init__(
         self,
@@ -72,13 +83,13 @@ class SemanticDifferenceConv2d(nn.Conv2d):
         dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         *,
-        diffusivity: str = "charbonnier",
+        diffusivity: Diffusivity = "charbonnier",
         contrast: Contrast = 1.0,
         learn_contrast: bool = False,
-        similarity: str = "channel",
-        backend: str = "auto",
+        similarity: Similarity = "channel",
+        backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -6,7 +6,7 @@ the other, which run wherever this file says so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,71 +23,68 @@ from sdn_triton.ops.autocast import autocast_dtype, cast
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.ops.resize import resized, size_of
-from sdn_triton.options import PADDED_BEFORE, BlockArguments, BlockOptions, DifferenceArguments
+from sdn_triton.options import PADDED_BEFORE, BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.remembered import difference_options
 from sdn_triton.tracing import is_transformed, is_untouched
 
-if TYPE_CHECKING:
-    from sdn_triton.modules.sdn import SDN
+
+class Parts(NamedTuple):
+    """Those of a block."""
+
+    sdc: SemanticDifferenceConv2d
+    fusion: FeatureFusion
 
 
-def forward(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
+def forward(parts: Parts, input: Tensor, guidance: Tensor) -> Tensor:
     """The block for guidance of any size: fused where that is possible."""
-    if not _is_for_triton(sdn, input):
-        return _by_parts(sdn, input, guidance)
-    obstacle = why_not(sdn, input, guidance)
+    if not _is_for_triton(parts, input):
+        return _by_parts(parts, input, guidance)
+    obstacle = why_not(parts, input, guidance)
     if obstacle is not None:
         if not torch.compiler.is_compiling() and is_recording():
             note(Decision(block.name, "by parts", obstacle))
-        return _by_parts(sdn, input, guidance)
+        return _by_parts(parts, input, guidance)
     dtype = autocast_dtype(input)
     if dtype is None:
-        return _fused(sdn, input, guidance, None)
+        return _fused(parts, input, guidance, None)
     with torch.autocast(input.device.type, enabled=False):
         input, guidance = cast(dtype, input, guidance)
-        return _fused(sdn, input, guidance, dtype)
+        return _fused(parts, input, guidance, dtype)
 
 
-def why_not(sdn: SDN, input: Tensor, guidance: Tensor) -> str | None:
+def why_not(parts: Parts, input: Tensor, guidance: Tensor) -> str | None:
     """What keeps a block from being fused; None if nothing does. Both paths of an operator can be fused."""
     if tracing.takes_plain_form() or is_transformed():
         return "its parts are what is transformed"
-    parts = (sdn.sdc, SemanticDifferenceConv2d), (sdn.fusion, FeatureFusion)
-    if not all(is_untouched(module, kind) for module, kind in parts):
+    if not (is_untouched(parts.sdc, SemanticDifferenceConv2d) and is_untouched(parts.fusion, FeatureFusion)):
         return "one of its parts was replaced, or has hooks"
-    if not all(map(tracing.is_ordinary, (input, guidance, sdn.sdc.weight, sdn.fusion.weight))):
+    if not all(map(tracing.is_ordinary, (input, guidance, parts.sdc.weight, parts.fusion.weight))):
         return "its tensors are no ordinary ones"
-    norm = sdn.fusion.norm
+    norm = parts.fusion.norm
     if not batch_norm.is_plain(norm):
         return f"its normalisation is no plain batch normalisation but {type(norm).__name__}, or has hooks"
     if (
-        sdn.fusion.activation != "relu"
+        parts.fusion.activation != "relu"
         or not input.dim() == guidance.dim() == 4
         or 0 in (*input.shape, *guidance.shape)
     ):
         return "only images in batches, not empty, and relu are fused"
-    if not _fit(sdn, input, guidance):
+    if not _fit(parts, input, guidance):
         return "its parts do not fit the features in dtype, device or shape"
     if not batch_norm.uses_running_statistics(norm):
         return None
-    if _is_recorded(sdn, input, guidance):
+    if _is_recorded(parts, input, guidance):
         return "gradients are recorded, and the normalisation is frozen: it is part of the fusion as it is"
-    return None if sdn.sdc.groups == 1 else "a response in groups is not fused"
+    return None if parts.sdc.groups == 1 else "a response in groups is not fused"
 
 
-def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """With autocast off; ``dtype`` is the one that it asked for.
-
-    Raises:
-        ValueError: training statistics would be those of one value a channel, as ``nn.BatchNorm2d`` raises.
-    """
-    sdc, fusion = sdn.sdc, sdn.fusion
-    norm: Any = fusion.norm
-    weight, bias, fusion_weight, fusion_bias = (
-        cast(dtype, sdc.weight, sdc.bias, fusion.weight, fusion.bias)
-        if dtype is not None
-        else (sdc.weight, sdc.bias, fusion.weight, fusion.bias)
-    )
+def _fused(parts: Parts, input: Tensor, guidance: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """With autocast off; ``dtype`` is the one that it asked for."""
+    sdc, fusion = parts
+    weights: Any = sdc.weight, sdc.bias, fusion.weight, fusion.bias
+    if dtype is not None:
+        weights = cast(dtype, *weights)
+    weight, bias, fusion_weight, fusion_bias = weights
     contrast = sdc.current_contrast()
     if sdc.padding_mode in PADDED_BEFORE:
         guidance = resized(guidance, size_of(input))
@@ -97,16 +94,28 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
         sdc.padding_mode, sdc.diffusivity, contrast, sdc.similarity, sdc.backend,
     )  # fmt: skip
     wide_input, wide_guidance, options = padded(input, guidance, sdc.padding_mode, options)
+    difference = DifferenceArguments(wide_input, wide_guidance, weight, bias, contrast)
+    norm: Any = fusion.norm
     if batch_norm.uses_running_statistics(norm):
         mean, variance, gamma, beta, eps = batch_norm.frozen_statistics(norm)
-        arguments = BlockArguments(
-            wide_input, wide_guidance, weight, bias, contrast, mean, variance, gamma, beta, fusion_weight, fusion_bias
-        )
+        arguments = BlockArguments(*difference, mean, variance, gamma, beta, fusion_weight, fusion_bias)
         z: Tensor = block(arguments, BlockOptions(options, eps), sdc.backend)
         return z
-    # A bias is what the normalisation takes away: left out, it costs the response no digits.
-    difference = DifferenceArguments(wide_input, wide_guidance, weight, None, contrast)
-    response, mean, variance = moments(difference, options, sdc.backend)
+    # Batch normalisation takes the convolution's bias away: without it the response keeps its digits.
+    response, scale, shift = _normalised(parts, difference._replace(bias=None), options)
+    return feature_fusion(input, response, fusion_weight, fusion_bias, scale=scale, shift=shift, backend=fusion.backend)
+
+
+def _normalised(
+    parts: Parts, difference: DifferenceArguments, options: DifferenceOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The response in training, and its normalisation by the statistics of the batch as scale and shift.
+
+    Raises:
+        ValueError: the statistics would be those of one value a channel, as ``nn.BatchNorm2d`` raises.
+    """
+    norm: Any = parts.fusion.norm
+    response, mean, variance = moments(difference, options, parts.sdc.backend)
     values = response.numel() // response.shape[1]
     count: Tensor | float = values
     group = batch_norm.group_of(norm)
@@ -114,14 +123,14 @@ def _fused(sdn: SDN, input: Tensor, guidance: Tensor, dtype: torch.dtype | None)
         mean, variance, count = merged(mean, variance, values, group)
     elif values == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {response.size()}")
-    scale, shift = batch_norm.batch_statistics(norm, mean, variance, count, sdc.bias).scale_and_shift()
-    return feature_fusion(input, response, fusion_weight, fusion_bias, scale=scale, shift=shift, backend=fusion.backend)
+    statistics = batch_norm.batch_statistics(norm, mean, variance, count, parts.sdc.bias)
+    return response, *statistics.scale_and_shift()
 
 
-def _by_parts(sdn: SDN, input: Tensor, guidance: Tensor) -> Tensor:
+def _by_parts(parts: Parts, input: Tensor, guidance: Tensor) -> Tensor:
     if not tracing.quietly(_are_as_large, guidance, input):
         guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
-    output: Tensor = sdn.fusion(input, sdn.sdc(input, guidance))
+    output: Tensor = parts.fusion(input, parts.sdc(input, guidance))
     return output
 
 
@@ -129,16 +138,16 @@ def _are_as_large(guidance: Tensor, input: Tensor) -> bool:
     return guidance.shape[-2:] == input.shape[-2:]
 
 
-def _is_for_triton(sdn: SDN, input: Tensor) -> bool:
+def _is_for_triton(parts: Parts, input: Tensor) -> bool:
     """Whether the parts ask for it with one voice; what was put in the place of one may have none."""
-    backends = {part.backend for part in (sdn.sdc, sdn.fusion) if hasattr(part, "backend")}
+    backends = {part.backend for part in parts if hasattr(part, "backend")}
     return len(backends) == 1 and prefers_triton(backends.pop(), input)
 
 
-def _fit(sdn: SDN, input: Tensor, guidance: Tensor) -> bool:
+def _fit(parts: Parts, input: Tensor, guidance: Tensor) -> bool:
     """Whether parameters and features go together as those of a block do; the parts themselves say what is wrong."""
-    sdc: Any = sdn.sdc  # PyTorch's stubs allow its padding to be a name
-    fusion = sdn.fusion
+    sdc: Any = parts.sdc  # PyTorch's stubs allow its padding to be a name
+    fusion = parts.fusion
     first, second = sdc.weight, fusion.weight
     responses, outputs = first.shape[0], second.shape[0]
     return (
@@ -152,11 +161,11 @@ def _fit(sdn: SDN, input: Tensor, guidance: Tensor) -> bool:
     )
 
 
-def _is_recorded(sdn: SDN, input: Tensor, guidance: Tensor) -> bool:
+def _is_recorded(parts: Parts, input: Tensor, guidance: Tensor) -> bool:
     """Whether anything that a call reads asks for its gradient: not all of it need be a parameter of a module."""
     if not torch.is_grad_enabled():
         return False
-    sdc, fusion = sdn.sdc, sdn.fusion
+    sdc, fusion = parts.sdc, parts.fusion
     contrast = sdc.log_contrast if sdc.learn_contrast else sdc.contrast
     norm: Any = fusion.norm
     read = (input, guidance, sdc.weight, sdc.bias, contrast, fusion.weight, fusion.bias, *_vectors(norm))

@@ -12,7 +12,7 @@ from sdn_triton.checks import check_name, integer
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import batch_norm
 from sdn_triton.normalisation import moments
-from sdn_triton.options import ACTIVATIONS, BACKENDS
+from sdn_triton.options import ACTIVATIONS, BACKENDS, Activation, Backend
 from sdn_triton.tracing import is_symbolic, symbolic_call
 
 
@@ -52,11 +52,11 @@ class FeatureFusion(nn.Module):
         out_channels: int | None = None,
         *,
         bias: bool = True,
-        activation: str = "relu",
+        activation: Activation = "relu",
         zero_init: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        backend: str = "auto",
+        backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

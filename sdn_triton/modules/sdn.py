@@ -14,7 +14,7 @@ from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
 from sdn_triton.modules.fusion import FeatureFusion
 from sdn_triton.modules.pyramid import check_stages, in_the_form_of, stages_of
 from sdn_triton.ops.resize import resized, size_of
-from sdn_triton.options import Contrast
+from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
 from sdn_triton.tracing import is_jit_traced, is_symbolic, symbolic_call
 
 Features: TypeAlias = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
@@ -65,15 +65,15 @@ class SDN(nn.Module):
         dilation: Size = 1,
         groups: int = 1,
         bias: bool = False,
-        padding_mode: str = "zeros",
-        diffusivity: str = "charbonnier",
+        padding_mode: PaddingMode = "zeros",
+        diffusivity: Diffusivity = "charbonnier",
         contrast: Contrast = 1.0,
         learn_contrast: bool = False,
-        similarity: str = "channel",
+        similarity: Similarity = "channel",
         zero_init: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        backend: str = "auto",
+        backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -147,7 +147,9 @@ class SDN(nn.Module):
             return symbolic_call(self, input, guidance)
         if not isinstance(input, Tensor):
             raise TypeError(f"input must be a Tensor [N, C, H, W], got {type(input).__name__}")
-        return fusing.forward(self, input, self._projected(input if guidance is None else guidance))
+        return fusing.forward(
+            fusing.Parts(self.sdc, self.fusion), input, self._projected(input if guidance is None else guidance)
+        )
 
     def load_unfold_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> None:
         """Load a checkpoint of the public rewrite that computes this block by unfolding.
@@ -211,15 +213,15 @@ class SDNNeck(nn.Module):
         dilation: Size = 1,
         groups: int = 1,
         bias: bool = False,
-        padding_mode: str = "zeros",
-        diffusivity: str = "charbonnier",
+        padding_mode: PaddingMode = "zeros",
+        diffusivity: Diffusivity = "charbonnier",
         contrast: Contrast | Sequence[Contrast] = 1.0,
         learn_contrast: bool = False,
-        similarity: str = "channel",
+        similarity: Similarity = "channel",
         zero_init: bool = False,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
-        backend: str = "auto",
+        backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -199,4 +199,4 @@ class PathOperator(ABC, Generic[A, Options]):
 @cache
 def path_module(path: str, name: str) -> ModuleType:
     """That of launch/ imports triton, so only when it is taken."""
-    return import_module(f"sdn_triton.{'launch' if path == 'triton' else 'eager'}.{name}")
+    return import_module(f"..{'launch' if path == 'triton' else 'eager'}.{name}", __package__)

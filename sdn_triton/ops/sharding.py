@@ -14,17 +14,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from sdn_triton.ops.operator import Operator
+
+class Operator(Protocol):
+    """What the rules of an operator follow from."""
+
+    name: ClassVar[str]
+    Needs: ClassVar[Any]
+    independent_dims: ClassVar[tuple[int, ...]]
+
+    def has_one_group(self, options: Any) -> bool: ...
+
+    def unflatten(self, *flat: Any) -> tuple[Any, Any]: ...
+
 
 _registered: set[str] = set()
 
 
-def register_rules_if_used(operators: Iterable[Operator[Any, Any]]) -> None:
+def register_rules_if_used(operators: Iterable[Operator]) -> None:
     """Tell DTensor the rules of ``operators``, once, if this process may have DTensors, which takes their module."""
     if "torch.distributed.tensor" in sys.modules:
         for operator in operators:
@@ -33,7 +43,7 @@ def register_rules_if_used(operators: Iterable[Operator[Any, Any]]) -> None:
                 _registered.add(operator.name)
 
 
-def _register_rules(operator: Operator[Any, Any]) -> None:
+def _register_rules(operator: Operator) -> None:
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor._op_schema import RuntimeSchemaInfo
     from torch.distributed.tensor.experimental import register_sharding
@@ -55,11 +65,11 @@ Rules = list[tuple[list[Any], list[Any]]]
 """The placements of the results and of the arguments, None for what is no tensor."""
 
 
-def _bound(rules: Callable[..., Rules], operator: Operator[Any, Any]) -> Callable[..., Rules]:
+def _bound(rules: Callable[..., Rules], operator: Operator) -> Callable[..., Rules]:
     return lambda *given: rules(operator, *given)
 
 
-def _forward_rules(operator: Operator[Any, Any], *given: Any) -> Rules:
+def _forward_rules(operator: Operator, *given: Any) -> Rules:
     from torch.distributed.tensor import Replicate, Shard
 
     _refuse_sharded_windows(operator, given)
@@ -74,7 +84,7 @@ def _forward_rules(operator: Operator[Any, Any], *given: Any) -> Rules:
     return [(results, _matched(arguments, given)) for results, arguments in rules]
 
 
-def _backward_rules(operator: Operator[Any, Any], grad: Any, *given: Any) -> Rules:
+def _backward_rules(operator: Operator, grad: Any, *given: Any) -> Rules:
     from torch.distributed.tensor import Partial, Replicate, Shard
 
     _refuse_sharded_windows(operator, given)
@@ -101,7 +111,7 @@ def _matched(placements: list[Any], given: tuple[Any, ...]) -> list[Any]:
     return [None if argument is None else placement for placement, argument in zip(padded, given)]
 
 
-def _refuse_sharded_windows(operator: Operator[Any, Any], given: tuple[Any, ...]) -> None:
+def _refuse_sharded_windows(operator: Operator, given: tuple[Any, ...]) -> None:
     for name, spec in zip(("input", "guidance"), given):
         for placement in spec.placements:
             if placement.is_shard() and placement.dim in (2, 3) and placement.dim not in operator.independent_dims:

@@ -1,4 +1,4 @@
-"""Kernel configurations: what they are, where they are looked up, and what a compiler makes of them."""
+"""Kernel configurations: what they are, and where they are looked up."""
 
 from sdn_triton.tuning.lookup import use_table
 from sdn_triton.tuning.shapes import record_shapes

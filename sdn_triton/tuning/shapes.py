@@ -29,6 +29,9 @@ from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 OPERATORS = ("difference", "fusion", "block")
 ARITHMETICS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SHORT_NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""What PyTorch's names are called in tables; both are understood."""
+DTYPES = ("float32", "tf32", "float16", "bfloat16")
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 BORDERS = ("zeros", "zero_flux")
 CONTRASTS = ("number", "scalar", "channel")
@@ -51,8 +54,8 @@ class LayerShape:
     ``op`` is "difference", "fusion" or "block", a block in evaluation; ``n, c, h, w`` is the input; ``o`` are the
     outputs (0: as many as channels), ``r`` the responses inside a block, ``cg`` the channels of the guidance, or of the
     response in a fusion (0: as many as the input's). Pairs are written 3x3. ``padding`` of -1x-1 keeps the size at
-    stride 1. ``dtype`` fp32 and tf32 are float32 with PyTorch's setting for convolutions off and on; ``contrast`` is a
-    number, a 0-d tensor, or one value a channel.
+    stride 1. ``dtype`` is fp32, tf32, fp16 or bf16, or PyTorch's name; fp32 and tf32 are float32 with PyTorch's setting
+    for convolutions off and on; ``contrast`` is a number, a 0-d tensor, or one value a channel.
 
     Example:
         >>> shape = LayerShape.parse("c=256,h=64,w=64,dtype=bf16")
@@ -82,6 +85,7 @@ class LayerShape:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", SHORT_NAMES.get(self.dtype, self.dtype))
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

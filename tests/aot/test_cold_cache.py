@@ -15,9 +15,9 @@ RACERS, SECONDS = 8, 300
 RACER = """
 import hashlib, sys, time
 from pathlib import Path
-from sdn_triton.tuning.compile import TARGETS, compile_launch
+from sdn_triton.aot.compile import TARGETS, compile_launch
 from sdn_triton.tuning.defaults import Work, default_config
-from sdn_triton.tuning.examples import example_launches
+from sdn_triton.aot.examples import example_launches
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 work = Work("bf16", 2, 64, 64, 64, 64, taps=9)

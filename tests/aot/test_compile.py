@@ -14,11 +14,12 @@ triton = pytest.importorskip("triton")
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
     pytest.skip("older compilers are not what the defaults are chosen for", allow_module_level=True)
 
+from sdn_triton.aot.compile import TARGETS, compile_launch
+from sdn_triton.aot.examples import DTYPES, example_launches
 from sdn_triton.launch import block, moments, resize
 from sdn_triton.launch.image_copy import copy_image, in_channels_last
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
-from sdn_triton.tuning.compile import TARGETS, compile_launch
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 from sdn_triton.tuning.defaults import (
     KERNELS,
@@ -29,7 +30,6 @@ from sdn_triton.tuning.defaults import (
     default_config,
     takes_pairs,
 )
-from sdn_triton.tuning.examples import DTYPES, example_launches
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 

@@ -14,6 +14,9 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from sdn_triton.aot.assembler import assembler_version
+from sdn_triton.aot.compile import TARGETS, ToolError, compile_launch, disassembly
+from sdn_triton.aot.examples import example_launches
 from sdn_triton.bench.machine_code.control_flow import UnreadableCodeError
 from sdn_triton.bench.machine_code.examination import Case, examine
 from sdn_triton.bench.machine_code.hazards import Hazard, find_hazards, main
@@ -22,10 +25,7 @@ from sdn_triton.bench.machine_code.sass import read_sass
 from sdn_triton.bench.tuner.static_ranking import Ranked
 from sdn_triton.bench.tuner.trials import Trial, precision_of, units_of
 from sdn_triton.options import DifferenceOptions
-from sdn_triton.tuning.assembler import assembler_version
-from sdn_triton.tuning.compile import TARGETS, ToolError, compile_launch, disassembly
 from sdn_triton.tuning.defaults import PRODUCT_KERNELS, Work, all_defaults, default_config
-from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.fallback import smaller
 from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
@@ -257,11 +257,11 @@ def test_the_tuner_looks_before_it_runs():
 def test_no_disassembler_is_said():
     tried, config = trial()
     with (
-        mock.patch("sdn_triton.tuning.compile.subprocess.run", side_effect=FileNotFoundError("nvdisasm")),
+        mock.patch("sdn_triton.aot.compile.subprocess.run", side_effect=FileNotFoundError("nvdisasm")),
         pytest.raises(ToolError, match="this triton comes without a nvdisasm"),
     ):
         tried.why_not_run(config, SM_90)
-    with mock.patch("sdn_triton.tuning.compile.disassembly", side_effect=ToolError("no nvdisasm")):
+    with mock.patch("sdn_triton.aot.compile.disassembly", side_effect=ToolError("no nvdisasm")):
         assert examine(Case("fusion_forward", "sm_90", "bf16", 256, 256))["error"] == "ToolError: no nvdisasm"
 
 

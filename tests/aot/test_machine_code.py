@@ -14,6 +14,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from sdn_triton.aot.compile import TARGETS, Compiled
 from sdn_triton.bench.machine_code.__main__ import main
 from sdn_triton.bench.machine_code.control_flow import ControlFlow
 from sdn_triton.bench.machine_code.examination import Case, examine, read_code
@@ -23,7 +24,6 @@ from sdn_triton.bench.machine_code.timeline.hopper import Hopper
 from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
 from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
-from sdn_triton.tuning.compile import TARGETS, Compiled
 from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS
 
 # What the hot loops issue for one difference element: bfloat16, channels last, C = O = 256 and 128, the default

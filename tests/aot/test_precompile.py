@@ -10,6 +10,7 @@ import torch
 triton = pytest.importorskip("triton")
 from triton import knobs
 
+from sdn_triton.aot.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.bench.gpu import archive, precompile, specialisations
 from sdn_triton.bench.gpu.archive import ArchiveError, keys_of, pack, unpack
 from sdn_triton.bench.gpu.examples import ExampleTask
@@ -18,7 +19,6 @@ from sdn_triton.bench.gpu.specialisations import Specialisation, collected
 from sdn_triton.bench.gpu.where import Place
 from sdn_triton.bench.problems.launches import EXAMPLES
 from sdn_triton.launch import plan
-from sdn_triton.tuning.compile import TARGETS, OfflineDriver, active_driver
 from sdn_triton.tuning.pretended import pretended
 from sdn_triton.tuning.shapes import LayerShape
 

@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 
 from support.listings import listing
 
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.bench.machine_code.__main__ import main
 from sdn_triton.bench.machine_code.amdgcn import read_amdgcn
 from sdn_triton.bench.machine_code.control_flow import ControlFlow, UnreadableCodeError
@@ -22,7 +23,6 @@ from sdn_triton.bench.machine_code.sass import bulk_copy_bytes, read_sass
 from sdn_triton.bench.machine_code.tables import COUNTS, PIXEL, against_table, clock_table, count_table, resource_table
 from sdn_triton.bench.machine_code.throughput import KINDS, MULTIPROCESSORS
 from sdn_triton.bench.tuner.trials import units_of
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import SHARED_BYTES, KernelConfig
 from sdn_triton.tuning.defaults import default_config
 from sdn_triton.tuning.shapes import LayerShape

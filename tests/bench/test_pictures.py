@@ -184,7 +184,7 @@ def test_missing_matplotlib_names_the_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None if name == "matplotlib" else found(name))
     with pytest.raises(SystemExit):
         command(plot, bench_example.write(tmp_path / "run.json"), "--out", tmp_path)
-    assert "pip install 'sdn-triton[bench]'" in capsys.readouterr().err
+    assert "pip install '.[bench]'" in capsys.readouterr().err
 
 
 def test_files_of_one_name_are_told_apart(tmp_path):

@@ -111,7 +111,7 @@ def test_a_race_is_said_with_its_place():
 def test_what_is_no_verdict_decides_nothing(monkeypatch):
     pytest.importorskip("triton")
     monkeypatch.setattr(proofs, "verify", lambda *_: {"result": "timeout", "diagnostics": [{"code": "time_budget"}]})
-    monkeypatch.setattr("sdn_triton.tuning.compile.compile_launch", lambda *_: None)
+    monkeypatch.setattr("sdn_triton.aot.compile.compile_launch", lambda *_: None)
     claim = next(claims(["sm_80"], ["difference_forward"]))
     assert [(v.verdict, v.result, v.reason) for v in proofs.examine(claim, 1.0)] == [
         ("not decided", "timeout", "time_budget")

@@ -152,7 +152,7 @@ def in_float64(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
 @pytest.mark.parametrize("name", EXPORTED)
 def test_onnx_runtime_agrees_at_any_batch_height_and_width(name):
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install sdn-triton[onnx]")
+        pytest.importorskip(package, reason=f"{package} is not installed: it comes with the extra onnx")
     import onnxruntime
 
     make, shapes = EXPORTED[name]
@@ -177,7 +177,7 @@ def test_onnx_runtime_agrees_at_any_batch_height_and_width(name):
 def test_onnx_needs_no_decomposed(exported):
     """The exporter gets the plain form by itself, of a program that was exported before, too."""
     for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install sdn-triton[onnx]")
+        pytest.importorskip(package, reason=f"{package} is not installed: it comes with the extra onnx")
     inputs, block = (torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)), SDN(4, 6).eval()
     source = torch.export.export(block, inputs) if exported else block
     with warnings.catch_warnings():

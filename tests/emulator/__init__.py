@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdn_triton.tuning.compile import TARGETS
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.tuning.pretended import pretended
 
 from .driver import EmulatedDriver, emulated_device

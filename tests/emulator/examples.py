@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from sdn_triton.aot.compile import TARGETS
+from sdn_triton.aot.examples import DTYPES
 from sdn_triton.bench.problems.launches import EXAMPLES, Arguments, Example, Results, errors_and_bounds
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import ARITHMETICS
-from sdn_triton.tuning.examples import DTYPES
 from sdn_triton.tuning.precision import convolutions_in
 
 from . import ARCHITECTURES, Emulation, Mode, emulated

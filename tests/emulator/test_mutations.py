@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from emulator import MODES, Emulation, KernelFaultError, Mode, emulated
+from sdn_triton.aot.examples import DTYPES
 from sdn_triton.bench.problems.launches import EXAMPLES
 from sdn_triton.ops.path import path_module
-from sdn_triton.tuning.examples import DTYPES
 
 pytestmark = pytest.mark.long
 

@@ -8,13 +8,13 @@ import pytest
 pytest.importorskip("triton")
 
 from emulator.driver import Loaded
+from sdn_triton.aot.assembler import assembler_version
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.bench.gpu.examples import ExampleTask
 from sdn_triton.bench.gpu.hazard_question import SHIPPED, UNGUARDED, HazardTask
 from sdn_triton.bench.gpu.smoke import Smoke, families, main
 from sdn_triton.bench.gpu.where import Place
 from sdn_triton.bench.problems.launches import EXAMPLES
-from sdn_triton.tuning.assembler import assembler_version
-from sdn_triton.tuning.compile import TARGETS
 
 PLACE = Place("sm_90")
 IN_SHORT = ("resize",)

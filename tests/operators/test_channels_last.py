@@ -16,6 +16,7 @@ pytest.importorskip("triton")
 from support.image_layouts import assert_lies_like, channels_last, check, exactly, expanded, from_the_second
 
 from sdn_triton import explain, semantic_difference_conv2d
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.bench.tuner.trials import units_of
 from sdn_triton.eager import block as eager_block
 from sdn_triton.launch import block, difference_conv
@@ -23,7 +24,6 @@ from sdn_triton.launch.image_copy import copy_image, in_channels_last
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceNeeds
 from sdn_triton.outputs import empty_output
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.defaults import PAIRED_KERNELS
 from sdn_triton.tuning.pretended import pretended
 from sdn_triton.tuning.shapes import LayerShape

@@ -196,7 +196,7 @@ def test_an_image_names_the_extra_it_needs(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "--image", str(path)])
     assert stopped.value.code == 2
-    assert "pip install 'sdn-triton[networks]'" in capsys.readouterr().err
+    assert "pip install '.[networks]'" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_image_is_said(tmp_path, capsys):
@@ -252,7 +252,7 @@ def test_doctor_names_what_brings_the_missing(capsys, monkeypatch):
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     for extra in doctor.EXTRAS:
-        assert f"pip install 'sdn-triton[{extra}]'" in shown
+        assert f"pip install '.[{extra}]'" in shown
     assert "triton (not installed)" in shown
     assert "C++ compiler" in shown
 

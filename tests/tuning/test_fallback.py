@@ -13,6 +13,7 @@ from triton.runtime.errors import OutOfResources
 import sdn_triton.backend as backend
 import sdn_triton.ops.path as path_module
 from sdn_triton import BackendUnavailableError, explain, semantic_difference_conv2d
+from sdn_triton.aot.examples import example_launches
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.launch import difference_conv as launch
@@ -22,7 +23,6 @@ from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, config_to_json
 from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
-from sdn_triton.tuning.examples import example_launches
 from sdn_triton.tuning.fallback import failure_of_configuration, smaller
 
 needs_interpreter = pytest.mark.skipif(not is_interpreted(), reason="needs TRITON_INTERPRET=1")

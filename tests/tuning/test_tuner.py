@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from sdn_triton import explain, feature_fusion, semantic_difference_conv2d
+from sdn_triton.aot.compile import ToolError
 from sdn_triton.backend import is_interpreted
 from sdn_triton.bench.commands import tune
 from sdn_triton.bench.measuring.rounds import Timing
@@ -19,7 +20,6 @@ from sdn_triton.bench.tuner.tuner import Tuner, exported, label, merged
 from sdn_triton.cli import main
 from sdn_triton.launch.run import Launch
 from sdn_triton.tuning import lookup, record_shapes, use_table
-from sdn_triton.tuning.compile import ToolError
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target, config_to_json
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.shapes import LayerShape, read_shapes

@@ -1,0 +1,1 @@
+"""Ahead of time: what a launch becomes on a device that is not there."""
