@@ -14,8 +14,8 @@ from torch import Tensor
 from sdn_triton.kernels.difference_data_gradient import difference_data_gradient_kernel
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.launch import paired_depthwise, similarity
-from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.products import Places, Strip, products_of_strips
 from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides
 from sdn_triton.options import Contrast, DifferenceNeeds

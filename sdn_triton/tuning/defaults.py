@@ -250,7 +250,7 @@ def edges_pay(channels: int) -> bool:
 
     They are half as many, and the gathering pass has half as much to read. But a tile has the channels of one tap only,
     and narrow tiles read factors too often, and find too many places for too few sums: with 64 channels on sm_90 4.1
-    times a convolution's pass instead of 2.7 (``python -m bench.machine_code``).
+    times a convolution's pass instead of 2.7 (``python -m sdn_triton.bench.machine_code``).
 
     Example:
         >>> edges_pay(256), edges_pay(320), edges_pay(64)

@@ -1,6 +1,6 @@
 """Where a model has torch.compile of the plain formula ahead of the kernels, in a training step of a 3x3 layer.
 
-The model is that of docs/benchmarks.md (``python -m bench.yardstick``), and the other way is taken at its best: all
+The model is that of docs/benchmarks.md (``python -m sdn_triton.bench.yardstick``), and the other way is taken at its best: all
 differences written once, in eight times the input's memory, and read by a library's product. Nothing was measured.
 """
 

@@ -10,6 +10,7 @@ from support.places import RESULTS
 pytest.importorskip("triton")
 
 from sdn_triton import explain, semantic_difference_conv2d
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.bench.documents import yardstick_tables
 from sdn_triton.bench.yardstick import __main__ as yardstick
 from sdn_triton.bench.yardstick import other_ways, reasons
@@ -26,7 +27,6 @@ from sdn_triton.bench.yardstick.other_ways import (
     taken_down,
     unfolding,
 )
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 

@@ -15,10 +15,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
 
 from sdn_triton import SDN, SDNNeck, explain
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
-from sdn_triton.tuning.compile import TARGETS
 from sdn_triton.tuning.configs import INTERPRETER, Target
 from sdn_triton.tuning.defaults import Work, default_config
 from sdn_triton.tuning.precision import convolutions_in
