@@ -86,18 +86,23 @@ def load_edge(
     stride_hh,
     stride_hw,
     all_inside,  # every near and far end is inside the image and an output centre, and has all channels
+    NEAR: tl.constexpr,
+    FAR: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     INT64: tl.constexpr,
 ):
-    """Both images at the far ends of edges, and what the tap passes back: ``h[x,tap]`` and ``h[q,opposite]``.
+    """Both images at the far ends of edges, and what taps pass back: ``h[x,tap] - h[q,opposite]`` in two parts.
 
-    Where a pixel is no output centre, or the edge has no flux, h is 0.
+    Where a pixel is no output centre, or the edge has no flux, h is 0. Without NEAR or without FAR that part is not
+    read, and the other one stands in its place.
     """
     if all_inside:
         u_q = tl.load(u_far + u_offsets)
         v_q = tl.load(v_far + v_offsets)
-        h_x = tl.load(h_tap + h_offsets)
-        h_q = tl.load(h_opposite + pixel_offsets(dy, dx, stride_hh, stride_hw, INT64) + h_offsets)
+        if NEAR:
+            h_x = tl.load(h_tap + h_offsets)
+        if FAR:
+            h_q = tl.load(h_opposite + pixel_offsets(dy, dx, stride_hh, stride_hw, INT64) + h_offsets)
     else:
         q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
         q_mask = q_inside[:, None] & c_mask[None, :]
@@ -108,9 +113,15 @@ def load_edge(
         if ZERO_FLUX:
             x_is_centre = x_is_centre & q_inside
             q_is_centre = q_is_centre & q_inside
-        q_offsets = pixel_offsets(i - first_output_row, j, stride_hh, stride_hw, INT64)[:, None] + h_channels
-        h_x = tl.load(h_tap + h_offsets, mask=x_is_centre[:, None] & c_mask[None, :], other=0)
-        h_q = tl.load(h_opposite + q_offsets, mask=q_is_centre[:, None] & c_mask[None, :], other=0)
+        if NEAR:
+            h_x = tl.load(h_tap + h_offsets, mask=x_is_centre[:, None] & c_mask[None, :], other=0)
+        if FAR:
+            q_offsets = pixel_offsets(i - first_output_row, j, stride_hh, stride_hw, INT64)[:, None] + h_channels
+            h_q = tl.load(h_opposite + q_offsets, mask=q_is_centre[:, None] & c_mask[None, :], other=0)
+    if not NEAR:
+        h_x = h_q
+    if not FAR:
+        h_q = h_x
     return u_q, v_q, h_x, h_q
 
 

@@ -48,7 +48,7 @@ def difference_data_gradient_kernel(
     du_ptr,
     dv_ptr,  # with VECTOR: the edge coefficients [groups * c_blocks, N, TAPS - 1, H, W] in float32
     contrast_sums_ptr,  # [tiles, groups * C] in float32
-    h_ptr,  # [groups, images, rows of output, WO, TAPS - 1, C]; not in a depthwise convolution
+    h_ptr,  # [groups, images, rows of output, WO, TAPS - 1, C], with EDGES [.., TAPS // 2, C]; not depthwise
     gradient_ptr,  # of a depthwise convolution only, as its weight
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
@@ -107,6 +107,7 @@ def difference_data_gradient_kernel(
     VECTOR: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     INT64: tl.constexpr,
+    EDGES: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -120,6 +121,7 @@ def difference_data_gradient_kernel(
         dL/du[x] = - sum_delta s T      dL/dv[x] = - sum_delta g'(d) e T
         dL/dk    = - 1/k sum_{x, delta} w d g'(d) e T
 
+    With EDGES h is T itself, of the taps of the first half of the kernel; an opposite has it from its other end.
     ``w`` is 1/2 where both ends lie inside the image, since such an edge is met from both, else 1.
     A depthwise convolution is one group in which ``h`` sums over the outputs of each channel alone, made here.
     With ``VECTOR``, ``dL/du`` as above and the edge coefficient ``(k^2 g'(r) / r) sum_c e_c T_c``, a sum over one block
@@ -177,91 +179,100 @@ def difference_data_gradient_kernel(
     du = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     dv = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     contrast_sum = tl.zeros((1, BLOCK_C), tl.float32)
-    for tap in range(TAPS - 1):
-        position = skip_centre(tap, KERNEL_H, KERNEL_W)
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        u_far = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
-        if VECTOR:
-            v_far, v_places = u_far, u_offsets  # of no use
-        else:
-            v_far, v_places = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
-        if MULTIPLIER > 0:
-            q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
-            q_mask = q_inside[:, None] & c_mask[None, :]
-            u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0.0)
-            v_q = tl.load(v_far + v_places, mask=q_mask, other=0.0)
-            q_i, q_j, q_is_centre = output_of_centre(
-                x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
-            )
-            q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
-            t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
-            t = add_depthwise_products(
-                t,
-                gradient_ptr,
-                q_outputs,
-                q_is_centre,
-                weight_ptr + (TAPS - 1 - position),
-                channels,
-                c_mask,
-                stride_gc,
-                stride_ko=TAPS,
-                MULTIPLIER=MULTIPLIER,
-                INT64=INT64,
-            )
-            t = add_depthwise_products(
-                -t,
-                gradient_ptr,
-                x_outputs,
-                x_is_centre,
-                weight_ptr + position,
-                channels,
-                c_mask,
-                stride_gc,
-                stride_ko=TAPS,
-                MULTIPLIER=MULTIPLIER,
-                INT64=INT64,
-            )
-            if ZERO_FLUX:
-                t = tl.where(q_inside[:, None], t, 0.0)
-        else:
-            opposite = TAPS - 2 - tl.cast(tap, tl.int32)
-            u_q, v_q, h_x, h_q = load_edge(
-                u_far, v_far, h_ptr + channel_offsets(tl.cast(tap, tl.int32), C * stride_hc, INT64),
-                h_ptr + channel_offsets(opposite, C * stride_hc, INT64), u_offsets, v_places, x_outputs, h_channels,
-                x_rows, x_columns, x_inside, x_is_centre, c_mask, dy, dx, H, W, HO, WO, origin_h, origin_w,
-                step_h, step_w, first_output_row, stride_hh, stride_hw,
-                ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, INT64,
-            )  # fmt: skip
-            t = h_x.to(tl.float32) - h_q.to(tl.float32)
+    SLOTS: tl.constexpr = TAPS // 2 if EDGES else TAPS - 1
+    ENDS: tl.constexpr = 2 if EDGES else 1
+    for slot in range(SLOTS):
+        for end in tl.static_range(ENDS):
+            tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
+            position = skip_centre(tap, KERNEL_H, KERNEL_W)
+            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            u_far = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+            if VECTOR:
+                v_far, v_places = u_far, u_offsets  # of no use
+            else:
+                v_far, v_places = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
+            if MULTIPLIER > 0:
+                q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
+                q_mask = q_inside[:, None] & c_mask[None, :]
+                u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0.0)
+                v_q = tl.load(v_far + v_places, mask=q_mask, other=0.0)
+                q_i, q_j, q_is_centre = output_of_centre(
+                    x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+                )
+                q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
+                t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
+                t = add_depthwise_products(
+                    t,
+                    gradient_ptr,
+                    q_outputs,
+                    q_is_centre,
+                    weight_ptr + (TAPS - 1 - position),
+                    channels,
+                    c_mask,
+                    stride_gc,
+                    stride_ko=TAPS,
+                    MULTIPLIER=MULTIPLIER,
+                    INT64=INT64,
+                )
+                t = add_depthwise_products(
+                    -t,
+                    gradient_ptr,
+                    x_outputs,
+                    x_is_centre,
+                    weight_ptr + position,
+                    channels,
+                    c_mask,
+                    stride_gc,
+                    stride_ko=TAPS,
+                    MULTIPLIER=MULTIPLIER,
+                    INT64=INT64,
+                )
+                if ZERO_FLUX:
+                    t = tl.where(q_inside[:, None], t, 0.0)
+            else:
+                opposite = TAPS - 2 - tap
+                u_q, v_q, h_x, h_q = load_edge(
+                    u_far, v_far, h_ptr + channel_offsets(tap, C * stride_hc, INT64),
+                    h_ptr + channel_offsets(opposite, C * stride_hc, INT64), u_offsets, v_places, x_outputs, h_channels,
+                    x_rows, x_columns, x_inside, x_is_centre, c_mask, dy, dx, H, W, HO, WO, origin_h, origin_w,
+                    step_h, step_w, first_output_row, stride_hh, stride_hw,
+                    ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+                    not EDGES or end == 0, not EDGES or end == 1, ZERO_FLUX, INT64,
+                )  # fmt: skip
+                t = h_x.to(tl.float32)
+                if EDGES and end == 1:
+                    t = -t
+                if not EDGES:
+                    t -= h_q.to(tl.float32)
 
-        e = u_q.to(tl.float32) - u_x.to(tl.float32)
-        if VECTOR:
-            q_i, q_j, q_is_centre = output_of_centre(
-                x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
-            )
-            # The similarity is symmetric: where x is no centre, the map of the centre x + delta has it.
-            x_map = v_ptr + channel_offsets(tl.cast(tap, tl.int32), stride_vc, INT64)
-            q_map = v_ptr + channel_offsets(TAPS - 2 - tl.cast(tap, tl.int32), stride_vc, INT64)
-            x_pixels = pixel_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
-            q_pixels = pixel_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
-            s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [PIXELS]
-            s += tl.load(q_map + q_pixels, mask=q_is_centre & x_inside & (x_is_centre == 0), other=0.0)
-            du -= s[:, None] * t
-            if NEEDS_V:
-                coefficient = tl.sum(e * t, axis=1) * diffusivity_slope(s, DIFFUSIVITY)
-                dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
-                dv_image = dv_ptr + ((group * c_blocks + c_block) * N + n) * stride_dvn
-                dv_tap = dv_image + channel_offsets(tl.cast(tap, tl.int32), stride_dvc, INT64)
-                tl.store(dv_tap + dv_pixels, coefficient, mask=x_inside)
-        else:
-            d = relative_difference(v_x, v_q, inverse)
-            u_flux, v_flux = edge_fluxes(e, d, t, DIFFUSIVITY)
-            du -= u_flux
-            dv -= v_flux
-            if NEEDS_CONTRAST:
-                q_inside = inside(x_rows + dy, x_columns + dx, H, W)
-                once = tl.where(q_inside, 0.5, 1.0)[:, None]
-                contrast_sum -= tl.sum(tl.where(x_mask, v_flux * d * once, 0.0), axis=0, keep_dims=True)
+            e = u_q.to(tl.float32) - u_x.to(tl.float32)
+            if VECTOR:
+                q_i, q_j, q_is_centre = output_of_centre(
+                    x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
+                )
+                # The similarity is symmetric: where x is no centre, the map of the centre x + delta has it.
+                x_map = v_ptr + channel_offsets(tap, stride_vc, INT64)
+                q_map = v_ptr + channel_offsets(TAPS - 2 - tap, stride_vc, INT64)
+                x_pixels = pixel_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
+                q_pixels = pixel_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
+                s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [PIXELS]
+                s += tl.load(q_map + q_pixels, mask=q_is_centre & x_inside & (x_is_centre == 0), other=0.0)
+                du -= s[:, None] * t
+                if NEEDS_V:
+                    coefficient = tl.sum(e * t, axis=1) * diffusivity_slope(s, DIFFUSIVITY)
+                    dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
+                    dv_image = dv_ptr + ((group * c_blocks + c_block) * N + n) * stride_dvn
+                    dv_tap = dv_image + channel_offsets(tap, stride_dvc, INT64)
+                    tl.store(dv_tap + dv_pixels, coefficient, mask=x_inside)
+            else:
+                d = relative_difference(v_x, v_q, inverse)
+                u_flux, v_flux = edge_fluxes(e, d, t, DIFFUSIVITY)
+                du -= u_flux
+                dv -= v_flux
+                if NEEDS_CONTRAST:
+                    q_inside = inside(x_rows + dy, x_columns + dx, H, W)
+                    once = tl.where(q_inside, 0.5, 1.0)[:, None]
+                    contrast_sum -= tl.sum(tl.where(x_mask, v_flux * d * once, 0.0), axis=0, keep_dims=True)
 
     if NEEDS_U:
         du_ptr += n * stride_dun + group * C * stride_duc

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, wide
+from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, unpacked, wide
 from sdn_triton.kernels.pixels import (
     output_of_centre,
     pixel_offsets,
@@ -19,16 +19,49 @@ from sdn_triton.kernels.pixels import (
 )
 
 
+@triton.jit
+def store_channels(
+    ptr,
+    lower,  # [PIXELS, WORDS] in float32
+    upper,
+    n,
+    rows,  # [PIXELS]
+    columns,
+    x_inside,
+    first_word,
+    channels_there,
+    stride_n,
+    stride_c,
+    stride_h,
+    stride_w,
+    IN_WORDS: tl.constexpr,
+    dtype: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Write channels to an image in words, or in any strides, which then may have fewer channels."""
+    words = packed(lower, upper, dtype, PTX)
+    offsets = pixel_offsets(rows, columns, stride_h, stride_w, False)[:, None]
+    if IN_WORDS:
+        place = first_word + tl.arange(0, WORDS)
+        image = ptr.to(tl.pointer_type(tl.int32)) + n * stride_n
+        tl.store(image + offsets + place[None, :], words, mask=x_inside[:, None])
+    else:
+        channels = 2 * first_word + tl.arange(0, 2 * WORDS)
+        mask = x_inside[:, None] & (channels < channels_there)[None, :]
+        tl.store(ptr + n * stride_n + offsets + (channels * stride_c)[None, :], unpacked(words, dtype), mask=mask)
+
+
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
 def paired_data_gradient_kernel(
     du_ptr,
     dv_ptr,
-    h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous
+    h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous; with EDGES [.., TAPS // 2, C]
     u_ptr,
     v_ptr,
     contrast_ptr,
     inverse_contrast,
     C,  # a multiple of 32
+    gradient_channels,  # those of the gradients, which may lack the last ones
     H,
     W,
     HO,
@@ -46,9 +79,14 @@ def paired_data_gradient_kernel(
     stride_un,  # of u and of v, in words; the words of a pixel lie together
     stride_uh,
     stride_uw,
-    stride_dun,  # of their gradients
+    stride_dun,  # of their gradients, in words if these are written in words
+    stride_duc,
     stride_duh,
     stride_duw,
+    stride_dvn,
+    stride_dvc,
+    stride_dvh,
+    stride_dvw,
     stride_contrast,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
@@ -59,6 +97,8 @@ def paired_data_gradient_kernel(
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     PTX: tl.constexpr,
+    EDGES: tl.constexpr,
+    WRITE_WORDS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
@@ -67,6 +107,8 @@ def paired_data_gradient_kernel(
     With ``T = h[x,tap] - h[x + delta,opposite]``, where a pixel that is no output centre has h = 0:
 
         dL/du[x] = - sum_delta s T      dL/dv[x] = - sum_delta g'(d) e T
+
+    With EDGES h is T itself, of the taps of the first half of the kernel; an opposite has it from its other end.
 
     One program: a tile of BLOCK_H x BLOCK_W input pixels by 32 channels. Grid: (images * tiles * C / 32,).
     """
@@ -93,7 +135,8 @@ def paired_data_gradient_kernel(
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
     h_words = h_ptr.to(tl.pointer_type(tl.int32)) + n * stride_hn
     offsets = pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, False)[:, None] + words[None, :]
-    stride_hw = (TAPS - 1) * (C // 2)
+    SLOTS: tl.constexpr = TAPS // 2 if EDGES else TAPS - 1
+    stride_hw = SLOTS * (C // 2)
     stride_hh = WO * stride_hw
     x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
     u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
@@ -108,38 +151,49 @@ def paired_data_gradient_kernel(
 
     zero = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
     du_lower, du_upper, dv_lower, dv_upper = zero, zero, zero, zero
-    for tap in range(TAPS - 1):
-        position = skip_centre(tap, KERNEL_H, KERNEL_W)
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        own = tl.cast(tap, tl.int32) * (C // 2)
-        moved = dy * stride_uh + dx * stride_uw
-        u_q, v_q, h_x, h_q = load_edge(
-            u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
-            offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
-            dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
-            ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0, ZERO_FLUX, False,
-        )  # fmt: skip
-        x_lower, x_upper = wide(h_x, dtype, PTX)
-        q_lower, q_upper = wide(h_q, dtype, PTX)
-        t_lower = x_lower - q_lower
-        t_upper = x_upper - q_upper
-        e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
-        d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
-        if not UNIT_CONTRAST:
-            d_lower *= inverse_lower
-            d_upper *= inverse_upper
-        u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
-        u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
-        du_lower -= u_lower
-        du_upper -= u_upper
-        dv_lower -= v_lower
-        dv_upper -= v_upper
+    ENDS: tl.constexpr = 2 if EDGES else 1
+    for slot in range(SLOTS):
+        for end in tl.static_range(ENDS):
+            tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
+            position = skip_centre(tap, KERNEL_H, KERNEL_W)
+            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            own = tap * (C // 2)
+            moved = dy * stride_uh + dx * stride_uw
+            u_q, v_q, h_x, h_q = load_edge(
+                u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
+                offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
+                dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
+                ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+                not EDGES or end == 0, not EDGES or end == 1, ZERO_FLUX, False,
+            )  # fmt: skip
+            t_lower, t_upper = wide(h_x, dtype, PTX)
+            if EDGES and end == 1:
+                t_lower = -t_lower
+                t_upper = -t_upper
+            if not EDGES:
+                q_lower, q_upper = wide(h_q, dtype, PTX)
+                t_lower -= q_lower
+                t_upper -= q_upper
+            e_lower, e_upper = float32_differences(u_x, u_q, dtype, PTX)
+            d_lower, d_upper = float32_differences(v_x, v_q, dtype, PTX)
+            if not UNIT_CONTRAST:
+                d_lower *= inverse_lower
+                d_upper *= inverse_upper
+            u_lower, v_lower = edge_fluxes(e_lower, d_lower, t_lower, DIFFUSIVITY)
+            u_upper, v_upper = edge_fluxes(e_upper, d_upper, t_upper, DIFFUSIVITY)
+            du_lower -= u_lower
+            du_upper -= u_upper
+            dv_lower -= v_lower
+            dv_upper -= v_upper
 
-    out_offsets = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, False)[:, None] + words[None, :]
     if NEEDS_U:
-        du_words = du_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun
-        tl.store(du_words + out_offsets, packed(du_lower, du_upper, dtype, PTX), mask=x_mask)
+        store_channels(
+            du_ptr, du_lower, du_upper, n, x_rows, x_columns, x_inside, c_block * WORDS, gradient_channels,
+            stride_dun, stride_duc, stride_duh, stride_duw, WRITE_WORDS, dtype, PTX,
+        )  # fmt: skip
     if NEEDS_V:
-        dv_words = dv_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun
-        dv = packed(dv_lower * inverse_lower, dv_upper * inverse_upper, dtype, PTX)
-        tl.store(dv_words + out_offsets, dv, mask=x_mask)
+        store_channels(
+            dv_ptr, dv_lower * inverse_lower, dv_upper * inverse_upper, n, x_rows, x_columns, x_inside,
+            c_block * WORDS, gradient_channels,
+            stride_dvn, stride_dvc, stride_dvh, stride_dvw, WRITE_WORDS, dtype, PTX,
+        )  # fmt: skip

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.paired_response import paired_response_of_tile
-from sdn_triton.kernels.pairs import channels_in_word
+from sdn_triton.kernels.pairs import WORD_BITS
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
 
 
@@ -63,7 +63,8 @@ def paired_forward_kernel(
     group = tl.program_id(1).to(tl.int64)
     n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
 
-    image = n * stride_un + group * (C // channels_in_word(dtype))
+    IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
+    image = n * stride_un + group * (C // IN_WORD)
     if LOAD_CONTRAST:
         contrast_ptr += group * C * stride_contrast
     accumulator = paired_response_of_tile(

@@ -11,8 +11,8 @@ import triton.language as tl
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import (
     APART,
+    WORD_BITS,
     WORDS,
-    channels_in_word,
     first_pixels,
     in_fragment_order,
     side_by_side,
@@ -113,7 +113,7 @@ def contrast_of_words(
     contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST: tl.constexpr, dtype: tl.constexpr
 ):
     """1 / k of lower and of upper channels, as :func:`load_inverse_contrast`, for words [PIXELS // 2, WORDS, 2]."""
-    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     channels = IN_WORD * (word + tl.arange(0, WORDS))
     lower = load_inverse_contrast(
         contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
@@ -177,7 +177,7 @@ def rotated_response(
     the first-level cache where a tap finds what others have read.
     """
     PIXELS: tl.constexpr = 2 * tile[0].shape[0]
-    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     CHANNELS: tl.constexpr = IN_WORD * WORDS
     PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     WEIGHT_TILE: tl.constexpr = BLOCK_O * 2 * CHANNELS
@@ -253,7 +253,7 @@ def plain_response(
 ):
     """The response by a loop that makes the differences of a tap and its opposite, then forms their product."""
     PIXELS: tl.constexpr = 2 * tile[0].shape[0]
-    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     CHANNELS: tl.constexpr = IN_WORD * WORDS
     PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     WEIGHT_TILE: tl.constexpr = BLOCK_O * 2 * CHANNELS

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.difference import load_inverse_contrast
-from sdn_triton.kernels.pairs import WORDS, channels_in_word, precise_weighted_differences, side_by_side, unpacked
+from sdn_triton.kernels.pairs import WORD_BITS, WORDS, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
     channel_offsets,
     inside,
@@ -239,7 +239,7 @@ def paired_weight_gradient_kernel(
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
     dtype: tl.constexpr = u_ptr.dtype.element_ty
-    IN_WORD: tl.constexpr = channels_in_word(dtype)
+    IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     CHANNELS: tl.constexpr = IN_WORD * WORDS
     PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
     o_blocks = tl.cdiv(O, BLOCK_O)

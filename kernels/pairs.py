@@ -20,15 +20,10 @@ from sdn_triton.kernels.factors import as_factor
 
 WORDS = tl.constexpr(16)
 """Words in a block of channels: 16 bytes for each of the four threads that share a pixel."""
+WORD_BITS = tl.constexpr(32)
+"""Two channels of a half type, or one of float32. A function of the dtype would be no constant in triton 3.6."""
 APART = tl.constexpr(8)
 """How far apart the two pixels are that a thread holds of every 16."""
-
-
-@triton.jit
-def channels_in_word(dtype: tl.constexpr):
-    """Two of a half type, or one of float32."""
-    IN_WORD: tl.constexpr = 32 // dtype.primitive_bitwidth
-    return IN_WORD
 
 
 @triton.jit

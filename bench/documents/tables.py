@@ -144,7 +144,7 @@ def machine_code(results: Path, link: str) -> str:
         return f"{row['ratio']:.2f}x ({least:.2f}x to {most:.2f}x)"
 
     forward, weight = of("difference_forward", 256), of("difference_weight_gradient", 256)
-    products, gather = of("tap_products", 256), of("difference_data_gradient", 256)
+    products, gather = of("edge_products", 256), of("difference_data_gradient", 256)
     block, apart = of("block_forward", 128), [of(name, 128) for name in ("difference_forward", "fusion_forward")]
     least = "least_bytes_per_pixel"
     return prose(

@@ -11,53 +11,13 @@ from typing import Any
 
 from ..reports.markdown import table
 from ..reports.page_tables import Cell, Sheet, figure
+from ..yardstick.aims import PASSES, TRAINING, WAYS, ahead, aims_of, layer_of, missed, our_ratios
+from ..yardstick.reasons import reasons
 from .tables import load, prose
 
 FILE = "machine-code/yardstick.json"
-PASSES = ("forward", "weight_gradient", "data_gradient")
-TRAINING = "training"
 NAMES = {"forward": "forward", "weight_gradient": "weight", "data_gradient": "data", TRAINING: "training"}
-WAYS = {"compiled": "torch.compile", "unfolding": "unfolding", "eager": "the eager path"}
-"""The other ways to the same result; the convolution computes something else."""
 METHODS = {("simulated",): "simulated", ("bound",): "at least", ("bound", "simulated"): "partly simulated"}
-HALF_FORWARD = {"sm_80": 1.6, "sm_89": 1.6, "sm_90": 1.8}
-HALF_TRAINING = 2.0
-OF_128_CHANNELS = 1.25
-TF32 = {"forward": 2.0, TRAINING: 2.5}
-NARROW_TRAINING = 3.0
-"""The aims: in half types for 256 channels, of 128 channels a quarter more, in TF32 for both, and for 64 channels."""
-
-
-def aims_of(cell: Mapping[str, Any]) -> dict[str, float]:
-    """What a forward and a training step of a layer should take at most; nothing is set for sm_100."""
-    arch, channels = cell["arch"], cell["channels"]
-    if arch not in HALF_FORWARD:
-        return {}
-    if channels < 128:
-        return {TRAINING: NARROW_TRAINING}
-    if cell["dtype"] == "tf32":
-        return TF32
-    more = OF_128_CHANNELS if channels < 256 else 1.0
-    return {"forward": more * HALF_FORWARD[arch], TRAINING: more * HALF_TRAINING}
-
-
-def our_ratios(cell: Mapping[str, Any]) -> dict[str, float]:
-    """What each pass takes here, and a training step over three passes of the convolution."""
-    passes = {name: cell["ours"][name]["ratio"] for name in PASSES}
-    return {**passes, TRAINING: sum(passes.values()) / len(PASSES)}
-
-
-def ahead(cell: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By other ways that would be faster somewhere, the passes in which they would."""
-    own = our_ratios(cell)
-    found = {way: [name for name in own if cell["others"][way][name] < own[name]] for way in WAYS}
-    return {way: names for way, names in found.items() if names}
-
-
-def missed(cell: Mapping[str, Any]) -> list[str]:
-    """The aims that a layer misses."""
-    own = our_ratios(cell)
-    return [name for name, aim in aims_of(cell).items() if own[name] > aim]
 
 
 def yardstick_in_short(results: Path, link: str) -> str:
@@ -90,7 +50,18 @@ def yardstick(results: Path, link: str) -> str:
     sheet = Sheet("", columns)
     for cell in cells:
         sheet.add(*_row(cell))
-    return "\n\n".join((_legend(content, link), table(sheet), _counts(cells)))
+    why = Sheet("", ("layer", "pass", "should take", "takes", "why"))
+    for row in reasons(cells):
+        why.add(row.layer, NAMES[row.aim], row.limit_is, figure(row.value, f"{row.value:.2f}"), row.text)
+    return "\n\n".join((_legend(content, link), table(sheet), _counts(cells), _WHY, table(why)))
+
+
+_WHY = prose(
+    "Why aims are missed, by arithmetic on the same figures; of sm_100, for which none were set, where torch.compile "
+    "would train faster. *If nothing waited*: every kernel takes what its busiest part of the device takes, which only "
+    "a kernel that does less could change; an element is a pixel, a channel and a tap, or an edge. Else it is copies, "
+    "which move their bytes at the memory's rate, or what kernels wait for in the simulation."
+)
 
 
 _OTHERS = ("torch.compile: forward, weight, data, training", "unfolding: training", "convolution: training")
@@ -102,7 +73,7 @@ def _row(cell: Mapping[str, Any]) -> list[Cell | str]:
     marks = {name: "bad" if name in too_slow else "" for name in own}
     losses = "; ".join(f"{WAYS[way]}: {_said(names)}" for way, names in ahead(cell).items())
     return [
-        f"{cell['arch']} {cell['dtype']} {cell['memory_format']} {cell['channels']}",
+        layer_of(cell),
         METHODS[tuple(methods)],
         *(Cell(_with_bounds(cell["ours"][name]), mark=marks[name]) for name in PASSES),
         figure(own[TRAINING], f"{own[TRAINING]:.2f}", marks[TRAINING]),
@@ -130,8 +101,9 @@ def _legend(content: Mapping[str, Any], link: str) -> str:
     share = ", ".join(f"{value:.2f} of that rate on {arch}" for arch, value in _shares(content))
     return prose(
         "All figures are times of what the tensor cores take for the 3x3 convolution's same pass; *training* is "
-        "the sum of three passes over three of the convolution. *Simulated*: the machine code played in time. *At "
-        "least*: no latency counts, and only what the code allows overlaps. In brackets, for each kernel: the part "
+        "the sum of three passes over three of the convolution, less copies that both gradients read. *Simulated*: "
+        "the machine code played in time. *At least*: no latency counts, and only what the code allows overlaps. In "
+        "brackets, for each kernel: the part "
         "of the device that is busiest, and what that part takes alone. Bold: an aim that is missed, and what "
         "another way would do faster. *torch.compile* is the plain formula compiled as well as it could be: all "
         "differences written once in the layer's dtype, and read by a library's product. In training they are kept "

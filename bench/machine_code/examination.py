@@ -138,7 +138,11 @@ def examine(case: Case, with_range: bool = True, launch: Launch | None = None) -
         row |= _resources(case, compiled)
         code = read_code(compiled, case.config().num_warps, case.arithmetic)
         row["hazards"] = count_hazards(find_hazards(code))
-        shape = replace(case.shape, taps=2 * launch.arguments.get("TAP_PAIRS", TAPS // 2))
+        shape = replace(
+            case.shape,
+            taps=2 * launch.arguments.get("TAP_PAIRS", TAPS // 2),
+            edges=launch.arguments.get("EDGES", False),
+        )
         work = work_of(case.kernel, shape, case.config())
         cost, prediction = _analyse(case, work, compiled, code, row["blocks_per_sm"], with_range)
         row |= _figures(cost, prediction) | _bytes(case, work, cost)

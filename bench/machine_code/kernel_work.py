@@ -9,7 +9,8 @@ A *difference element* is one pixel, one tap of the eight and one input channel:
   hot loop, and count there. Beside it stand a 3x3 convolution and the 1x1 convolution over its concatenated output.
 - data gradient: the edge from the pixel x that is differentiated to x + delta, with its ``s``, ``e`` and ``g'``. The
   products that it gathers were made before, by ``tap_products``: 8 for a pixel and channel, where the data gradient of
-  a 3x3 convolution, which stands beside it, has 9. The times of the two kernels add up.
+  a 3x3 convolution, which stands beside it, has 9. The times of the two kernels add up. ``edge_products`` makes 4
+  differences of two products: an element is one of these, and the gathering reads each from both ends of its edge.
 - weight gradient: as forward, but the long axis of its matrix product is the pixels; made again for every block of
   outputs. The weight gradient of a 3x3 convolution has 9 products.
 - depthwise kernels: one pixel, tap and output. They have no matrix product, and beside each stands the depthwise 3x3
@@ -43,6 +44,8 @@ class Shape:
     columns: int = COLUMNS
     taps: int = TAPS
     """Those that a program of the weight gradient has where channels come in words."""
+    edges: bool = False
+    """Whether the data gradient gathers products of edges."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
         steps=TAPS,
         repeats=1,
         memory=shape.item * 4,
-        streamed=shape.item * _halo(config) * (1 + 2 / TAPS),
+        streamed=shape.item * _halo(config) * ((0.5 if shape.edges else 1) + 2 / TAPS),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
     )
 
@@ -140,6 +143,20 @@ def _tap_products(shape: Shape, config: KernelConfig) -> Work:
         # The products themselves are written to the second-level cache.
         streamed=shape.item * (1 + shape.outputs / config.block_c + shape.outputs / config.block_p),
         reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
+        has_differences=False,
+    )
+
+
+def _edge_products(shape: Shape, config: KernelConfig) -> Work:
+    return Work(
+        block=config.block_c,
+        products=2 * _blocks(shape.outputs, config.block_o),
+        steps=1,
+        repeats=1,
+        memory=shape.item * shape.outputs / shape.channels,
+        streamed=shape.item * (1 + 2 * shape.outputs / config.block_c + 2 * shape.outputs / config.block_p),
+        reference_flop=(TAPS + 1) * 2.0 * shape.outputs,
+        elements=TAPS // 2,
         has_differences=False,
     )
 
@@ -243,6 +260,7 @@ _WORK: dict[str, Callable[[Shape, KernelConfig], Work]] = {
     "block_forward": _block_forward,
     "difference_data_gradient": _data_gradient,
     "tap_products": _tap_products,
+    "edge_products": _edge_products,
     "difference_weight_gradient": _weight_gradient,
     "depthwise_forward": _depthwise(moved=3, reads=2),
     "depthwise_data_gradient": _depthwise(moved=5, reads=3),

@@ -61,6 +61,7 @@ LAUNCHES = {
     "similarity_gradient": _ONE_TRIP,
     "block_forward": _ONE_TRIP,
     "tap_products": _PIPELINED,
+    "edge_products": (KernelConfig(32, 16, 64, 32, 4, 2), (128, 32), (1, 8)),
     "fusion_forward": _PIPELINED,
     "fusion_data_gradient": _PIPELINED,
     "fusion_weight_gradient": _PIPELINED,

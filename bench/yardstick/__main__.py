@@ -5,8 +5,9 @@
 For devices, dtypes, layouts and channels the launches of every pass are recorded as a device would get them, kernels
 are compiled for it, and their machine code is simulated or bounded (``prediction.py``); their times add up. Beside them
 stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every cache empty. A
-training step is the sum of its passes: what two of them share counts in both. Nothing is measured. What does
-not grow with the pixels is left out: launches and, where operators are not counted, weights and their partial sums.
+training step is the sum of its passes, less the copies of images that both gradients read. Nothing is measured. What
+does not grow with the pixels is left out: launches and, where operators are not counted, weights and their partial
+sums.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
 ARITHMETICS = ("bf16", "tf32")
 MEMORY_FORMATS = ("channels_last", "contiguous")
 CHANNELS = (64, 128, 256)
-KEPT = ("ratio", "ratio_is", "bound", "floor_ratio", "registers", "spill_bytes", "shared_bytes", "blocks_per_sm")
+KEPT = (
+    *("ratio", "ratio_is", "bound", "floor_ratio", "clocks_per_element"),
+    *("registers", "spill_bytes", "shared_bytes", "blocks_per_sm"),
+)
 """What is kept of a kernel's examination."""
 
 
@@ -86,6 +90,18 @@ def ours(layer: Layer, pass_: str) -> dict[str, Any]:
     return {"ratio": sum(part["ratio"] for part in parts), "kernels": parts}
 
 
+def shared(layer: Layer) -> float:
+    """The time of copies that both gradients read, which either makes where it is asked for alone."""
+    weight, data, both = (_copies(layer, name) for name in ("weight_gradient", "data_gradient", "backward"))
+    return weight + data - both
+
+
+def _copies(layer: Layer, pass_: str) -> float:
+    launches, tallies = recorded(layer, pass_)
+    copies = _kernels(layer, [launch for launch in launches if launch.tuned_as not in KERNELS])
+    return sum(part["ratio"] for part in copies) + ratio_of(tallies, layer, IMAGES * ROWS * COLUMNS)
+
+
 def _kernels(layer: Layer, launches: Sequence[Launch]) -> Iterator[dict[str, Any]]:
     """Each kernel once, however many strips it runs over."""
     for name in dict.fromkeys(launch.tuned_as for launch in launches):
@@ -118,6 +134,7 @@ def cell(layer: Layer) -> dict[str, Any]:
         "memory_format": layer.memory_format,
         "channels": layer.channels,
         "ours": {name: ours(layer, name) for name in PASSES},
+        "shared": shared(layer),
         "others": {name: way(layer) for name, way in WAYS.items()},
     }
 

@@ -40,6 +40,7 @@ OPTIONS = DifferenceOptions((3, 3), padding=(1, 1))
 NEEDS = {
     "weight_gradient": DifferenceNeeds(input=False, guidance=False, weight=True, bias=True, contrast=False),
     "data_gradient": DifferenceNeeds(input=True, guidance=True, weight=False, bias=False, contrast=False),
+    "backward": DifferenceNeeds(input=True, guidance=True, weight=True, bias=True, contrast=False),
 }
 """What a backward pass is asked for."""
 PRODUCT_SHARE = 0.79

@@ -72,11 +72,13 @@ def example_launches(
                 options, outputs = replace(options, groups=channels), channels
             elif kernel.startswith("similarity"):
                 options = replace(options, similarity="vector")
+            elif kernel == "tap_products" and memory_format == torch.channels_last:
+                options = replace(options, stride=(2, 2))  # at stride 1 edges may have products instead
             weight = torch.empty(
                 (outputs, channels // options.groups, *options.kernel_size), device="meta", dtype=dtype
             )
             arguments = DifferenceArguments(image(channels), image(channels), weight, vector(outputs), contrast)
-            if kernel.endswith("gradient") or kernel == "tap_products":
+            if kernel.endswith(("gradient", "products")):
                 needs_all = DifferenceNeeds(True, True, True, True, isinstance(contrast, Tensor))
                 grad = image(outputs, options.output_size(*size))
                 difference_conv.backward(arguments, options, grad, needs_all, configs)
@@ -88,5 +90,5 @@ def example_launches(
             else:
                 difference_conv.forward(arguments, options, configs)
     own = [launch for launch in launches if launch.config is config]
-    in_strips = kernel in ("difference_data_gradient", "tap_products")
+    in_strips = kernel in ("difference_data_gradient", "tap_products", "edge_products")
     return own[:1] if in_strips else own

@@ -29,7 +29,7 @@ from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.channels_last import copies_pay, padded
 from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig
-from sdn_triton.tuning.defaults import Work, has_pairs
+from sdn_triton.tuning.defaults import Work, edges_pay, has_pairs
 from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
@@ -232,9 +232,10 @@ class DifferenceCall:
     def _channels_in(self, kernel: str) -> int:
         if kernel.startswith("similarity"):
             return self.guidance.shape[1]
-        if kernel == "tap_products":
+        if kernel.endswith("products"):
             in_pairs = self.work("difference_data_gradient").can_pair
-            return (self.taps - 1) * (padded(self.channels) if in_pairs else self.channels)
+            channels = padded(self.channels) if in_pairs else self.channels
+            return channels if kernel == "edge_products" else (self.taps - 1) * channels
         return self.channels
 
     @property
@@ -295,7 +296,19 @@ class DifferenceCall:
         kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
         if self.uses_maps:
             kernels = ["similarity", *kernels, "similarity_gradient"]
-        return tuple(kernels) if self.is_depthwise else (*kernels, "tap_products")
+        return tuple(kernels) if self.is_depthwise else (*kernels, self.products_kernel(self.input.stride(1) == 1))
+
+    def products_kernel(self, channels_last: bool) -> str:
+        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout."""
+        is_copied = not self.can_pair and self.work("difference_data_gradient").can_pair
+        takes_edges = (
+            channels_last
+            and (is_copied or self.input.stride(1) == 1)
+            and self.options.stride == (1, 1)
+            and not self.uses_maps
+            and edges_pay(padded(self.channels) if is_copied else self.channels)
+        )
+        return "edge_products" if takes_edges else "tap_products"
 
     def similarity_maps(self) -> Tensor | None:
         """The similarity of every tap, for all channels at once; None where each channel has its own."""

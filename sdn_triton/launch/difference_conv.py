@@ -9,14 +9,22 @@ from sdn_triton.kernels.depthwise import depthwise_forward_kernel
 from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch import paired_depthwise
-from sdn_triton.launch.data_gradients import data_gradients, products_bytes
+from sdn_triton.launch.data_gradients import data_gradients
 from sdn_triton.launch.difference_call import Configs, DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of
+from sdn_triton.launch.products import products_bytes
+from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.other_way import compiled_is_ahead
+
+COMPILED_AHEAD = (
+    "torch.compile of the plain formula may train this layer faster, with eight times the input's memory: a model has "
+    "it ahead (docs/benchmarks.md), nothing was measured"
+)
+"""What explain() says of such layers."""
 
 
 def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None) -> Tensor:
@@ -67,22 +75,33 @@ def backward(
 def describe_configs(
     arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None
 ) -> tuple[str, ...]:
-    """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
+    """A line per kernel that forward and backward would launch, with its configuration and where that comes from.
+
+    And one where a model has another way ahead, to which no path of this library leads.
+    """
     call = DifferenceCall.of(arguments, options, configs)
     configs = {kernel: call.config(kernel) for kernel in call.kernels}
-    return tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
+    lines = tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
+    return (*lines, COMPILED_AHEAD) if _compiled_is_ahead(call) else lines
+
+
+def _compiled_is_ahead(call: DifferenceCall) -> bool:
+    """Of the layers that the model knows: 3x3 at stride 1, in one group."""
+    is_known = call.taps == 9 and call.options.stride == (1, 1) and call.options.groups == 1 and not call.uses_maps
+    layout, target = call.input.stride(1) == 1, target_of(call.input.device)
+    return is_known and compiled_is_ahead(call.arithmetic, layout, call.channels, call.outputs, target)
 
 
 def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
-    if kernel == "tap_products":
+    if kernel.endswith("products"):
         return f"; makes products of up to {products_bytes(call):,} bytes at a time"
     if not call.reads_copies(kernel, config):
         return ""
     what = "input" if call.images == 1 else "input and guidance"
     shared = ", one set for the backward" if kernel.endswith("gradient") else ""
     read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
-    is_written = kernel.endswith("data_gradient")
+    is_written = kernel == "depthwise_data_gradient"
     return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
 
 

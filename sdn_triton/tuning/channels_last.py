@@ -7,8 +7,8 @@ clock and multiprocessor (``bench/machine_code/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There
-are two images, input and guidance, if they are not one. A data gradient makes as many, which are copied back; those
-that it reads the weight gradient has in any case.
+are two images, input and guidance, if they are not one. Both gradients read one set of copies, but each has to pay for
+it alone; gradients are written as they lie.
 
 What they save: a *difference element*, one pixel, tap and channel, takes an unpaired kernel more clocks, and where it
 forms products itself it makes them anew for every 128 outputs. By ``bench/machine_code`` (triton 3.7.1, bf16,

@@ -19,6 +19,7 @@ KERNELS = (
     "difference_data_gradient",
     "difference_weight_gradient",
     "tap_products",
+    "edge_products",
     "depthwise_forward",
     "depthwise_data_gradient",
     "depthwise_weight_gradient",
@@ -50,6 +51,9 @@ FEW_COLUMNS = 64
 """Of products of all taps where there are no more than 128: what needs fewer registers than the widest tile and more
 than this one, compilers squeeze into the registers of one block more, and spill."""
 
+EDGE_CHANNELS = 128
+"""What divides the channels of a layer whose edges have products: a tile of them has one tap, and no empty columns."""
+
 # Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
 # cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
 _ALL = ("half", "tf32", "ieee")
@@ -58,6 +62,7 @@ _TILES = {
     "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
     "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
     "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
+    "edge_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 16, 8, 4), "ieee": (64, 32, 16, 4, 1)},
     "depthwise_forward": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "depthwise_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
     "depthwise_weight_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
@@ -151,6 +156,12 @@ _TENSOR_MEMORY_TILES = {
     ("difference_weight_gradient", "few", "wide"): (64, 32, 128, 8, 2),
     ("difference_weight_gradient", "few", "narrow"): (64, 32, 64, 8, 2),
 }
+# The same where a word is one channel in float32: with more pixels 128 outputs and 256x16 spill.
+_TENSOR_MEMORY_FLOAT32_TILES = {
+    ("difference_forward", "many", "wide"): (128, 16, 128, 8, 3),
+    ("difference_forward", "many", "narrow"): (256, 16, 64, 8, 3),
+    ("difference_forward", "few", "narrow"): (128, 16, 64, 8, 3),
+}
 # The same where warps make products by themselves, and each takes its factors from shared memory.
 _WARP_PAIRED_TILES = {
     ("difference_weight_gradient", "wide"): (32, 32, 128, 8, 2),
@@ -171,7 +182,7 @@ LEFT_OPERANDS = ("difference_forward", "block_forward")
 """The kernels whose differences are that."""
 PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
 """The kernels that have it for TF32, too."""
-FLOAT32_ARCHITECTURES = (90,)
+FLOAT32_ARCHITECTURES = PAIRED_ARCHITECTURES
 """Where they take it."""
 SUMS_OF_A_WARP = 4096
 """Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
@@ -184,10 +195,17 @@ _WARP_PRODUCTS_TILES = {
     ("difference_weight_gradient", "tf32"): ((32, 64, 256, 8, 2), (32, 128, 128, 8, 1)),
     ("tap_products", "half"): ((128, 256, 32, 8, 3),),
     ("tap_products", "tf32"): ((128, 128, 32, 8, 3),),
+    ("edge_products", "half"): ((128, 256, 32, 8, 3),),
+    ("edge_products", "tf32"): ((128, 128, 32, 8, 3),),
 }
 _UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
 # One channel at a time takes an address for each: fewer of them in a thread.
 _CONTIGUOUS_TILES = {"difference_data_gradient": (64, 16, 32, 4, 1), "depthwise_data_gradient": (32, 32, 32, 4, 1)}
+# Of more than 128 outputs where channels do not lie together, so that instructions bind: all share the differences.
+_WARP_PRODUCTS_CONTIGUOUS_TILES = {("difference_forward", "half"): ((64, 32, 256, 8, 1),)}
+# Products of taps and edges where sums have a memory of their own: all of it, which reads factors least often. In TF32
+# that spills.
+_TENSOR_MEMORY_PRODUCTS_TILE = (256, 256, 64, 8, 3)
 _HIP_PRODUCTS_TILE = (128, 128, 32, 8, 2)
 _HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
@@ -227,6 +245,20 @@ def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
     return has_pairs(kernel, arithmetic) and target.architecture in architectures
 
 
+def edges_pay(channels: int) -> bool:
+    """Whether products of edges, where they can be made, take less time than those of taps.
+
+    They are half as many, and the gathering pass has half as much to read. But a tile has the channels of one tap only,
+    and narrow tiles read factors too often, and find too many places for too few sums: with 64 channels on sm_90 4.1
+    times a convolution's pass instead of 2.7 (``python -m sdn_triton.bench.machine_code``).
+
+    Example:
+        >>> edges_pay(256), edges_pay(320), edges_pay(64)
+        (True, False, False)
+    """
+    return channels % EDGE_CHANNELS == 0
+
+
 def has_pairs(kernel: str, arithmetic: str) -> bool:
     """Whether ``kernel`` has such a form at all."""
     kernels = {"ieee": (), "tf32": PAIRED_IN_FLOAT32}.get(arithmetic, PAIRED_KERNELS)
@@ -258,6 +290,7 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
     works = [
         Work(arithmetic, images=1, rows=1, columns=1, channels=c, outputs=o, channels_last=channels_last)
         for c, o, channels_last in product(sizes, sizes, (True, False))
+        if kernel != "edge_products" or edges_pay(c)
     ]
     configs = [_compiled(kernel, work, target) for work in works]
     if takes_pairs(kernel, arithmetic, target):
@@ -272,6 +305,8 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     tile = _TILES[kernel][family]
     if target.kind == "cuda" and target.architecture not in GROUP_PRODUCTS:
         tiles = (*_WARP_PRODUCTS_TILES.get((kernel, family), ()), tile)
+        if not work.channels_last:
+            tiles = (*_WARP_PRODUCTS_CONTIGUOUS_TILES.get((kernel, family), ()), *tiles)
         filled = (tile for tile in tiles if max(work.outputs, NARROWEST_OUTPUTS) > tile[2] // 2)
         tile = next(filled, tiles[-1])
     if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
@@ -279,7 +314,9 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
         tile = _UNALIGNED_TILES[kernel, family]
     if not work.channels_last:
         tile = _CONTIGUOUS_TILES.get(kernel, tile)
-    if kernel == "tap_products" and target.kind == "hip" and family != "ieee":
+    if kernel.endswith("products") and target.architecture in TENSOR_MEMORY and family == "half":
+        tile = _TENSOR_MEMORY_PRODUCTS_TILE
+    if kernel.endswith("products") and target.kind == "hip" and family != "ieee":
         tile = _HIP_PRODUCTS_TILE
     if kernel.startswith("fusion") and target.kind == "hip":
         tile = _HIP_FUSION_TILE
@@ -288,6 +325,10 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     block_o = min(block_o, max(_next_power(work.outputs), NARROWEST_OUTPUTS))
     if kernel == "tap_products" and block_c < tile[1]:
         block_c, num_warps = FEW_COLUMNS, 4 if target.architecture in TENSOR_MEMORY else num_warps
+    if kernel == "edge_products" and work.channels % block_c:
+        block_c = EDGE_CHANNELS
+    if kernel == "edge_products" and block_c < tile[1] and target.architecture in GROUP_PRODUCTS:
+        block_p = tile[1]
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
 
@@ -313,14 +354,14 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
 def _paired_tiles(
     kernel: str, arithmetic: str, target: Target
 ) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
+    tiles, others = _PAIRED_TILES[kernel], _TENSOR_MEMORY_TILES
     if arithmetic == "tf32":
-        return _FLOAT32_TILES[kernel]
-    tiles = _PAIRED_TILES[kernel]
+        tiles, others = _FLOAT32_TILES[kernel], _TENSOR_MEMORY_FLOAT32_TILES
     if target.architecture not in GROUP_PRODUCTS:
         found = {key: _WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
         return {key: tile for key, tile in found.items() if key[1] != "widest"}
-    others = _TENSOR_MEMORY_TILES if target.architecture in TENSOR_MEMORY else {}
-    return {key: others.get((kernel, *key), tile) for key, tile in tiles.items()}
+    has_memory = target.architecture in TENSOR_MEMORY
+    return {key: others.get((kernel, *key), tile) if has_memory else tile for key, tile in tiles.items()}
 
 
 def _paired_config(block_p: int, block_c: int, block_o: int, num_warps: int, num_stages: int) -> KernelConfig:

@@ -20,6 +20,7 @@ from torch import Tensor
 from sdn_triton.options import Arguments
 from sdn_triton.tuning import lookup
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 from sdn_triton.tuning.pretended import pretended_target
 
@@ -119,7 +120,8 @@ def step_down(key: Hashable, failure: LaunchFailedError) -> None:
     if lookup.reject(kernel, config):
         _warn_once(f"{failure}. It is passed over")
         return
-    following = smaller(config)
+    # A kernel that nobody configures, as that which copies images, has no other configuration.
+    following = smaller(config) if kernel in KERNELS else None
     if following is None:
         _exhausted[key] = f"{kernel} runs with none of its configurations on this device: {reason}"
         return

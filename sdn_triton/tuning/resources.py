@@ -44,7 +44,7 @@ TENSOR_ROWS, TENSOR_COLUMNS = 128, 512
 SCRATCH_BYTES = 4096
 """Barriers, and sums that pass from warp to warp."""
 EXCHANGE_BYTES = 32_768
-"""What threads exchange of a result before it is stored goes through so much at a time."""
+"""What threads exchange of a result before it is stored, at a time; of tiles of products, four times that."""
 TAPS = 9
 """Of the kernel whose needs are the greatest."""
 
@@ -165,6 +165,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
         "difference_data_gradient": (0, 2 * p * c),
         "difference_weight_gradient": (o * c, 0),
         "tap_products": (p * c, 0),
+        "edge_products": (p * c, 0),
         "depthwise_forward": (0, p * o),
         "depthwise_data_gradient": (0, 2 * p * c),
         "depthwise_weight_gradient": (0, 0),
@@ -211,19 +212,21 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         "block_forward": ((co,), pc, 2 * pc, item * po),
         "difference_weight_gradient": ((po,), pc, 4 * pc, 4 * co),
         "tap_products": ((po, co), 0, 0, item * pc),
+        "edge_products": ((po, co), 0, 0, item * pc),
         "fusion_forward": ((co, pc), pc * is_pipelined, 0, item * po),
         "fusion_data_gradient": ((po, co), 0, 0, 4 * pc),
         "fusion_weight_gradient": ((po, pc), pc * is_pipelined, 0, 4 * co),
     }[kernel]
     loaded, after = sum(factors), fused if kernel == "block_forward" else 0
+    exchanged = min(result, 4 * EXCHANGE_BYTES if kernel.endswith("products") else EXCHANGE_BYTES)
     if target.kind == "hip":
         # Without a pipeline factors pass through one after the other; the sources stay in registers in any case.
         loaded, made, sources = (loaded, made, 0) if is_pipelined else (max(*factors, made), 0, 0)
         after = max(po, config.block_o * z) if after and not is_pipelined else after
     if not is_pipelined:
-        return max(item * (loaded + made), min(result, EXCHANGE_BYTES), item * after) + SCRATCH_BYTES
+        return max(item * (loaded + made), exchanged, item * after) + SCRATCH_BYTES
     # Products that run on while the next stage is loaded take a buffer for every stage.
     runs_on = target.architecture in GROUP_PRODUCTS and arithmetic != "ieee"
     stages = config.num_stages if runs_on else config.num_stages - 1
     looped = item * (stages * (loaded + sources) + made)
-    return max(looped, min(result, EXCHANGE_BYTES), item * after) + SCRATCH_BYTES
+    return max(looped, exchanged, item * after) + SCRATCH_BYTES

@@ -44,7 +44,7 @@ def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     found["block_w"] = TILE_WIDTHS
     found["num_warps"] = WARPS
     found["num_stages"] = STAGES if has_products else STAGES_WITHOUT_PRODUCTS
-    if kernel == "tap_products":
+    if kernel.endswith("products"):
         found["block_c"] = (*found["block_c"], 256)
     if has_pairs(kernel, arithmetic):
         found["pairs"] = (False, True)

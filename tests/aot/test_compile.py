@@ -88,6 +88,8 @@ VARIANTS = {
     "beyond-32-bits": {"size": (4096, 4096)},
 }
 LAYOUTS = ("contiguous", "odd-channels", "beyond-32-bits")
+EDGES = ("zero_flux", "exponential-5x5-dilation2", "learned-contrast", "beyond-32-bits")
+"""Where products of edges are made."""
 SPILL_OF_AN_OPTION = 32
 """Bytes a thread: a few registers, outside the innermost loop."""
 
@@ -96,7 +98,8 @@ OPTIONS = [
     (kernel, variant)
     for kernel in KERNELS
     for variant in VARIANTS
-    if variant in LAYOUTS or kernel.startswith(("difference", "tap"))
+    if variant in LAYOUTS or kernel.startswith(("difference", "tap", "edge"))
+    if kernel != "edge_products" or variant in EDGES
 ]
 OPTION_TARGETS = ("sm_80", "sm_90", "gfx942")
 
@@ -138,17 +141,19 @@ def hopper_in_bf16(name: str, arithmetic: str) -> bool:
 @pytest.mark.parametrize(
     "variant", ["zero_flux", "exponential-5x5-dilation2", "rational-stride2", "learned-contrast", "contiguous"]
 )
-@pytest.mark.parametrize("kernel", [*PAIRED_KERNELS, "tap_products"])
+@pytest.mark.parametrize("kernel", [*PAIRED_KERNELS, "tap_products", "edge_products"])
 @pytest.mark.sampled(6)
 def test_options_of_pairs_fit(kernel: str, variant: str, name: str, arithmetic: str) -> None:
     """So do those of the kernels that take channels in pairs, in both half types."""
     target, arguments = TARGETS[name], VARIANTS[variant]
     if variant == "learned-contrast" and kernel.endswith("data_gradient"):
         pytest.skip("the gradient of a contrast has no paired kernel")
-    if kernel != "tap_products" and not takes_pairs(kernel, arithmetic, target):
+    if kernel == "edge_products" and variant not in EDGES:
+        pytest.skip("taps have products there")
+    if not kernel.endswith("products") and not takes_pairs(kernel, arithmetic, target):
         pytest.skip("the unpaired kernel is the faster one")
     config = default_config(kernel, Work(arithmetic, 2, 64, 64, 256, 256, taps=9, can_pair=True), target)
-    assert config.pairs or kernel == "tap_products"
+    assert config.pairs or kernel.endswith("products")
     launches = example_launches(kernel, arithmetic, config, **arguments)
     assert launches
     for launch in launches:

@@ -17,7 +17,7 @@ def test_a_pass_takes_what_its_kernels_take():
     launches, _ = yardstick.recorded(layer, "data_gradient")
     assert len(launches) > 2
     found = yardstick.ours(layer, "data_gradient")
-    names = ["tap_products", "difference_data_gradient"]
+    names = ["edge_products", "difference_data_gradient"]
     assert [kernel["kernel"] for kernel in found["kernels"]] == names
     rows = [examine(Case(name, "sm_90", "bf16", 256, 256), with_range=False) for name in names]
     for kernel, row in zip(found["kernels"], rows):

@@ -13,8 +13,8 @@ from support.sampling import sample
 pytest.importorskip("triton")
 
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import data_gradients
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import products
 from sdn_triton.options import DifferenceArguments, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import KERNELS
@@ -57,10 +57,10 @@ def test_strips(name, layout, device, monkeypatch) -> None:
     arguments = DifferenceArguments(*given)
     exact = value_and_gradients(lambda *a: difference_conv(*a, o), given, grad)
     needs = DifferenceNeeds(True, True, False, False, isinstance(arguments.contrast, torch.Tensor))
-    made: list[data_gradients.Strip] = []
-    strips = data_gradients.strips
-    monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 1)
-    monkeypatch.setattr(data_gradients, "strips", lambda *a: made.extend(strips(*a)) or made)
+    made: list[products.Strip] = []
+    strips = products.strips
+    monkeypatch.setattr(products, "strip_room", lambda *_: 1)
+    monkeypatch.setattr(products, "strips", lambda *a: made.extend(strips(*a)) or made)
     configs = {"difference_data_gradient": KernelConfig(32, 16, 16, 16, 4, 1)}
     with guarded(monkeypatch):
         results = launch.backward(arguments, o, grad, needs, configs)

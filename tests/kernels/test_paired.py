@@ -13,8 +13,8 @@ pytest.importorskip("triton")
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.kernels import paired_response
-from sdn_triton.launch import data_gradients, moments
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import moments, products
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.options import DifferenceArguments
 from sdn_triton.tuning.configs import KernelConfig
@@ -268,12 +268,13 @@ STRIPPED = ["C32-O16-9x11", "stride3x1-dilation1x2", "padding-beyond-reach", "no
 @pytest.mark.parametrize("name", sample(STRIPPED, lambda name: name != "no-padding-20x40"))
 def test_strips(name, device, monkeypatch) -> None:
     """The data gradients of images that are differentiated a few rows at a time."""
-    monkeypatch.setattr(data_gradients, "strip_room", lambda *_: 12_000)
+    monkeypatch.setattr(products, "strip_room", lambda *_: 12_000)
     case = CASES[name]
     tensors = tensors_of(case, torch.float16, device)
     call = call_of(tensors[0], tensors[1], tensors[2], case.options)
     row_bytes = call.output_size[1] * (call.taps - 1) * case.channels * 2
-    cuts = list(data_gradients.strips(call, PAIRS.block_h, row_bytes, 12_000))
+    places = products.Places.of(call, "tap_products")
+    cuts = list(products.strips(call, places, PAIRS.block_h, row_bytes, 12_000))
     assert len(cuts) > case.images
     assert sum(cut.images * cut.rows for cut in cuts) == case.images * case.size[0]
     check(case, torch.float16, device, monkeypatch, PAIRS)

@@ -15,11 +15,13 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
 
 from sdn_triton import SDN, SDNNeck, explain
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.ops.block import block
 from sdn_triton.ops.moments import moments
 from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import INTERPRETER, Target
 from sdn_triton.tuning.defaults import Work, default_config
+from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 
 pytest.importorskip("triton")
@@ -370,6 +372,25 @@ def test_the_table_of_what_fuses(line):
     make, recorded, kernels = LINES[line]
     made, (u, v) = make(), images(CPU)
     with pretended(INTERPRETER), torch.set_grad_enabled(recorded), recorded_launches() as launches:
+        made(u, v)
+    assert [launch.name for launch in launches] == kernels
+
+
+@pytest.mark.parametrize("coarse", [None, (4, 4)], ids=["same-size", "coarse"])
+@pytest.mark.parametrize(
+    ("target", "arithmetic", "kernels"),
+    [
+        ("sm_90", "tf32", ["paired_forward_kernel", "fusion_forward_kernel"]),
+        ("sm_90", "ieee", ["block_forward_kernel"]),
+        ("sm_80", "tf32", ["block_forward_kernel"]),
+    ],
+)
+def test_where_two_kernels_are_faster_than_one(target, arithmetic, kernels, coarse):
+    """Where only the difference by itself takes channels in words."""
+    u, v = (x.contiguous(memory_format=torch.channels_last) for x in torch.zeros(2, 1, 32, 8, 8))
+    v = v if coarse is None else v[:, :, :4, :4]
+    made = SDN(32, 32).eval()
+    with convolutions_in(arithmetic), pretended(TARGETS[target]), torch.no_grad(), recorded_launches() as launches:
         made(u, v)
     assert [launch.name for launch in launches] == kernels
 

@@ -16,8 +16,8 @@ from sdn_triton import BackendUnavailableError, explain, semantic_difference_con
 from sdn_triton.aot.examples import example_launches
 from sdn_triton.backend import is_interpreted
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import data_gradients, difference_gradients, run
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import difference_gradients, image_copy, products, run
 from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
@@ -125,6 +125,14 @@ def test_forced_triton_raises_when_nothing_is_left(monkeypatch):
     assert kernel.tried == [64, 32, 16, 16]
 
 
+def test_a_kernel_with_one_configuration_gives_the_call_up():
+    """Nobody configures the kernel that copies images: trying it again would fail again, without end."""
+    failure = fallback.LaunchFailedError("image_copy_kernel", image_copy.TILE, "out of resource: shared memory")
+    fallback.step_down("a call", failure)
+    assert fallback.why_exhausted("a call").startswith("image_copy_kernel runs with none of its configurations")
+    assert not fallback.replacements("a call")
+
+
 def as_on_cuda(given, input, why_not):
     """The choice for a CUDA tensor, made for one that is on the CPU."""
     if why_not is None:
@@ -153,9 +161,9 @@ def test_auto_goes_on_eagerly_with_one_more_warning(monkeypatch):
 @needs_interpreter
 def test_a_step_is_taken_again_as_a_whole(monkeypatch):
     """The second kernel of a backward pass fails after the first has run."""
-    first = Picky(data_gradients.tap_products_kernel, fits=1 << 20)
+    first = Picky(products.tap_products_kernel, fits=1 << 20)
     second = Picky(difference_gradients.difference_weight_gradient_kernel, fits=32)
-    monkeypatch.setattr(data_gradients, "tap_products_kernel", first)
+    monkeypatch.setattr(products, "tap_products_kernel", first)
     monkeypatch.setattr(difference_gradients, "difference_weight_gradient_kernel", second)
     arguments = tensors(requires_grad=True)
     grad = torch.randn(1, 40, 7, 9)

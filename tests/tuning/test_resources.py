@@ -42,7 +42,7 @@ def test_what_cannot_run_is_said(change, name, reason):
         ((3, 6), "bf16", "gfx942", {1, 2}),
         ((3, 6), "ieee", "sm_90", {1}),
         ((3, 7), "bf16", "sm_90", {1, 2, 3}),
-        (None, "tf32", "sm_90", {1, 3}),
+        (None, "tf32", "sm_90", {1, 3, 4}),
     ],
     ids=str,
 )
