@@ -32,6 +32,7 @@ from typing import Any
 from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
+from sdn_triton.tuning.kernels import DEPTHWISE_KERNELS
 
 from .. import FOLDER, ROOT
 from ..measuring.environment import package_version
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         if arch.startswith("gfx") and arithmetic == "tf32":
             parser.error(f"there is no tf32 on {arch}: use --dtype ieee")
-        outputs = channels if kernel.startswith("depthwise") else outputs
+        outputs = channels if kernel in DEPTHWISE_KERNELS else outputs
         case = Case(kernel, arch, arithmetic, channels, outputs, args.memory_format, overrides)
         try:
             case.config()

@@ -16,6 +16,7 @@ from sdn_triton.launch.run import Launch
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work as LaunchWork
 from sdn_triton.tuning.defaults import default_config
+from sdn_triton.tuning.kernels import KERNELS
 
 from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError
@@ -240,7 +241,7 @@ def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
 
 def _bytes(case: Case, work: Work, cost: Cost) -> dict[str, float]:
     """Of a pixel: the least that device memory must move, and what the kernel moves past the first-level cache."""
-    channels = 2 * case.channels if case.kernel.startswith("fusion") else case.channels  # concatenated: C + R
+    channels = 2 * case.channels if KERNELS[case.kernel].family == "fusion" else case.channels  # concatenated: C + R
     past = max(cost.l2_bytes, work.streamed) * work.elements * work.repeats
     return {"least_bytes_per_pixel": work.memory * channels, "l2_bytes_per_pixel": past * channels}
 

@@ -32,6 +32,7 @@ from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.shapes import LayerShape
 
@@ -141,8 +142,8 @@ class _Tensors:
 def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs: Any) -> Results:
     """What a kernel has a part in, computed on a path."""
     t = tensors
-    is_weight = kernel.endswith("weight_gradient")
-    is_data = not is_weight and kernel.endswith(("gradient", "products"))
+    is_weight = KERNELS[kernel].step == "weight_gradient"
+    is_data = KERNELS[kernel].step in ("data_gradient", "products")
     if shape.op == "block":
         module: Any = launch_block if path == "triton" else eager_block
         mean, variance = t.norm

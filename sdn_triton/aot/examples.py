@@ -20,6 +20,7 @@ from sdn_triton.options import (
     FusionNeeds,
 )
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.precision import convolutions_in
 
 DTYPES = {"ieee": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -56,7 +57,7 @@ def example_launches(
 
     configs = {kernel: config}
     with convolutions_in("tf32" if arithmetic == "tf32" else "ieee"), recorded_launches() as launches:
-        if kernel.startswith("fusion"):
+        if KERNELS[kernel].family == "fusion":
             weight = torch.empty((outputs, 2 * channels, 1, 1), device="meta", dtype=dtype)
             affine = vector(channels), vector(channels)
             fused = FusionArguments(image(channels), image(channels), weight, vector(outputs), *affine)
@@ -68,9 +69,9 @@ def example_launches(
         else:
             if kernel == "block_forward":
                 outputs = min(outputs, config.block_o)  # more take two kernels
-            elif kernel.startswith("depthwise"):
+            elif KERNELS[kernel].family == "depthwise":
                 options, outputs = replace(options, groups=channels), channels
-            elif kernel.startswith("similarity"):
+            elif KERNELS[kernel].family == "similarity":
                 options = replace(options, similarity="vector")
             elif kernel == "tap_products" and memory_format == torch.channels_last:
                 options = replace(options, stride=(2, 2))  # at stride 1 edges may have products instead
@@ -78,7 +79,7 @@ def example_launches(
                 (outputs, channels // options.groups, *options.kernel_size), device="meta", dtype=dtype
             )
             arguments = DifferenceArguments(image(channels), image(channels), weight, vector(outputs), contrast)
-            if kernel.endswith(("gradient", "products")):
+            if KERNELS[kernel].step != "forward":
                 needs_all = DifferenceNeeds(True, True, True, True, isinstance(contrast, Tensor))
                 grad = image(outputs, options.output_size(*size))
                 difference_conv.backward(arguments, options, grad, needs_all, configs)

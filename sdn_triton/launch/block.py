@@ -177,6 +177,7 @@ def _fused(
                 BLOCK_Z=max(NARROWEST, min(FUSED_BYTES // output.element_size(), next_power(output.shape[1]))),
             ),
             config=config,
+            tuned="block_forward",
         )
 
     call.launch(kernel, tensors, config, plan, statistics.eps)

@@ -213,6 +213,7 @@ def _gather(
             BLOCK_C=config.block_c,
         ),
         config=config,
+        tuned="depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient",
     )
 
 
@@ -271,6 +272,7 @@ def _gather_pairs(
             BLOCK_W=config.block_w,
         ),
         config=config,
+        tuned="difference_data_gradient",
     )
 
 

@@ -30,6 +30,7 @@ from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.channels_last import copies_pay, padded
 from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig
 from sdn_triton.tuning.defaults import Work, edges_pay, has_pairs
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.lookup import config_for
 
 Configs = Mapping[str, KernelConfig]
@@ -157,7 +158,7 @@ class DifferenceCall:
         """
         if not has_pairs(kernel, self.arithmetic):
             return False
-        if not kernel.endswith("data_gradient"):
+        if KERNELS[kernel].step != "data_gradient":
             return self.can_pair
         return (
             self.can_pair
@@ -182,7 +183,7 @@ class DifferenceCall:
             self.has_pairs
             and has_pairs(kernel, self.arithmetic)
             and (can_fill_up or self.channels % self.channels_at_once == 0)
-            and (not kernel.endswith("data_gradient") or self._has_paired_gradient(needs_contrast))
+            and (KERNELS[kernel].step != "data_gradient" or self._has_paired_gradient(needs_contrast))
             and not reaches_64_bits((rows, columns), (columns * channels, channels), self.margin)
         )
 
@@ -230,9 +231,9 @@ class DifferenceCall:
         return 1 if self.guidance is self.input else 2
 
     def _channels_in(self, kernel: str) -> int:
-        if kernel.startswith("similarity"):
+        if KERNELS[kernel].family == "similarity":
             return self.guidance.shape[1]
-        if kernel.endswith("products"):
+        if KERNELS[kernel].step == "products":
             in_pairs = self.work("difference_data_gradient").can_pair
             channels = padded(self.channels) if in_pairs else self.channels
             return channels if kernel == "edge_products" else (self.taps - 1) * channels
@@ -269,8 +270,7 @@ class DifferenceCall:
         return work._replace(can_pair=pays)
 
     def _work_as_it_lies(self, kernel: str, needs_contrast: bool) -> Work:
-        over_input = kernel.endswith("data_gradient") or kernel == "similarity_gradient"
-        rows, columns = self.input.shape[2:] if over_input else self.output_size
+        rows, columns = self.input.shape[2:] if KERNELS[kernel].is_over_input else self.output_size
         return Work(
             arithmetic=self.arithmetic,
             images=self.input.shape[0],

@@ -18,6 +18,7 @@ from sdn_triton.launch.products import products_bytes
 from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.other_way import compiled_is_ahead
 
 COMPILED_AHEAD = (
@@ -94,12 +95,13 @@ def _compiled_is_ahead(call: DifferenceCall) -> bool:
 
 def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
     """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
-    if kernel.endswith("products"):
+    spec = KERNELS[kernel]
+    if spec.step == "products":
         return f"; makes products of up to {products_bytes(call):,} bytes at a time"
     if not call.reads_copies(kernel, config):
         return ""
     what = "input" if call.images == 1 else "input and guidance"
-    shared = ", one set for the backward" if kernel.endswith("gradient") else ""
+    shared = ", one set for the backward" if spec.step != "forward" else ""
     read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
     is_written = kernel == "depthwise_data_gradient"
     return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
@@ -144,6 +146,7 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
                 BLOCK_O=config.block_o,
             ),
             config=config,
+            tuned="difference_forward",
         )
 
     call.launch(difference_forward_kernel, tensors, config, plan)
@@ -182,6 +185,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
                 BLOCK_O=config.block_o,
             ),
             config=config,
+            tuned="difference_forward",
         )
 
     call.launch(paired_forward_kernel, tensors, config, plan)
@@ -222,6 +226,7 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | N
                 BLOCK_O=config.block_o,
             ),
             config=config,
+            tuned="depthwise_forward",
         )
 
     call.launch(depthwise_forward_kernel, tensors, config, plan)

@@ -97,6 +97,7 @@ def weight_gradients(
                 BLOCK_T=next_power(call.taps),
             ),
             config=config,
+            tuned="depthwise_weight_gradient",
         )
     elif config.pairs:
         blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
@@ -112,6 +113,7 @@ def weight_gradients(
                 TAP_PAIRS=pairs,
             ),
             config=config,
+            tuned="difference_weight_gradient",
         )
     else:
         blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
@@ -128,6 +130,7 @@ def weight_gradients(
                 BLOCK_C=config.block_c,
             ),
             config=config,
+            tuned="difference_weight_gradient",
         )
     launch(call.input.device)
     dweight = None

@@ -83,6 +83,7 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
                 BLOCK_O=config.block_o,
             ),
             config=config,
+            tuned="fusion_forward",
         )
 
     _launch(fusion_forward_kernel, tensors, config, activation, input, configs, plan)
@@ -187,6 +188,7 @@ def _data_gradients(
                 BLOCK_O=config.block_o,
             ),
             config=config,
+            tuned="fusion_data_gradient",
         )
 
     _launch(fusion_data_gradient_kernel, tensors, config, activation, input, configs, plan)
@@ -257,6 +259,7 @@ def _weight_gradients(
                     BLOCK_O=config.block_o,
                 ),
                 config=config,
+                tuned="fusion_weight_gradient",
             )
 
         _launch(fusion_weight_gradient_kernel, tensors, config, part_activation, input, configs, plan)

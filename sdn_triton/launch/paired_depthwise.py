@@ -45,6 +45,7 @@ def forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config
                 BLOCK_O=config.block_o,
             ),
             config=config,
+            tuned="depthwise_forward",
         )
 
     call.launch(paired_depthwise_forward_kernel, tensors, config, plan)
@@ -76,6 +77,7 @@ def fill_data_gradients(
             BLOCK_C=config.block_c,
         ),
         config=config,
+        tuned="depthwise_data_gradient",
     )(call.input.device)
 
 
@@ -107,6 +109,7 @@ def weight_gradient(
             BLOCK_O=config.block_o,
         ),
         config=config,
+        tuned="depthwise_weight_gradient",
     )
 
 

@@ -31,8 +31,15 @@ OLDEST_CALLABLE = (3, 3)
 class Plan:
     """A launch but for its tensors."""
 
-    def __init__(self, kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any], config: KernelConfig) -> None:
-        self.kernel, self.grid, self.config = kernel, grid, config
+    def __init__(
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        arguments: Mapping[str, Any],
+        config: KernelConfig,
+        tuned: str | None = None,
+    ) -> None:
+        self.kernel, self.grid, self.config, self.tuned = kernel, grid, config, tuned
         self.arguments = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
         self._full_grid = (*grid, 1, 1)[:3]
         self._compiled: dict[tuple[int | None, ...], Any] = {}
@@ -56,7 +63,7 @@ class Plan:
 
     def launch(self, tensors: Tensors) -> Launch:
         """This plan for these tensors, as a value."""
-        return Launch(self.kernel, self.grid, {**self.arguments, **tensors}, self.config)
+        return Launch(self.kernel, self.grid, {**self.arguments, **tensors}, self.config, self.tuned)
 
     def _first(self, tensors: Tensors, alignment: tuple[int | None, ...]) -> None:
         """Launch by way of Triton's look-up, and keep what it finds."""

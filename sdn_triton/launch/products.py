@@ -213,6 +213,7 @@ def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: 
             BLOCK_O=config.block_o,
         ),
         config=config,
+        tuned="tap_products",
     )
 
 
@@ -261,4 +262,5 @@ def _edge_products(
             BLOCK_O=config.block_o,
         ),
         config=config,
+        tuned="edge_products",
     )

@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from sdn_triton.backend import is_interpreted
 from sdn_triton.launch.support import LARGEST_GRID, LARGEST_GRID_AXIS
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 from sdn_triton.tuning.pretended import pretended_target
@@ -30,12 +29,13 @@ _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", def
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One kernel launch: the kernel, its grid, its arguments by name and its configuration."""
+    """One launch: kernel, grid, arguments by name, configuration, and which of ``KERNELS`` this was chosen for."""
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: dict[str, Any]
     config: KernelConfig
+    tuned: str | None = None
 
     def __post_init__(self) -> None:
         refuse_too_large(self.kernel, self.grid)
@@ -47,13 +47,8 @@ class Launch:
 
     @property
     def tuned_as(self) -> str:
-        """Under which of ``KERNELS`` its configuration is chosen."""
-        plain = self.name.removeprefix("paired_")
-        if plain.startswith(("forward", "data_gradient", "weight_gradient")):
-            plain = f"difference_{plain}"
-        name = max((kernel for kernel in KERNELS if plain.startswith(kernel)), key=len, default=self.name)
-        # One kernel computes the data gradient of both families.
-        return name.replace("difference", "depthwise") if self.arguments.get("MULTIPLIER", 0) > 0 else name
+        """Under which of ``KERNELS`` its configuration is chosen; its own name where it is fixed."""
+        return self.tuned or self.name
 
     @property
     def options(self) -> dict[str, Any]:

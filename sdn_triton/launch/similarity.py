@@ -50,6 +50,7 @@ def forward(
             BLOCK_C=config.block_c,
         ),
         config=config,
+        tuned="similarity",
     )(guidance.device)
     return maps
 
@@ -97,6 +98,7 @@ def backward(
             BLOCK_C=config.block_c,
         ),
         config=config,
+        tuned="similarity_gradient",
     )(guidance.device)
     return dguidance, sums
 

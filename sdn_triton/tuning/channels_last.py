@@ -47,7 +47,8 @@ simulation 2.5 times that; a copy costs 4. So it is made from the third time on.
 from __future__ import annotations
 
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, Target
-from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS, PAIRED_ARCHITECTURES, Work, takes_pairs
+from sdn_triton.tuning.defaults import PAIRED_ARCHITECTURES, Work, takes_pairs
+from sdn_triton.tuning.kernels import DEPTHWISE_KERNELS
 
 SAVED_BYTES = {
     "difference_forward": 1.8,

@@ -12,36 +12,12 @@ from itertools import product
 from typing import NamedTuple
 
 from sdn_triton.tuning.configs import KernelConfig, Target
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.pipelining import why_not_pipelined
 
-KERNELS = (
-    "difference_forward",
-    "difference_data_gradient",
-    "difference_weight_gradient",
-    "tap_products",
-    "edge_products",
-    "depthwise_forward",
-    "depthwise_data_gradient",
-    "depthwise_weight_gradient",
-    "similarity",
-    "similarity_gradient",
-    "block_forward",
-    "fusion_forward",
-    "fusion_data_gradient",
-    "fusion_weight_gradient",
-)
-
-PRODUCT_KERNELS = tuple(
-    kernel
-    for kernel in KERNELS
-    if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
-)
-"""The kernels that form matrix products."""
-DEPTHWISE_KERNELS = tuple(kernel for kernel in KERNELS if kernel.startswith("depthwise"))
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
 TILE_WIDTH = 16
-SPLIT_KERNELS = ("difference_weight_gradient", "depthwise_weight_gradient", "fusion_weight_gradient")
 BLOCKS_PER_MULTIPROCESSOR = 4
 NARROWEST_CHANNELS = 32
 LARGEST_TAP_SUMS = 4096
@@ -279,7 +255,7 @@ def default_config(kernel: str, work: Work, target: Target) -> KernelConfig:
     if kernel == "depthwise_weight_gradient":
         # The sums of all taps are held at once.
         config = replace(config, block_o=max(16, min(config.block_o, LARGEST_TAP_SUMS // _next_power(work.taps))))
-    if kernel in SPLIT_KERNELS:
+    if KERNELS[kernel].is_split:
         config = replace(config, splits=count_splits(kernel, work, config, target))
     return config
 
@@ -314,11 +290,12 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
         tile = _UNALIGNED_TILES[kernel, family]
     if not work.channels_last:
         tile = _CONTIGUOUS_TILES.get(kernel, tile)
-    if kernel.endswith("products") and target.architecture in TENSOR_MEMORY and family == "half":
+    spec = KERNELS[kernel]
+    if spec.step == "products" and target.architecture in TENSOR_MEMORY and family == "half":
         tile = _TENSOR_MEMORY_PRODUCTS_TILE
-    if kernel.endswith("products") and target.kind == "hip" and family != "ieee":
+    if spec.step == "products" and target.kind == "hip" and family != "ieee":
         tile = _HIP_PRODUCTS_TILE
-    if kernel.startswith("fusion") and target.kind == "hip":
+    if spec.family == "fusion" and target.kind == "hip":
         tile = _HIP_FUSION_TILE
     block_p, block_c, block_o, num_warps, num_stages = tile
     block_c = min(block_c, max(_next_power(work.channels), NARROWEST_CHANNELS))
@@ -390,16 +367,17 @@ def count_splits(kernel: str, work: Work, config: KernelConfig, target: Target) 
     across = -(-work.columns // config.block_w)
     tiles = work.images * across * -(-work.rows // config.block_h)
     blocks = -(-work.outputs // config.block_o) * work.groups
-    if not kernel.startswith("depthwise"):
+    is_depthwise = KERNELS[kernel].family == "depthwise"
+    if not is_depthwise:
         blocks *= -(-work.channels // config.block_c)
-    if config.pairs and kernel.startswith("depthwise"):
+    if config.pairs and is_depthwise:
         # Two programs share a multiprocessor.
         wanted = 2 * target.multiprocessors // (blocks * (work.taps // 2 // depthwise_tap_pairs(config, work.taps)))
     elif config.pairs:
         # A program has a multiprocessor to itself.
         wanted = target.multiprocessors // (blocks * (work.taps // 2 // tap_pairs(config, work.taps)))
     else:
-        blocks *= 1 if kernel.startswith("depthwise") else work.taps
+        blocks *= 1 if is_depthwise else work.taps
         wanted = _next_power(-(-BLOCKS_PER_MULTIPROCESSOR * target.multiprocessors // blocks))
     return max(1, min(wanted, tiles, 1024))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from sdn_triton.options import Arguments
 from sdn_triton.tuning import lookup
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 from sdn_triton.tuning.pretended import pretended_target
 

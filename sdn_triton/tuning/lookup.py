@@ -18,7 +18,8 @@ from pathlib import Path
 
 from sdn_triton.tuning.buckets import Bucket, bucket_of
 from sdn_triton.tuning.configs import KernelConfig, Target
-from sdn_triton.tuning.defaults import SPLIT_KERNELS, Work, default_config, has_pairs, tile_width
+from sdn_triton.tuning.defaults import Work, default_config, has_pairs, tile_width
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.resources import why_not
 from sdn_triton.tuning.tables import Table, TableError, read_table
 
@@ -193,7 +194,7 @@ def _describe(target: Target) -> str:
 def _fitted(config: KernelConfig, kernel: str, work: Work) -> KernelConfig:
     """The configuration of a bucket for one of its sizes."""
     config = replace(config, block_w=tile_width(config.block_p, work.rows, work.columns, wanted=config.block_w))
-    if kernel not in SPLIT_KERNELS:
+    if not KERNELS[kernel].is_split:
         return config
     tiles = work.images * -(-work.rows // config.block_h) * -(-work.columns // config.block_w)
     return replace(config, splits=max(1, min(config.splits, tiles)))

@@ -15,11 +15,11 @@ from sdn_triton.tuning.defaults import (
     FUSED_BYTES,
     GROUP_PRODUCTS,
     LARGEST_TAP_SUMS,
-    PRODUCT_KERNELS,
     TENSOR_MEMORY,
     depthwise_tap_pairs,
     tap_pairs,
 )
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.pipelining import why_not_pipelined
 
 ITEM_BYTES = {"fp16": 2, "bf16": 2, "tf32": 4, "ieee": 4}
@@ -92,9 +92,9 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
     if config.num_warps * lanes(target) > LARGEST_BLOCK:
         return f"its {config.num_warps} warps are more than the {LARGEST_BLOCK} threads of a block"
     sides = {name: getattr(config, name) for name in used_blocks(kernel)}
-    if kernel in PRODUCT_KERNELS and (short := [name for name, side in sides.items() if side < SMALLEST_FACTOR]):
+    if KERNELS[kernel].has_products and (short := [name for name, side in sides.items() if side < SMALLEST_FACTOR]):
         return f"its {short[0]} is below {SMALLEST_FACTOR}, the shortest side of a matrix product"
-    if kernel in PRODUCT_KERNELS and config.num_stages > 1 and (reason := why_not_pipelined(arithmetic, target)):
+    if KERNELS[kernel].has_products and config.num_stages > 1 and (reason := why_not_pipelined(arithmetic, target)):
         return reason
     largest, second, *_ = sorted(sides.values(), reverse=True)
     if largest * second > LARGEST_TILE:
@@ -127,7 +127,7 @@ def _registers(target: Target) -> int:
 
 def used_blocks(kernel: str) -> tuple[str, ...]:
     """The sides of its tiles that a kernel looks at."""
-    if kernel in PRODUCT_KERNELS:
+    if KERNELS[kernel].has_products:
         return "block_p", "block_c", "block_o"
     if kernel in ("depthwise_forward", "depthwise_weight_gradient"):
         return "block_p", "block_o"
@@ -135,7 +135,7 @@ def used_blocks(kernel: str) -> tuple[str, ...]:
 
 
 def _keeps_sums_in_tensor_memory(kernel: str, arithmetic: str, target: Target) -> bool:
-    return target.architecture in TENSOR_MEMORY and arithmetic != "ieee" and kernel in PRODUCT_KERNELS
+    return target.architecture in TENSOR_MEMORY and arithmetic != "ieee" and KERNELS[kernel].has_products
 
 
 def _tensor_columns(kernel: str, config: KernelConfig) -> int:
@@ -147,17 +147,18 @@ def _tensor_columns(kernel: str, config: KernelConfig) -> int:
         "data_gradient": (config.block_p, config.block_c),
         "weight_gradient": (config.block_o, config.block_c),
         "products": (config.block_p, config.block_c),
-    }[kernel.partition("_")[2]]
+    }[KERNELS[kernel].step]
     return columns * -(-rows // TENSOR_ROWS)
 
 
 def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:
     """Float32 numbers that a block holds through its loop."""
     p, c, o = config.block_p, config.block_c, config.block_o
-    if config.pairs and not kernel.endswith("forward"):
-        if kernel.endswith("data_gradient"):
+    spec = KERNELS[kernel]
+    if config.pairs and spec.step != "forward":
+        if spec.step == "data_gradient":
             return 2 * p * c
-        if kernel == "depthwise_weight_gradient":
+        if spec.family == "depthwise":
             return 2 * depthwise_tap_pairs(config, TAPS) * p * o
         return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 2 * tap_pairs(config, TAPS) * o * c
     products, others = {
@@ -180,7 +181,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
 
 
 def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:
-    if kernel not in PRODUCT_KERNELS:
+    if not KERNELS[kernel].has_products:
         return 4 * max(LARGEST_TAP_SUMS, config.block_p * config.num_warps)  # sums pass from warp to warp
     item = ITEM_BYTES[arithmetic]
     pc, co, po = (
@@ -218,7 +219,7 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
         "fusion_weight_gradient": ((po, pc), pc * is_pipelined, 0, 4 * co),
     }[kernel]
     loaded, after = sum(factors), fused if kernel == "block_forward" else 0
-    exchanged = min(result, 4 * EXCHANGE_BYTES if kernel.endswith("products") else EXCHANGE_BYTES)
+    exchanged = min(result, 4 * EXCHANGE_BYTES if KERNELS[kernel].step == "products" else EXCHANGE_BYTES)
     if target.kind == "hip":
         # Without a pipeline factors pass through one after the other; the sources stay in registers in any case.
         loaded, made, sources = (loaded, made, 0) if is_pipelined else (max(*factors, made), 0, 0)

@@ -10,14 +10,13 @@ from typing import Any
 
 from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import (
-    PRODUCT_KERNELS,
-    SPLIT_KERNELS,
     Work,
     default_config,
     has_pairs,
     takes_pairs,
     tile_width,
 )
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.resources import used_blocks, why_not
 
 Blocks = Mapping[str, tuple[int, ...]]
@@ -38,13 +37,13 @@ def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     A field of :class:`KernelConfig` whose metadata has ``choices`` is an axis for every kernel that ``kernels`` in its
     metadata names, or for all.
     """
-    has_products = kernel in PRODUCT_KERNELS
-    blocks = TENSOR_BLOCKS if has_products and arithmetic != "ieee" else SCALAR_BLOCKS
+    spec = KERNELS[kernel]
+    blocks = TENSOR_BLOCKS if spec.has_products and arithmetic != "ieee" else SCALAR_BLOCKS
     found: dict[str, tuple[Any, ...]] = {name: blocks[name] for name in used_blocks(kernel)}
     found["block_w"] = TILE_WIDTHS
     found["num_warps"] = WARPS
-    found["num_stages"] = STAGES if has_products else STAGES_WITHOUT_PRODUCTS
-    if kernel.endswith("products"):
+    found["num_stages"] = STAGES if spec.has_products else STAGES_WITHOUT_PRODUCTS
+    if spec.step == "products":
         found["block_c"] = (*found["block_c"], 256)
     if has_pairs(kernel, arithmetic):
         found["pairs"] = (False, True)
@@ -105,7 +104,7 @@ def _candidate(
 
 
 def _splits(kernel: str, config: KernelConfig, work: Work) -> tuple[int, ...]:
-    if kernel not in SPLIT_KERNELS:
+    if not KERNELS[kernel].is_split:
         return (config.splits,)
     tiles = work.images * -(-work.rows // config.block_h) * -(-work.columns // config.block_w)
     return tuple(dict.fromkeys(max(1, min(int(config.splits * factor), tiles)) for factor in SPLIT_FACTORS))

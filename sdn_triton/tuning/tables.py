@@ -15,7 +15,7 @@ from typing import Any
 
 from sdn_triton.tuning.buckets import Bucket, bucket_from_json, family_of
 from sdn_triton.tuning.configs import KernelConfig, Target, config_from_json
-from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.kernels import KERNELS
 
 SCHEMA = 1
 ENTRY_KEYS = ("kernel", "bucket", "config", "microseconds", "runner_up", "heuristic", "verified", "run", "shape")

@@ -21,15 +21,8 @@ from sdn_triton.launch.image_copy import copy_image, in_channels_last
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
-from sdn_triton.tuning.defaults import (
-    KERNELS,
-    PAIRED_KERNELS,
-    PRODUCT_KERNELS,
-    Work,
-    all_defaults,
-    default_config,
-    takes_pairs,
-)
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, Work, all_defaults, default_config, takes_pairs
+from sdn_triton.tuning.kernels import KERNELS, PRODUCT_KERNELS
 from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 

@@ -25,8 +25,9 @@ from sdn_triton.bench.machine_code.sass import read_sass
 from sdn_triton.bench.tuner.static_ranking import Ranked
 from sdn_triton.bench.tuner.trials import Trial, precision_of, units_of
 from sdn_triton.options import DifferenceOptions
-from sdn_triton.tuning.defaults import PRODUCT_KERNELS, Work, all_defaults, default_config
+from sdn_triton.tuning.defaults import Work, all_defaults, default_config
 from sdn_triton.tuning.fallback import smaller
+from sdn_triton.tuning.kernels import PRODUCT_KERNELS
 from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 

@@ -24,7 +24,7 @@ from sdn_triton.bench.machine_code.timeline.hopper import Hopper
 from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
 from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
-from sdn_triton.tuning.defaults import DEPTHWISE_KERNELS
+from sdn_triton.tuning.kernels import DEPTHWISE_KERNELS
 
 # What the hot loops issue for one difference element: bfloat16, channels last, C = O = 256 and 128, the default
 # configurations, by triton 3.7. A kernel that gets better by more than the margin below wants its pin lowered here.

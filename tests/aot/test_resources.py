@@ -26,7 +26,8 @@ if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
 from sdn_triton.aot.compile import TARGETS, compile_launch
 from sdn_triton.aot.examples import example_launches
 from sdn_triton.tuning.configs import ARITHMETICS, PAIRED_CHANNELS, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS, PRODUCT_KERNELS, all_defaults
+from sdn_triton.tuning.defaults import PAIRED_KERNELS, all_defaults
+from sdn_triton.tuning.kernels import KERNELS, PRODUCT_KERNELS
 from sdn_triton.tuning.resources import LARGEST_REGISTERS, TENSOR_COLUMNS, estimate, why_not
 from sdn_triton.tuning.spaces import axes
 

@@ -17,7 +17,7 @@ from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch import products
 from sdn_triton.options import DifferenceArguments, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.precision import convolutions_in
 
 TILED = ("plain", "stride3x1-dilation1x2", "padding-beyond-reach", "groups2", "depthwise-multiplier3-stride2", "vector")

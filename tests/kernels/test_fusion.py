@@ -21,7 +21,7 @@ from sdn_triton.launch import fusion as launch
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import FusionArguments, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import KERNELS
+from sdn_triton.tuning.kernels import KERNELS
 
 SMALL_TILES = dict.fromkeys(KERNELS, KernelConfig(16, 4, 16, 16, 4, 1, splits=3))
 

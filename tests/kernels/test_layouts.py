@@ -40,7 +40,8 @@ from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import BlockArguments, BlockOptions, DifferenceArguments, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
-from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
+from sdn_triton.tuning.defaults import PAIRED_KERNELS
+from sdn_triton.tuning.kernels import KERNELS
 
 LAYOUTS: dict[str, Layout] = {
     "columns-expanded": expanded(3),

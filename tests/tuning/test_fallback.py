@@ -22,8 +22,9 @@ from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning import fallback, lookup
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, config_to_json
-from sdn_triton.tuning.defaults import KERNELS, PAIRED_KERNELS
+from sdn_triton.tuning.defaults import PAIRED_KERNELS
 from sdn_triton.tuning.fallback import failure_of_configuration, smaller
+from sdn_triton.tuning.kernels import KERNELS
 
 needs_interpreter = pytest.mark.skipif(not is_interpreted(), reason="needs TRITON_INTERPRET=1")
 OPTIONS = DifferenceOptions((3, 3), padding=(1, 1))
@@ -255,7 +256,7 @@ def test_the_order_ends_at_the_smallest_tile():
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_launches_know_what_they_are_tuned_as(kernel):
     config = KernelConfig(32, 16, 32, 32, 4, 1)
-    launches = example_launches(kernel, "ieee", config, channels=32, outputs=32, size=(8, 8))
+    launches = example_launches(kernel, "ieee", config, channels=128, outputs=32, size=(8, 8))
     assert launches
     assert {found.tuned_as for found in launches} == {kernel}
     assert isinstance(launches[0], run.Launch)

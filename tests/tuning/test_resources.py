@@ -7,7 +7,8 @@ import pytest
 from sdn_triton.aot.compile import TARGETS
 from sdn_triton.tuning import pipelining
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
-from sdn_triton.tuning.defaults import KERNELS, PRODUCT_KERNELS, Work, all_defaults, default_config
+from sdn_triton.tuning.defaults import Work, all_defaults, default_config
+from sdn_triton.tuning.kernels import KERNELS, PRODUCT_KERNELS
 from sdn_triton.tuning.resources import estimate, why_not
 from sdn_triton.tuning.spaces import axes, candidates
 

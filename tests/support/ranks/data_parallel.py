@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sdn_triton import SDN, SDNNeck
 from sdn_triton.tuning.configs import INTERPRETER, Target
-from sdn_triton.tuning.defaults import KERNELS, Work, all_defaults, default_config
+from sdn_triton.tuning.defaults import Work, all_defaults, default_config
+from sdn_triton.tuning.kernels import KERNELS
 
 CHANNELS, BATCH = (4, 6, 8), 4
 
