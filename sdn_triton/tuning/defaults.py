@@ -14,6 +14,21 @@ from typing import NamedTuple
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.pipelining import why_not_pipelined
+from sdn_triton.tuning.tiles import (
+    CONTIGUOUS_TILES,
+    FLOAT32_TILES,
+    HIP_FUSION_TILE,
+    HIP_PRODUCTS_TILE,
+    PAIRED_TILES,
+    TENSOR_MEMORY_FLOAT32_TILES,
+    TENSOR_MEMORY_PRODUCTS_TILE,
+    TENSOR_MEMORY_TILES,
+    TILES,
+    UNALIGNED_TILES,
+    WARP_PAIRED_TILES,
+    WARP_PRODUCTS_CONTIGUOUS_TILES,
+    WARP_PRODUCTS_TILES,
+)
 
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
@@ -30,120 +45,7 @@ than this one, compilers squeeze into the registers of one block more, and spill
 EDGE_CHANNELS = 128
 """What divides the channels of a layer whose edges have products: a tile of them has one tap, and no empty columns."""
 
-# Pixels, channels, outputs, warps, stages. One stage means that loads go straight to registers and through the first
-# cache, where a tap finds what its neighbours have read; the products of the fusion share nothing and prefetch.
-_ALL = ("half", "tf32", "ieee")
-_TILES = {
-    "difference_forward": {"half": (64, 32, 128, 4, 1), "tf32": (64, 32, 64, 8, 1), "ieee": (64, 16, 32, 4, 1)},
-    "difference_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 8, 1)),
-    "difference_weight_gradient": {"half": (64, 64, 128, 8, 1), "tf32": (32, 64, 64, 4, 1), "ieee": (64, 32, 32, 4, 1)},
-    "tap_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 32, 8, 3), "ieee": (64, 32, 16, 4, 1)},
-    "edge_products": {"half": (128, 256, 64, 8, 3), "tf32": (128, 256, 16, 8, 4), "ieee": (64, 32, 16, 4, 1)},
-    "depthwise_forward": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
-    "depthwise_data_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
-    "depthwise_weight_gradient": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
-    "similarity": dict.fromkeys(_ALL, (64, 32, 32, 4, 1)),
-    "similarity_gradient": dict.fromkeys(_ALL, (32, 32, 32, 4, 1)),
-    "block_forward": {"half": (64, 32, 256, 8, 1), "tf32": (32, 32, 128, 8, 1), "ieee": (64, 32, 64, 8, 1)},
-    "fusion_forward": {"half": (128, 32, 128, 8, 3), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
-    "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
-    "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
-}
-# Tiles of channels in pairs, for many blocks and for few, by how many outputs there are.
-_PAIRED_TILES = {
-    "difference_forward": {
-        ("many", "widest"): (128, 32, 256, 8, 3),
-        ("many", "wide"): (64, 32, 128, 4, 3),
-        ("many", "narrow"): (128, 32, 64, 4, 3),
-        ("few", "widest"): (64, 32, 128, 4, 3),
-        ("few", "wide"): (64, 32, 128, 4, 3),
-        ("few", "narrow"): (64, 32, 64, 4, 3),
-    },
-    "block_forward": {
-        ("many", "widest"): (128, 32, 256, 8, 3),
-        ("many", "wide"): (64, 32, 128, 4, 3),
-        ("many", "narrow"): (128, 32, 64, 4, 3),
-        ("few", "widest"): (64, 32, 256, 8, 3),
-        ("few", "wide"): (64, 32, 128, 4, 3),
-        ("few", "narrow"): (64, 32, 64, 4, 3),
-    },
-    "difference_data_gradient": {
-        ("many", "wide"): (64, 32, 64, 4, 1),
-        ("many", "narrow"): (64, 32, 64, 4, 1),
-        ("few", "wide"): (32, 32, 64, 4, 1),
-        ("few", "narrow"): (32, 32, 64, 4, 1),
-    },
-    "difference_weight_gradient": {
-        ("many", "widest"): (64, 32, 256, 8, 3),
-        ("many", "wide"): (64, 32, 128, 8, 3),
-        ("many", "narrow"): (64, 32, 64, 8, 3),
-        ("few", "widest"): (64, 32, 256, 8, 3),
-        ("few", "wide"): (64, 32, 128, 8, 3),
-        ("few", "narrow"): (64, 32, 64, 8, 3),
-    },
-}
-_PAIRED_TILES |= {
-    kernel: {(blocks, width): tile for blocks, tile in tiles.items() for width in ("wide", "narrow")}
-    for kernel, tiles in {
-        "depthwise_forward": {"many": (128, 32, 32, 4, 1), "few": (32, 32, 32, 4, 1)},
-        "depthwise_data_gradient": {"many": (64, 32, 32, 4, 1), "few": (32, 32, 32, 4, 1)},
-        "depthwise_weight_gradient": dict.fromkeys(("many", "few"), (32, 32, 32, 4, 1)),
-    }.items()
-}
-# The same where a word is one channel in float32.
-_FLOAT32_TILES = {
-    "difference_forward": {
-        ("many", "widest"): (128, 16, 256, 8, 3),
-        ("many", "wide"): (64, 16, 128, 4, 3),
-        ("many", "narrow"): (64, 16, 64, 4, 3),
-        ("few", "widest"): (64, 16, 128, 4, 3),
-        ("few", "wide"): (64, 16, 128, 4, 3),
-        ("few", "narrow"): (64, 16, 64, 4, 3),
-    },
-    "difference_weight_gradient": {
-        ("many", "widest"): (32, 16, 256, 8, 3),
-        ("many", "wide"): (32, 16, 128, 8, 3),
-        ("many", "narrow"): (32, 16, 64, 8, 3),
-        ("few", "widest"): (32, 16, 256, 8, 3),
-        ("few", "wide"): (32, 16, 128, 8, 3),
-        ("few", "narrow"): (32, 16, 64, 8, 3),
-    },
-}
-# Tensor memory leaves registers to differences: tiles may have more pixels, which read weights less often. But it gives
-# all of its sums back at once, for which a block with tiles of 256 outputs would not have the registers. A tile that
-# does not hold all responses stands for two kernels.
-_TENSOR_MEMORY_TILES = {
-    ("difference_forward", "many", "widest"): (256, 32, 128, 8, 3),
-    ("difference_forward", "many", "wide"): (256, 32, 128, 8, 3),
-    ("difference_forward", "many", "narrow"): (256, 32, 64, 8, 3),
-    ("difference_forward", "few", "widest"): (128, 32, 128, 8, 3),
-    ("difference_forward", "few", "wide"): (128, 32, 128, 8, 3),
-    ("difference_forward", "few", "narrow"): (128, 32, 64, 8, 3),
-    ("block_forward", "many", "widest"): (256, 32, 128, 8, 2),
-    ("block_forward", "many", "wide"): (256, 32, 128, 8, 2),
-    ("block_forward", "many", "narrow"): (256, 32, 64, 8, 2),
-    ("block_forward", "few", "widest"): (128, 32, 128, 8, 2),
-    ("block_forward", "few", "wide"): (128, 32, 128, 8, 2),
-    ("block_forward", "few", "narrow"): (128, 32, 64, 8, 2),
-    ("difference_weight_gradient", "many", "widest"): (64, 32, 128, 8, 2),
-    ("difference_weight_gradient", "many", "wide"): (64, 32, 128, 8, 2),
-    ("difference_weight_gradient", "many", "narrow"): (64, 32, 64, 8, 2),
-    ("difference_weight_gradient", "few", "widest"): (64, 32, 128, 8, 2),
-    ("difference_weight_gradient", "few", "wide"): (64, 32, 128, 8, 2),
-    ("difference_weight_gradient", "few", "narrow"): (64, 32, 64, 8, 2),
-}
-# The same where a word is one channel in float32: with more pixels 128 outputs and 256x16 spill.
-_TENSOR_MEMORY_FLOAT32_TILES = {
-    ("difference_forward", "many", "wide"): (128, 16, 128, 8, 3),
-    ("difference_forward", "many", "narrow"): (256, 16, 64, 8, 3),
-    ("difference_forward", "few", "narrow"): (128, 16, 64, 8, 3),
-}
-# The same where warps make products by themselves, and each takes its factors from shared memory.
-_WARP_PAIRED_TILES = {
-    ("difference_weight_gradient", "wide"): (32, 32, 128, 8, 2),
-    ("difference_weight_gradient", "narrow"): (64, 32, 64, 8, 2),
-}
-PAIRED_KERNELS = tuple(_PAIRED_TILES)
+PAIRED_KERNELS = tuple(PAIRED_TILES)
 """The kernels that have a form in which channels travel in pairs."""
 TENSOR_MEMORY = (100, 103)
 """Architectures that keep the sums of a matrix product in a memory of their own."""
@@ -156,34 +58,12 @@ PACKED_ARCHITECTURES = (80, 86, 87, 89, *PAIRED_ARCHITECTURES, 120)
 make products by themselves, each would compute all of it."""
 LEFT_OPERANDS = ("difference_forward", "block_forward")
 """The kernels whose differences are that."""
-PAIRED_IN_FLOAT32 = tuple(_FLOAT32_TILES)
+PAIRED_IN_FLOAT32 = tuple(FLOAT32_TILES)
 """The kernels that have it for TF32, too."""
 FLOAT32_ARCHITECTURES = PAIRED_ARCHITECTURES
 """Where they take it."""
 SUMS_OF_A_WARP = 4096
 """Float32 sums for which a warp has the registers, with all else that it holds: 128 in each of its threads."""
-# Where warps make products by themselves: tiles of which each warp has other pixels, so that no two compute the same
-# differences (forward), and large ones, which ask less of the second-level cache (weight gradient); of products of all
-# taps, tiles whose sums and factors share the registers. The first one counts that outputs fill more than half of.
-_WARP_PRODUCTS_TILES = {
-    ("difference_forward", "tf32"): ((128, 16, 64, 4, 1),),
-    ("difference_weight_gradient", "half"): ((32, 128, 256, 8, 1),),
-    ("difference_weight_gradient", "tf32"): ((32, 64, 256, 8, 2), (32, 128, 128, 8, 1)),
-    ("tap_products", "half"): ((128, 256, 32, 8, 3),),
-    ("tap_products", "tf32"): ((128, 128, 32, 8, 3),),
-    ("edge_products", "half"): ((128, 256, 32, 8, 3),),
-    ("edge_products", "tf32"): ((128, 128, 32, 8, 3),),
-}
-_UNALIGNED_TILES = {("difference_forward", "half"): (128, 32, 64, 8, 1)}
-# One channel at a time takes an address for each: fewer of them in a thread.
-_CONTIGUOUS_TILES = {"difference_data_gradient": (64, 16, 32, 4, 1), "depthwise_data_gradient": (32, 32, 32, 4, 1)}
-# Of more than 128 outputs where channels do not lie together, so that instructions bind: all share the differences.
-_WARP_PRODUCTS_CONTIGUOUS_TILES = {("difference_forward", "half"): ((64, 32, 256, 8, 1),)}
-# Products of taps and edges where sums have a memory of their own: all of it, which reads factors least often. In TF32
-# that spills.
-_TENSOR_MEMORY_PRODUCTS_TILE = (256, 256, 64, 8, 3)
-_HIP_PRODUCTS_TILE = (128, 128, 32, 8, 2)
-_HIP_FUSION_TILE = (64, 32, 64, 4, 2)
 
 
 class Work(NamedTuple):
@@ -278,25 +158,25 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
 def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     """Tiles as wide as channels and outputs make use of; how wide is bounded by registers, see the compile tests."""
     family = "half" if work.arithmetic in ("fp16", "bf16") else work.arithmetic
-    tile = _TILES[kernel][family]
+    tile = TILES[kernel][family]
     if target.kind == "cuda" and target.architecture not in GROUP_PRODUCTS:
-        tiles = (*_WARP_PRODUCTS_TILES.get((kernel, family), ()), tile)
+        tiles = (*WARP_PRODUCTS_TILES.get((kernel, family), ()), tile)
         if not work.channels_last:
-            tiles = (*_WARP_PRODUCTS_CONTIGUOUS_TILES.get((kernel, family), ()), *tiles)
+            tiles = (*WARP_PRODUCTS_CONTIGUOUS_TILES.get((kernel, family), ()), *tiles)
         filled = (tile for tile in tiles if max(work.outputs, NARROWEST_OUTPUTS) > tile[2] // 2)
         tile = next(filled, tiles[-1])
-    if (kernel, family) in _UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
+    if (kernel, family) in UNALIGNED_TILES and work.channels % ALIGNED_CHANNELS:
         # Loads of one channel at a time take more registers: more warps share them.
-        tile = _UNALIGNED_TILES[kernel, family]
+        tile = UNALIGNED_TILES[kernel, family]
     if not work.channels_last:
-        tile = _CONTIGUOUS_TILES.get(kernel, tile)
+        tile = CONTIGUOUS_TILES.get(kernel, tile)
     spec = KERNELS[kernel]
     if spec.step == "products" and target.architecture in TENSOR_MEMORY and family == "half":
-        tile = _TENSOR_MEMORY_PRODUCTS_TILE
+        tile = TENSOR_MEMORY_PRODUCTS_TILE
     if spec.step == "products" and target.kind == "hip" and family != "ieee":
-        tile = _HIP_PRODUCTS_TILE
+        tile = HIP_PRODUCTS_TILE
     if spec.family == "fusion" and target.kind == "hip":
-        tile = _HIP_FUSION_TILE
+        tile = HIP_FUSION_TILE
     block_p, block_c, block_o, num_warps, num_stages = tile
     block_c = min(block_c, max(_next_power(work.channels), NARROWEST_CHANNELS))
     block_o = min(block_o, max(_next_power(work.outputs), NARROWEST_OUTPUTS))
@@ -331,11 +211,11 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
 def _paired_tiles(
     kernel: str, arithmetic: str, target: Target
 ) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
-    tiles, others = _PAIRED_TILES[kernel], _TENSOR_MEMORY_TILES
+    tiles, others = PAIRED_TILES[kernel], TENSOR_MEMORY_TILES
     if arithmetic == "tf32":
-        tiles, others = _FLOAT32_TILES[kernel], _TENSOR_MEMORY_FLOAT32_TILES
+        tiles, others = FLOAT32_TILES[kernel], TENSOR_MEMORY_FLOAT32_TILES
     if target.architecture not in GROUP_PRODUCTS:
-        found = {key: _WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
+        found = {key: WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
         return {key: tile for key, tile in found.items() if key[1] != "widest"}
     has_memory = target.architecture in TENSOR_MEMORY
     return {key: others.get((kernel, *key), tile) if has_memory else tile for key, tile in tiles.items()}
