@@ -213,7 +213,7 @@ def test_predicted_is_what_is_launched():
     assert found["layer", "inference"] == ["difference_forward"]
     assert found["block", "inference"] == ["block_forward"]
     assert set(found["block", "training"]) == {
-        *("difference_forward", "tap_products", "difference_data_gradient", "difference_weight_gradient"),
+        *("difference_forward", "edge_products", "difference_data_gradient", "difference_weight_gradient"),
         *("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient"),
         *("merge_moments_kernel", "moments_gradient_kernel"),
     }
