@@ -40,7 +40,7 @@ def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs:
 
 
 def launch_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None = None) -> None:
-    """Fill ``output``, and ``moments`` ``[tiles, 2, O]`` with mean and sum of squares of every tile, if it is there."""
+    """Fill ``output``, and ``moments`` ``[tiles, 2, O]`` with mean and squared deviations of every tile, if it is there."""
     maps = call.similarity_maps()
     if call.is_depthwise:
         _depthwise_forward(call, output, moments)
