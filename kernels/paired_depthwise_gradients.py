@@ -239,7 +239,7 @@ def paired_depthwise_weight_gradient_kernel(
     BLOCK_W: tl.constexpr,
     BLOCK_O: tl.constexpr,
 ):
-    """``dL/dK[o,tap] = sum_p G[o,p] s (u[o,q] - u[o,p])`` and ``dL/db[o] = sum_p G[o,p]``, over every splits-th tile.
+    """``dL/dK[o,tap] = sum_p G[o,p] s (u[o,q] - u[o,p])`` and ``dL/db[o] = sum_p G[o,p]``, over a run of tiles.
 
     Each thread sums up its own pixels; threads are summed at the end.
     One program: BLOCK_O outputs, TAP_PAIRS taps of the first half of the kernel and their opposites, one split. Those

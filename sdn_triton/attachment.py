@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_structure
+from typing_extensions import Unpack  # comes with torch; Python's own since 3.11
 
 from sdn_triton.checks import Size, check_name, integers
 from sdn_triton.dry_run import check_channels_first, check_no_image, observe
@@ -25,9 +26,6 @@ from sdn_triton.features import (
 from sdn_triton.modules import SDNNeck
 from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
 from sdn_triton.tracing import is_symbolic
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Side = Literal["input", "output"]
 SIDES: tuple[Side, ...] = get_args(Side)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
@@ -49,7 +51,7 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     ``call`` is a function of this library, any module that contains its layers, or any function that calls them. Of a
     module, the parts that call the operators are named as in ``named_modules()``.
     Nothing is computed: the call runs on stand-ins that have a size, a dtype and a device but no memory, so that no
-    running statistics move.
+    running statistics move. What was given to ``torch.compile`` is explained as it is written.
 
     Raises:
         Exception: whatever the call raises for its arguments, :class:`sdn_triton.BackendUnavailableError` included.
@@ -67,13 +69,18 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
     names = {id(module): name for name, module in call.named_modules()} if isinstance(call, nn.Module) else {}
-    with recorded_decisions(lambda: _at_work(names)) as decisions, mode:
+    with _uncompiled(), recorded_decisions(lambda: _at_work(names)) as decisions, mode:
         if isinstance(call, nn.Module):
             state = {**dict(call.named_parameters()), **dict(call.named_buffers())}
             functional_call(call, tree_map(stand_in, state), tree_map(stand_in, args), tree_map(stand_in, kwargs))
         else:
             call(*tree_map(stand_in, args), **tree_map(stand_in, kwargs))
     return Explanation(tuple(decisions))
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Inside, what was given to ``torch.compile`` runs as it is written, as compiled code says nothing of decisions."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _at_work(names: Mapping[int, str]) -> str:

@@ -52,7 +52,7 @@ def write_repository(folder: Path) -> list[Path]:
         FileExistsError: there is something in the folder that is no such repository.
         ValueError: a source imports what is left out, or the operators' name is not where it was.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "build").is_dir():
+    if folder.exists() and any(folder.iterdir()) and not any(folder.glob("build/torch-*/metadata.json")):
         raise FileExistsError(f"{folder} has other files: name a folder that is empty or not there")
     sources = dict(sorted(_sources()))
     digest = hashlib.sha256()
@@ -122,6 +122,7 @@ def relative_imports(source: str, path: Path) -> str:
     """
     lines = source.splitlines(keepends=True)
     dots = "." * len(path.parts)
+    left_out = {Path(name).stem for name in LEFT_OUT}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import) and any(name.name.partition(".")[0] == NAME for name in node.names):
             raise ValueError(f"{path}, line {node.lineno}: write it as `from {NAME} import …`")
@@ -130,8 +131,10 @@ def relative_imports(source: str, path: Path) -> str:
         package, _, inside = node.module.partition(".")
         if package != NAME:
             continue
-        if inside.partition(".")[0] in {Path(name).stem for name in LEFT_OUT}:
-            raise ValueError(f"{path}, line {node.lineno}: imports {node.module}, which is left out")
+        modules = [inside.partition(".")[0]] if inside else [alias.name for alias in node.names]
+        for module in modules:
+            if module in left_out:
+                raise ValueError(f"{path}, line {node.lineno}: imports {NAME}.{module}, which is left out")
         absolute = re.compile(rf"\bfrom {re.escape(node.module)}\b")
         lines[node.lineno - 1] = absolute.sub(f"from {dots}{inside}", lines[node.lineno - 1], count=1)
     return "".join(lines)

@@ -296,11 +296,23 @@ class DifferenceCall:
         kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
         if self.uses_maps:
             kernels = ["similarity", *kernels, "similarity_gradient"]
-        return tuple(kernels) if self.is_depthwise else (*kernels, self.products_kernel(self.input.stride(1) == 1))
+        return tuple(kernels) if self.is_depthwise else (*kernels, self.likely_products_kernel)
 
-    def products_kernel(self, channels_last: bool) -> str:
-        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout."""
-        is_copied = not self.can_pair and self.work("difference_data_gradient").can_pair
+    @property
+    def likely_products_kernel(self) -> str:
+        """The kernel whose products the data gradient will gather if the incoming gradient lies as the input does.
+
+        Where a contrast is a tensor, if its gradient is wanted.
+        """
+        kernel, learned = "difference_data_gradient", isinstance(self.contrast, Tensor)
+        is_copied = self.reads_copies(kernel, self.config(kernel, learned), learned)
+        return self.products_kernel(self.input.stride(1) == 1, is_copied)
+
+    def products_kernel(self, channels_last: bool, is_copied: bool = False) -> str:
+        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout.
+
+        ``is_copied`` says that it will not gather from these images, but from channels-last copies of them.
+        """
         takes_edges = (
             channels_last
             and (is_copied or self.input.stride(1) == 1)

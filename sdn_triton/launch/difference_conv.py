@@ -41,7 +41,7 @@ def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs:
 
 
 def launch_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None = None) -> None:
-    """Fill ``output``, and ``moments`` ``[tiles, 2, O]`` with mean and sum of squares of every tile, if it is there."""
+    """Fill ``output``, and ``moments`` ``[tiles, 2, O]``, if there, with mean and squared deviations of every tile."""
     maps = call.similarity_maps()
     if call.is_depthwise:
         _depthwise_forward(call, output, moments)
@@ -81,8 +81,9 @@ def describe_configs(
     And one where a model has another way ahead, to which no path of this library leads.
     """
     call = DifferenceCall.of(arguments, options, configs)
-    configs = {kernel: call.config(kernel) for kernel in call.kernels}
-    lines = tuple(f"{kernel}: {config}{memory_of(call, kernel, config)}" for kernel, config in configs.items())
+    learned = isinstance(call.contrast, Tensor) and call.contrast.requires_grad
+    configs = {kernel: call.config(kernel, learned) for kernel in call.kernels}
+    lines = tuple(f"{kernel}: {config}{memory_of(call, kernel, config, learned)}" for kernel, config in configs.items())
     return (*lines, COMPILED_AHEAD) if _compiled_is_ahead(call) else lines
 
 
@@ -93,12 +94,12 @@ def _compiled_is_ahead(call: DifferenceCall) -> bool:
     return is_known and compiled_is_ahead(call.arithmetic, layout, call.channels, call.outputs, target)
 
 
-def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig) -> str:
+def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig, needs_contrast: bool = False) -> str:
     """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
     spec = KERNELS[kernel]
     if spec.step == "products":
         return f"; makes products of up to {products_bytes(call):,} bytes at a time"
-    if not call.reads_copies(kernel, config):
+    if not call.reads_copies(kernel, config, needs_contrast):
         return ""
     what = "input" if call.images == 1 else "input and guidance"
     shared = ", one set for the backward" if spec.step != "forward" else ""

@@ -96,7 +96,7 @@ def products_bytes(call: DifferenceCall) -> int:
     """
     learned = isinstance(call.contrast, Tensor)
     config = call.config("difference_data_gradient", learned)
-    kernel = call.products_kernel(call.input.stride(1) == 1)
+    kernel = call.likely_products_kernel
     places = Places.of(call, kernel)
     columns = call.groups * places.slots * (padded(call.channels) if config.pairs else call.channels)
     item_bytes = torch.float32.itemsize if learned else call.input.dtype.itemsize

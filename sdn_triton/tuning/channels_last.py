@@ -1,9 +1,9 @@
 """When images are copied to channels_last for the kernels that take channels in words: by bytes and operations.
 
-Those kernels need the channels of a pixel side by side, in blocks of 32, and input and guidance alike. Other images
-are brought into that form where this takes less time than it saves. Nothing is timed: both sides are counted in bytes
-of device memory, for the less favourable of the architectures that have such kernels, sm_90, which moves 13.9 bytes a
-clock and multiprocessor (``bench/machine_code/throughput.py``).
+Those kernels need the channels of a pixel side by side, in blocks of 32 (depthwise: of 8), and input and guidance
+alike. Other images are brought into that form where this takes less time than it saves. Nothing is timed: both sides
+are counted in bytes of device memory, for the less favourable of the architectures that have such kernels, sm_90, which
+moves 13.9 bytes a clock and multiprocessor (``bench/machine_code/throughput.py``).
 
 What copies cost: of each pixel of an image with C channels of 2 bytes, and C' with those that fill up the last block,
 2 C bytes are read, 2 C' written, and 2 (C' - C) more are read by the kernel than it would have read: 4 C' in all. There

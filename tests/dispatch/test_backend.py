@@ -104,6 +104,17 @@ def test_explain_sees_layers_deep_in_a_network():
     assert [d.operator for d in explain(network, X).decisions] == ["semantic_difference_conv2d"]
 
 
+def test_explain_sees_layers_that_are_compiled():
+    """Compiled code says nothing of decisions: they are those of the code as written."""
+    layer = SemanticDifferenceConv2d(4, 2)
+    compiled = torch.compile(torch.nn.Sequential(layer), backend="eager")
+    assert [d.module for d in explain(compiled, X).decisions] == ["_orig_mod.0"]
+    function = torch.compile(lambda x: layer(x), backend="eager")
+    assert str(explain(function, X)) == str(explain(lambda x: layer(x), X))
+    layer.compile(backend="eager")
+    assert [d.module for d in explain(torch.nn.Sequential(layer), X).decisions] == ["0"]
+
+
 WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None  # as if it were not installed

@@ -15,8 +15,9 @@ from sdn_triton.launch import difference_call, products
 from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import DifferenceArguments, DifferenceNeeds
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.precision import convolutions_in
+from sdn_triton.tuning.pretended import pretended
 
 TILE = KernelConfig(32, 16, 16, 16, 4, 1)
 CASES = {
@@ -49,9 +50,14 @@ def edges_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check(case, dtype, device, monkeypatch, configs) -> None:
     """The gradients of the images, and that they came from products of edges."""
-    tensors, o = case.tensors(dtype, device), case.options
+    tensors = case.tensors(dtype, device)
     for image in (0, 1, 5):
         tensors[image] = tensors[image].contiguous(memory_format=torch.channels_last)
+    check_kernels(tensors, case.options, monkeypatch, configs, "edge_products")
+
+
+def check_kernels(tensors, o, monkeypatch, configs, kernel) -> None:
+    """The gradients of the images, and that they came from these products."""
     *given, grad = tensors
     arguments = DifferenceArguments(*given)
     needs = DifferenceNeeds(True, True, False, False, isinstance(arguments.contrast, torch.Tensor))
@@ -60,8 +66,8 @@ def check(case, dtype, device, monkeypatch, configs) -> None:
     with convolutions_in("ieee"):
         with recorded_launches() as launches:
             launch.backward(*call, configs)
-        assert {x.name for x in launches if "products" in x.name} == {"edge_products_kernel"}
-        assert all(x.arguments["EDGES"] for x in launches if "data_gradient" in x.name)
+        assert {x.name for x in launches if "products" in x.name} == {f"{kernel}_kernel"}
+        assert all(x.arguments["EDGES"] == (kernel == "edge_products") for x in launches if "data_gradient" in x.name)
         with guarded(monkeypatch):
             results = launch.backward(*call, configs)
     terms = {"contrast": (arguments.guidance.cpu() * exact[2]).norm().item()}
@@ -93,6 +99,19 @@ def test_strips(name, device, monkeypatch) -> None:
     check(CASES[name], torch.float32, device, monkeypatch, {"difference_data_gradient": TILE})
     assert len(calls[-1]) > CASES[name].images
     assert sum(cut.images * cut.rows for cut in calls[-1]) == CASES[name].images * CASES[name].size[0]
+
+
+def test_images_that_are_not_copied(monkeypatch) -> None:
+    """Products of edges lie channel by channel: not those of contiguous images that are read as they lie.
+
+    In pairs they would be copied, but no kernel in pairs makes the gradient of a contrast.
+    """
+    case = Case(1, 32, 8, contrast="channel")
+    *images, grad = case.tensors(torch.float16, "cpu")
+    tensors = [*images, grad.contiguous(memory_format=torch.channels_last)]
+    configs = {"tap_products": TILE, "edge_products": TILE, "difference_data_gradient": TILE}
+    with pretended(Target("cuda", 90, 132)):
+        check_kernels(tensors, case.options, monkeypatch, configs, "tap_products")
 
 
 def test_when_edges_have_products(monkeypatch) -> None:

@@ -268,6 +268,19 @@ def test_explain_says_so() -> None:
     assert "copies" not in lasts
 
 
+def test_explain_says_so_of_a_contrast() -> None:
+    """No data gradient that makes the gradient of a contrast, too, reads copies."""
+    u = torch.zeros(2, 64, 32, 48, dtype=torch.bfloat16)
+    weight = torch.zeros(8, 64, 3, 3, dtype=torch.bfloat16)
+    for learned in (False, True):
+        contrast = torch.ones(64, requires_grad=learned)
+        with pretended(TARGETS["sm_90"]):
+            text = str(explain(semantic_difference_conv2d, u, u.clone(), weight, padding=1, contrast=contrast))
+        (line,) = (line for line in text.splitlines() if "difference_data_gradient: " in line)
+        assert ("channels_last copies" in line) != learned
+        assert text.count("channels_last copies") == (2 if learned else 3)
+
+
 def test_the_tuner_tries_both() -> None:
     """Images that are copied have a bucket of their own: what is measured for it includes the copies."""
     with pretended(TARGETS["sm_90"]):

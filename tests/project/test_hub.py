@@ -102,6 +102,7 @@ def test_the_same_sources_have_the_same_name_and_others_another(repository, tmp_
         ("import sdn_triton.backend", "write it as `from sdn_triton import"),
         ("from sdn_triton.bench.run import main", "which is left out"),
         ("from sdn_triton.cli import main", "which is left out"),
+        ("from sdn_triton import tracing, extras", "imports sdn_triton.extras, which is left out"),
     ],
 )
 def test_what_cannot_be_made_relative_is_an_error(source, message):
@@ -109,8 +110,20 @@ def test_what_cannot_be_made_relative_is_an_error(source, message):
         hub.relative_imports(source, Path("ops/path.py"))
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+@pytest.mark.parametrize("others", [(), ("build/wheel.txt",)], ids=["plain", "with-a-build-folder"])
+def test_a_folder_with_other_files_is_left_alone(tmp_path, others):
+    files = [tmp_path / name for name in ("README.md", *others)]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
     with pytest.raises(FileExistsError, match="other files"):
         hub.write_repository(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == files
+    assert all(file.read_text() == "mine" for file in files)
+
+
+def test_a_repository_is_written_anew(tmp_path):
+    hub.write_repository(tmp_path)
+    (tmp_path / "README.md").write_text("old")
+    hub.write_repository(tmp_path)
+    assert (tmp_path / "README.md").read_text().startswith("---\nlibrary_name: kernels")

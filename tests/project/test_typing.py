@@ -8,10 +8,12 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 from sysconfig import get_path
+from typing import get_type_hints
 
 import pytest
 from support.places import ROOT
 
+import sdn_triton
 from sdn_triton import SDNNeck
 from sdn_triton.attachment import NeckOptions
 
@@ -92,5 +94,15 @@ def test_mypy_finds_the_installed_package(tmp_path, cache):
 
 def test_attach_has_the_options_of_the_neck():
     """For type checkers they are written twice."""
-    own = set(inspect.signature(SDNNeck).parameters) - {"in_channels"}
-    assert set(NeckOptions.__annotations__) == own
+    own = get_type_hints(SDNNeck.__init__)
+    assert set(own) - set(NeckOptions.__annotations__) == {"in_channels", "return"}
+    assert get_type_hints(NeckOptions) == {name: own[name] for name in NeckOptions.__annotations__}
+
+
+@pytest.mark.parametrize("name", sdn_triton.__all__)
+def test_types_can_be_read_at_run_time(name):
+    """As command-line and documentation tools do."""
+    public = getattr(sdn_triton, name)
+    function = public.__init__ if inspect.isclass(public) else public
+    if inspect.isfunction(function):  # no constant, and no class without a constructor of its own
+        assert set(get_type_hints(function)) >= set(inspect.signature(function).parameters) - {"self"}
