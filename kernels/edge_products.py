@@ -6,7 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tap_position
 
 
-@triton.jit(do_not_specialize=["first_row", "columns", "HO", "WO"])
+@triton.jit(do_not_specialize=["places_of_image", "first_row", "columns", "HO", "WO"])
 def edge_products_kernel(
     h_ptr,  # [groups, images * places_of_image, TAPS // 2, C], contiguous
     gradient_ptr,  # of the first image

@@ -6,7 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
 
 
-@triton.jit(do_not_specialize=["WO"])
+@triton.jit(do_not_specialize=["pixels_of_image", "WO"])
 def tap_products_kernel(
     h_ptr,  # [groups, images * pixels_of_image, COLUMNS], in any strides
     gradient_ptr,  # of the first row of the first image

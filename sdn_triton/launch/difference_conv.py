@@ -60,15 +60,15 @@ def backward(
     call = DifferenceCall.of(arguments, options, configs)
     if grad.numel() == 0:
         return _zero_gradients(arguments, grad, needs)
-    grad = readable_gradient(call, grad.to(arguments.input.dtype), needs)
+    is_constant = options.diffusivity == "constant"
+    computed = needs._replace(guidance=False, contrast=False) if is_constant else needs
+    grad = readable_gradient(call, grad.to(arguments.input.dtype), computed)
     maps = call.similarity_maps()
-    if options.diffusivity == "constant":
-        dinput, _, _ = data_gradients(call, grad, maps, needs._replace(guidance=False, contrast=False))
+    dinput, dguidance, dcontrast = data_gradients(call, grad, maps, computed)
+    if is_constant:
         dguidance = torch.zeros_like(arguments.guidance) if needs.guidance else None
         contrast = arguments.contrast
         dcontrast = torch.zeros_like(contrast) if needs.contrast and isinstance(contrast, Tensor) else None
-    else:
-        dinput, dguidance, dcontrast = data_gradients(call, grad, maps, needs)
     dweight, dbias = weight_gradients(call, grad, maps, needs)
     return DifferenceGradients(dinput, dguidance, dweight, dbias, dcontrast)
 
