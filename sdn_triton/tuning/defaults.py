@@ -14,30 +14,6 @@ from typing import NamedTuple
 from sdn_triton.tuning.configs import KernelConfig, Target
 from sdn_triton.tuning.pipelining import why_not_pipelined
 
-KERNELS = (
-    "difference_forward",
-    "difference_data_gradient",
-    "difference_weight_gradient",
-    "tap_products",
-    "edge_products",
-    "depthwise_forward",
-    "depthwise_data_gradient",
-    "depthwise_weight_gradient",
-    "similarity",
-    "similarity_gradient",
-    "block_forward",
-    "fusion_forward",
-    "fusion_data_gradient",
-    "fusion_weight_gradient",
-)
-
-PRODUCT_KERNELS = tuple(
-    kernel
-    for kernel in KERNELS
-    if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
-)
-"""The kernels that form matrix products."""
-DEPTHWISE_KERNELS = tuple(kernel for kernel in KERNELS if kernel.startswith("depthwise"))
 FUSED_BYTES = 128
 """Of a pixel's outputs a block's kernel forms so much at a time, next to all responses of the tile."""
 TILE_WIDTH = 16
@@ -73,6 +49,15 @@ _TILES = {
     "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
     "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
 }
+KERNELS = tuple(_TILES)
+"""The kernels whose configuration is chosen here."""
+PRODUCT_KERNELS = tuple(
+    kernel
+    for kernel in KERNELS
+    if not kernel.startswith(("depthwise", "similarity")) and kernel != "difference_data_gradient"
+)
+"""The kernels that form matrix products."""
+DEPTHWISE_KERNELS = tuple(kernel for kernel in KERNELS if kernel.startswith("depthwise"))
 # Tiles of channels in pairs, for many blocks and for few, by how many outputs there are.
 _PAIRED_TILES = {
     "difference_forward": {
