@@ -1,7 +1,7 @@
 """Which revision of the sources runs: as git says, or as was written down before they went where no git repository is.
 
-``python -m sdn_triton.bench.measuring.revision`` writes it into the file ``REVISION`` in ``bench/``, which git ignores:
-a copy of the sources without ``.git`` has to take that file along. Inside a repository nobody reads it.
+``python -m sdn_triton.bench.measuring.revision`` writes it into the file ``REVISION`` beside ``bench/``, which git
+ignores: a copy of the sources without ``.git`` has to take that file along. Inside a repository nobody reads it.
 """
 
 from __future__ import annotations
