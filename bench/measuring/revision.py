@@ -6,6 +6,7 @@ ignores: a copy of the sources without ``.git`` has to take that file along. Ins
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -86,4 +87,6 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded("python -m sdn_triton.bench.measuring.revision", main))
+    name = "python -m sdn_triton.bench.measuring.revision"
+    argparse.ArgumentParser(name, description=f"Write the file {FILE}: of which sources these are.").parse_args()
+    sys.exit(guarded(name, main))
