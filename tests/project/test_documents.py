@@ -6,6 +6,7 @@ import pkgutil
 import re
 import shlex
 import subprocess
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 SETTING = re.compile(r"[A-Z_]+=")
-"""Of the environment, for one command."""
+"""Of the environment, before a command."""
 BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text())]
 OPTIONAL = {package for case in CASES.values() for package in case.requires} | {"mmengine", "safetensors"}
 STAND_INS = {
@@ -88,7 +89,7 @@ def test_python_block(code, request, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", [c for text in of_language("console") for c in text.strip().splitlines()])
 def test_console_block(command):
     """Each command is known to what runs it: make's targets, the command line's options, the tests, pip's extras."""
-    words = [word for word in shlex.split(command, comments=True) if not SETTING.match(word)]
+    words = list(dropwhile(SETTING.match, shlex.split(command, comments=True)))
     if words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
