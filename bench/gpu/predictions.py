@@ -40,7 +40,7 @@ from .predicted import FOLDER, OURS
 
 ARCHITECTURE = "sm_90"
 GIGAHERTZ = 1.83
-"""The clock at which 132 of these multiprocessors have the datasheet's rates (``throughput.py``)."""
+"""The clock at which 132 of these multiprocessors have the datasheet's rates (``machine_code/throughput.py``)."""
 ARITHMETICS = {"bfloat16": "bf16", "float16": "fp16"}
 PRODUCTS = {"layer": 9, "block": 11}
 """Products of C x O a pixel of the plain convolution beside it: 3x3, and for a block a 1x1 over twice the channels."""

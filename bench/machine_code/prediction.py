@@ -3,8 +3,9 @@
 Three figures, from certain to likely:
 
 - the *floor*: every pipe of the device overlaps with every other;
-- the *bound*: only what the order of instructions allows overlaps (``overlap.py``);
-- *simulated*, on Hopper: the machine code played in time (``simulation.py``), with latencies, queues and waits.
+- the *bound*: only what the order of instructions allows overlaps (``timeline/overlap.py``);
+- *simulated*, on Hopper: the machine code played in time, with latencies, queues and waits
+  (``timeline/simulation.py``).
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Prediction:
     """The time of a kernel over the plain convolution's.
 
     ``ratio`` is what ``method`` says: "simulated" or "bound". ``low`` and ``high`` are its range over the alternatives
-    of ``hopper.py``, ``busy`` the share of the time that parts are busy in the loop; only of what was simulated.
-    ``reason`` says why it was not.
+    of ``timeline/hopper.py``, ``busy`` the share of the time that parts are busy in the loop; only of what was
+    simulated. ``reason`` says why it was not.
     """
 
     floor: Floor

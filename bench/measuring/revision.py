@@ -1,11 +1,12 @@
 """Which revision of the sources runs: as git says, or as was written down before they went where no git repository is.
 
-``python -m sdn_triton.bench.measuring.revision`` writes it into the file ``REVISION`` in ``bench/``, which git ignores:
-a copy of the sources without ``.git`` has to take that file along. Inside a repository nobody reads it.
+``python -m sdn_triton.bench.measuring.revision`` writes it into the file ``REVISION`` beside ``bench/``, which git
+ignores: a copy of the sources without ``.git`` has to take that file along. Inside a repository nobody reads it.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -86,4 +87,6 @@ def main(root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded("python -m sdn_triton.bench.measuring.revision", main))
+    name = "python -m sdn_triton.bench.measuring.revision"
+    argparse.ArgumentParser(name, description=f"Write the file {FILE}: of which sources these are.").parse_args()
+    sys.exit(guarded(name, main))

@@ -20,7 +20,10 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 @dataclass(frozen=True)
 class BenchCase:
-    """A row of the JSON file. ``pass_`` is one of ``PASSES``, ``mode`` and ``cache`` are explained in ``clocks.py``."""
+    """A row of the JSON file.
+
+    ``pass_`` is one of ``PASSES``, ``mode`` and ``cache`` are explained in ``measuring/clocks.py``.
+    """
 
     workload: Workload
     dtype: str = "float32"

@@ -1,4 +1,4 @@
-"""The pictures of a run: time, roofline and memory here, those of who is faster in ``standing_charts.py``.
+"""The pictures of a run: time, roofline and memory here, those of who is faster in ``verdict_charts.py``.
 
 Each function draws a figure, or returns None where the run has nothing for it. Themes: ``theme.py``.
 """

@@ -1,10 +1,10 @@
 """One run of ``sdn-triton tune``: tries configurations, times those that are right, and keeps a table of the fastest.
 
 For each unit (a kernel, a shape) the candidates come nearest to the heuristic first. The machine code of each is
-checked before it runs (``hazards.py``), its results before its time counts; it is timed in turns with the fastest so
-far. At the end the best few and the heuristic are timed again, all in turns, and that decides. The file is written
-anew after every trial, whole or not at all: what is stopped goes on where it was, and a candidate that took the process
-down with it is not tried a second time.
+checked before it runs (``machine_code/hazards.py``), its results before its time counts; it is timed in turns with the
+fastest so far. At the end the best few and the heuristic are timed again, all in turns, and that decides. The file is
+written anew after every trial, whole or not at all: what is stopped goes on where it was, and a candidate that took the
+process down with it is not tried a second time.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 ``python -m sdn_triton.bench.yardstick``.
 
 For devices, dtypes, layouts and channels the launches of every pass are recorded as a device would get them, kernels
-are compiled for it, and their machine code is simulated or bounded (``prediction.py``); their times add up. Beside them
-stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every cache empty. A
-training step is the sum of its passes, less the copies of images that both gradients read. Nothing is measured. What
-does not grow with the pixels is left out: launches and, where operators are not counted, weights and their partial
-sums.
+are compiled for it, and their machine code is simulated or bounded (``machine_code/prediction.py``); their times add
+up. Beside them stand the times of other ways to the same result (``other_ways.py``). Some four CPU minutes with every
+cache empty. A training step is the sum of its passes, less the copies of images that both gradients read. Nothing is
+measured. What does not grow with the pixels is left out: launches and, where operators are not counted, weights and
+their partial sums.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What other ways to the result of a 3x3 layer with C = O cost on a device, from bytes, operations and its rates.
 
-All times are those of one pass over the tensor cores' time for the convolution's same pass, as in ``prediction.py``.
-Nothing was measured. What is assumed is in favour of the other ways: a kernel takes what its busiest part takes at the
-rates of ``throughput.py``, launches take nothing, and a kernel reads or writes every tensor once.
+All times are those of one pass over the tensor cores' time for the convolution's same pass, as in
+``machine_code/prediction.py``. Nothing was measured. What is assumed is in favour of the other ways: a kernel takes
+what its busiest part takes at the rates of ``machine_code/throughput.py``, launches take nothing, and a kernel reads or
+writes every tensor once.
 
 A way's time is given by pass, and as *training* for all three over three of the convolution's. That is less than their
 sum where the weight's gradient takes differences that the forward has written, which by itself it has to make.

@@ -1,4 +1,4 @@
-"""Pages that mkdocs does not find in docs/: README.md, CHANGELOG.md, what they link to, and the API reference.
+"""Pages that mkdocs does not find in docs/: README.md and its neighbours, what they link to, and the API reference.
 
 Documents are written for a code host, where links lead to any file of the repository. Here every such link is followed:
 a document becomes a page, any other file is put into the site under its own path.
@@ -16,7 +16,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """Documents that have another name in the site."""
 REST_OF_README = "status.md"
 README_ENDS_BEFORE = "## Two commands\n"

@@ -2,11 +2,13 @@
 
 import copy
 import io
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from support.places import ROOT
 from support.pyramid_network import stir
 from support.sampling import sample
 from support.tiny_networks import CASES, CLASSES, Case, SumHead
@@ -210,3 +212,19 @@ def test_the_library_imports_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_every_network_has_its_line_in_the_documents():
+    """And every line its case, but mmsegmentation: `test_a_neck_by_its_name_in_a_configuration` is about that."""
+    table = (ROOT / "docs" / "networks.md").read_text().partition("\n\n## ")[0].lower()
+    lines = re.findall(r"^\| (.+) \| (.+) \| (.+) \| .+ \|$", table, re.MULTILINE)[1:]
+    of_cases = {
+        name: {
+            line
+            for line in lines
+            if line[0].partition(" ")[0] in case.requires and name.rpartition("-")[2] in line[1] and case.at in line[2]
+        }
+        for name, case in CASES.items()
+    }
+    assert [name for name, found in of_cases.items() if not found] == []
+    assert {line[0] for line in set(lines).difference(*of_cases.values())} == {"mmsegmentation"}

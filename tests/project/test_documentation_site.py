@@ -15,7 +15,7 @@ import sdn_triton
 
 NEEDED = ("mkdocs", "material", "mkdocstrings", "latex2mathml")
 EVERY_PAGE = {
-    "index.html", "status.html", "api.html", "changelog.html", "bench/index.html",
+    "index.html", "status.html", "api.html", "changelog.html", "contributing.html", "bench/index.html",
     *(f"{page.stem}.html" for page in (ROOT / "docs").glob("*.md")),
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import pkgutil
 import re
 import shlex
 import subprocess
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,12 @@ from sdn_triton.cli import parser_for
 from sdn_triton.tuning.precision import convolutions_in
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "bench/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+SETTING = re.compile(r"[A-Z_]+=")
+"""Of the environment, before a command."""
 BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text())]
 OPTIONAL = {package for case in CASES.values() for package in case.requires} | {"mmengine", "safetensors"}
 STAND_INS = {
@@ -82,13 +88,15 @@ def test_python_block(code, request, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", [c for text in of_language("console") for c in text.strip().splitlines()])
 def test_console_block(command):
-    """Each command is known to what runs it: make's targets, the command line's options, pip's extras."""
-    words = shlex.split(command, comments=True)
+    """Each command is known to what runs it: make's targets, the command line's options, the tests, pip's extras."""
+    words = list(dropwhile(SETTING.match, shlex.split(command, comments=True)))
     if words[0] == "make":
         done = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     elif words[0] == "sdn-triton":
         parser_for(words[1:]).parse_args(words[1:])
+    elif words[:3] == ["python", "-m", "pytest"]:
+        assert (ROOT / words[3]).exists()
     elif words[:2] == ["python", "-m"]:
         module = ROOT / words[2].replace(".", "/")
         assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()

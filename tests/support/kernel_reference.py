@@ -59,9 +59,10 @@ def value_and_gradients(f: Callable[..., Tensor], arguments: list, grad: Tensor)
 def assert_as_good_as(
     results, peers, exact, names, terms: dict[str, float] | None = None, is_tf32: bool = False
 ) -> None:
-    """Errors against float64 are what the precision contract allows beside the eager path's (``contract.py``).
+    """Errors against float64 are what the precision contract allows beside the eager path's.
 
-    ``terms`` says how large what a result sums up is, by name, as the root of the sum of its squares.
+    The contract is in ``bench/measuring/contract.py``. ``terms`` says how large what a result sums up is, by name, as
+    the root of the sum of its squares.
     """
     for name, result, peer, reference in zip(names, results, peers, exact, strict=True):
         assert (result is None) == (peer is None), name
