@@ -208,7 +208,7 @@ def test_the_library_imports_no_framework():
         "import sys; sys.path.insert(0, 'tests'); import torch; from torch import nn; import sdn_triton; "
         "model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)); "
         "sdn_triton.attach(model, '1', example=torch.ones(1, 3, 8, 8)); model(torch.ones(1, 3, 8, 8)); "
-        "from tiny_networks import imported; print(sorted(imported()))"
+        "from support.tiny_networks import imported; print(sorted(imported()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
