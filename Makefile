@@ -23,7 +23,7 @@ compare: $(INSTALLED)
 COMPILED = tests/aot tests/emulator
 INTERPRETED = tests $(COMPILED:%=--ignore=%)
 
-# Thirteen minutes on two idle CPU cores with no cache of compiled code (the limit is 15). What takes longest is marked
+# Some twenty minutes on two CPU cores with no cache of compiled code. What takes longest is marked
 # `long`, and a sample stands for it here.
 test: $(INSTALLED) $(FRAMEWORKS)
 	$(PYTEST) $(INTERPRETED) -m "not long" $(WORKERS)
@@ -43,8 +43,8 @@ NUMERICAL = $(addprefix tests/,$(addsuffix .py,eager/test_eager eager/test_fusio
 	dispatch/test_autocast dispatch/test_compile attachment/test_compiled))
 OLD = ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Nehalem
 test-processors: $(INSTALLED)
-	$(OLD) $(PYTEST) $(NUMERICAL) -m "not long" $(WORKERS)
-	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 TEST_THREADS=2 $(PYTEST) $(NUMERICAL) -m "not long"
+	$(OLD) $(PYTEST) $(NUMERICAL) -m "not long" --share $(SHARE) $(WORKERS)
+	ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2 TEST_THREADS=2 $(PYTEST) $(NUMERICAL) -m "not long" --share $(SHARE)
 
 check: $(INSTALLED)
 	$(RUN) -m ruff format --check .

@@ -46,7 +46,7 @@ STRIPPED = (
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("name", STRIPPED)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(1)
 def test_strips(name, layout, device, monkeypatch) -> None:
     """Data gradients a few rows at a time, whichever axis of the products lies together."""
     case = replace(CASES[name], images=2)
