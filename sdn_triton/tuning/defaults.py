@@ -144,8 +144,8 @@ def all_defaults(kernel: str, arithmetic: str, target: Target) -> tuple[KernelCo
     """Every combination of blocks, warps and stages that :func:`default_config` can return for ``target``."""
     sizes = (1, 32, 64, 65, 128, 256)
     works = [
-        Work(arithmetic, images=1, rows=1, columns=1, channels=c, outputs=o, channels_last=channels_last)
-        for c, o, channels_last in product(sizes, sizes, (True, False))
+        Work(arithmetic, images=1, rows=1, columns=w, channels=c, outputs=o, channels_last=channels_last)
+        for w, c, o, channels_last in product((1, ALIGNED_CHANNELS), sizes, sizes, (True, False))
         if kernel != "edge_products" or edges_pay(c)
     ]
     configs = [_compiled(kernel, work, target) for work in works]
@@ -171,7 +171,7 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
     if not work.channels_last:
         tile = CONTIGUOUS_TILES.get(kernel, tile)
     spec = KERNELS[kernel]
-    if spec.step == "products" and target.architecture in TENSOR_MEMORY and family == "half":
+    if spec.step == "products" and target.architecture in TENSOR_MEMORY and family == "half" and _is_aligned(work):
         tile = TENSOR_MEMORY_PRODUCTS_TILE
     if spec.step == "products" and target.kind == "hip" and family != "ieee":
         tile = HIP_PRODUCTS_TILE
@@ -188,6 +188,11 @@ def _compiled(kernel: str, work: Work, target: Target) -> KernelConfig:
         block_p = tile[1]
     config = KernelConfig(block_p, TILE_WIDTH, block_c, block_o, num_warps, num_stages, source="heuristic")
     return _with_stages(config, work.arithmetic, target)
+
+
+def _is_aligned(work: Work) -> bool:
+    """Whether outputs and pixels can be read several at a time; else compilers may put them into tensor memory, too."""
+    return work.outputs % ALIGNED_CHANNELS == 0 and work.rows * work.columns % ALIGNED_CHANNELS == 0
 
 
 def _with_stages(config: KernelConfig, arithmetic: str, target: Target) -> KernelConfig:

@@ -196,12 +196,14 @@ def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Ta
     z = FUSED_BYTES // item
     fused = po + config.block_o * z + config.num_stages * (pc + config.block_c * z)
     if config.pairs:
-        # Forward: the weights of a tap and its opposite. Weight gradient: the differences of some taps, or their sums.
+        # Forward: the weights of a tap and its opposite. Weight gradient: the differences of some taps, or their sums,
+        # which change hands before they are stored where a group of warps makes them.
         taps = 2 * tap_pairs(config, TAPS)
+        sums = 4 * taps * co if target.architecture in GROUP_PRODUCTS else 0
         held = {
             "difference_forward": item * config.num_stages * 2 * co,
             "block_forward": item * max(config.num_stages * 2 * co, fused),
-            "difference_weight_gradient": max(4 * taps * co, item * (config.num_stages * po + taps * pc)),
+            "difference_weight_gradient": max(sums, item * (config.num_stages * po + taps * pc)),
         }
         return held[kernel] + 2 * SCRATCH_BYTES
     # Numbers in factors that are loaded, in factors that are made in registers, and in what those are made of; bytes
