@@ -9,14 +9,14 @@ from torch import Tensor
 from sdn_triton.kernels.block_forward import block_forward_kernel
 from sdn_triton.kernels.paired_block_forward import paired_block_forward_kernel
 from sdn_triton.launch import difference_conv, fusion
-from sdn_triton.launch.difference_call import Configs, DifferenceCall
+from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.run import as_factor, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.normalisation import Statistics
 from sdn_triton.options import BlockArguments, BlockOptions, FusionArguments
 from sdn_triton.outputs import empty_output
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import FUSED_BYTES
 
 NARROWEST = 16

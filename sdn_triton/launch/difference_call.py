@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,12 +28,11 @@ from sdn_triton.launch.run import (
 from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.channels_last import copies_pay, padded
-from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, KernelConfig
+from sdn_triton.tuning.configs import BLOCK_WORDS, PAIRED_CHANNELS, Configs, KernelConfig
 from sdn_triton.tuning.defaults import Work, edges_pay, has_pairs
 from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.lookup import config_for
 
-Configs = Mapping[str, KernelConfig]
 LOADED_BYTES = 16
 """What a thread loads at once."""
 

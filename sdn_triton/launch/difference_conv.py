@@ -10,14 +10,14 @@ from sdn_triton.kernels.difference_forward import difference_forward_kernel
 from sdn_triton.kernels.paired_forward import paired_forward_kernel
 from sdn_triton.launch import paired_depthwise
 from sdn_triton.launch.data_gradients import data_gradients
-from sdn_triton.launch.difference_call import Configs, DifferenceCall
+from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Plan
 from sdn_triton.launch.products import products_bytes
 from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.other_way import compiled_is_ahead
 

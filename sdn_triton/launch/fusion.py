@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,11 +26,10 @@ from sdn_triton.launch.run import (
 )
 from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
 from sdn_triton.outputs import empty_output
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.lookup import config_for
 
-Configs = Mapping[str, KernelConfig]
 KERNELS = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
 """The kernels that forward and backward launch."""
 

@@ -113,6 +113,10 @@ def config_from_json(content: Any, source: str) -> KernelConfig:
     return KernelConfig(**content, source=source)
 
 
+Configs = Mapping[str, KernelConfig]
+"""Configurations that a caller gives, by the name of the kernel."""
+
+
 class Target(NamedTuple):
     """The device that a configuration is chosen for.
 
