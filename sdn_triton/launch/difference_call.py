@@ -33,6 +33,8 @@ from sdn_triton.tuning.defaults import Work, edges_pay, has_pairs
 from sdn_triton.tuning.kernels import KERNELS
 from sdn_triton.tuning.lookup import config_for
 
+MOST_TILE_ROWS = 64
+"""Of pixels, in a tile."""
 LOADED_BYTES = 16
 """What a thread loads at once."""
 
@@ -167,7 +169,14 @@ class DifferenceCall:
         )
 
     def _has_paired_gradient(self, needs_contrast: bool) -> bool:
-        return self.groups == 1 and not needs_contrast
+        return self.groups == 1 and not needs_contrast and (self.is_depthwise or self._products_are_near)
+
+    @property
+    def _products_are_near(self) -> bool:
+        """Whether offsets into the products of one row of tiles stay below 32 bits, however far the taps reach."""
+        rows = min(self.output_size[0], MOST_TILE_ROWS + 2 * self.options.reach[0])
+        numbers = rows * self.output_size[1] * (self.taps - 1) * padded(self.channels)
+        return numbers // self.in_word < 2**31
 
     def can_pair_copies(self, kernel: str, needs_contrast: bool) -> bool:
         """Whether they could in channels-last copies, which have more channels where these are no multiple of 32.

@@ -237,6 +237,16 @@ def test_images_beyond_32_bits_are_not_paired(size, outputs) -> None:
     assert call_of(rows, rows, weight[:8], options()).can_pair
 
 
+@pytest.mark.parametrize(("dilation", "pairs"), [(1, True), (500, False)])
+def test_products_beyond_32_bits_are_not_gathered_in_pairs(dilation, pairs) -> None:
+    """A tile has the products of all rows that its taps reach, whose offsets have 32 bits in that kernel."""
+    image = torch.empty(1, 256, 2048, 2048, device="meta", dtype=torch.float16).to(memory_format=torch.channels_last)
+    weight = torch.empty(256, 256, 3, 3, device="meta", dtype=torch.float16)
+    call = call_of(image, image, weight, options(padding=(dilation,) * 2, dilation=(dilation,) * 2))
+    assert call.can_pair
+    assert call.can_pair_in("difference_data_gradient", False) is pairs
+
+
 @pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
 def test_data_gradients_that_cannot_be_paired(name, device) -> None:
     tensors, o = tensors_of(CASES[name], torch.float16, device), CASES[name].options
