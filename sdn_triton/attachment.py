@@ -25,7 +25,7 @@ from sdn_triton.features import (
 )
 from sdn_triton.modules import SDNNeck
 from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
-from sdn_triton.tracing import is_symbolic
+from sdn_triton.dispatch_state import is_symbolic
 
 Side = Literal["input", "output"]
 SIDES: tuple[Side, ...] = get_args(Side)

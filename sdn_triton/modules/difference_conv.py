@@ -31,7 +31,7 @@ from sdn_triton.options import (
     PaddingMode,
     Similarity,
 )
-from sdn_triton.tracing import is_symbolic, symbolic_call
+from sdn_triton.dispatch_state import is_symbolic, symbolic_call
 
 
 class SemanticDifferenceConv2d(nn.Conv2d):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.checks import shape
-from sdn_triton.tracing import is_jit_traced
+from sdn_triton.dispatch_state import is_jit_traced
 
 
 def stages_of(features: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from sdn_triton.ops.operator import distinct, gradients_of, needs_gradient, rest
 from sdn_triton.ops.path import path_module
 from sdn_triton.ops.resize import resized, resized_gradient, size_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceOptions
-from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
+from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 
 Moments = tuple[Tensor, Tensor, Tensor]
 

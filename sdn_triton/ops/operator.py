@@ -16,13 +16,13 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
-from sdn_triton import tracing
+from sdn_triton import dispatch_state
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
 from sdn_triton.ops.path import NAMESPACE, A, Options, PathOperator
 from sdn_triton.ops.sharding import register_rules_if_used
 from sdn_triton.options import Needs
-from sdn_triton.tracing import are_plain, is_plain, is_transformed, only_has_a_shape
+from sdn_triton.dispatch_state import are_plain, is_plain, is_transformed, only_has_a_shape
 
 O = TypeVar("O", bound="Operator[Any, Any]")
 Gradients = tuple[Tensor | None, ...]
@@ -48,7 +48,7 @@ class Operator(PathOperator[A, Options]):
 
     def __call__(self, arguments: A, options: Options, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
-        if tracing.takes_plain_form():
+        if dispatch_state.takes_plain_form():
             return self.plain(arguments, options)
         if torch.compiler.is_compiling():
             return self._traced(arguments, options, backend)

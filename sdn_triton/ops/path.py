@@ -20,7 +20,7 @@ from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note, 
 from sdn_triton.ops.batching import image_by_image
 from sdn_triton.options import Arguments
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
+from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 from sdn_triton.tuning import fallback
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.shapes import note_call, tune_command
