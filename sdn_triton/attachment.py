@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_structure
 from typing_extensions import Unpack  # comes with torch; Python's own since 3.11
 
 from sdn_triton.checks import Size, check_name, integers
+from sdn_triton.dispatch_state import is_symbolic
 from sdn_triton.dry_run import check_channels_first, check_no_image, observe
 from sdn_triton.features import (
     Features,
@@ -25,7 +26,6 @@ from sdn_triton.features import (
 )
 from sdn_triton.modules import SDNNeck
 from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
-from sdn_triton.dispatch_state import is_symbolic
 
 Side = Literal["input", "output"]
 SIDES: tuple[Side, ...] = get_args(Side)

@@ -93,6 +93,12 @@ def _is_lazy(tensor: Tensor) -> bool:
     return tensor.is_neg() or tensor._is_zerotensor()
 
 
+def has_own_memory(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has an address, or an offset for one as fake tensors have; wrappers have neither."""
+    is_wrapper = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return (type(tensor) in ORDINARY or isinstance(tensor, FakeTensor)) and not is_wrapper
+
+
 def only_has_a_shape(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a meta tensor, unless a pretended device takes it: its launches can be recorded."""
     return tensor.is_meta and pretended_target() is None

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sdn_triton.checks import Padding, Size, check_difference, check_fusion, check_positive
-from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.dispatch_state import ORDINARY, quietly
+from sdn_triton.options import Contrast, DifferenceOptions
 
 Result = TypeVar("Result")
 

@@ -77,14 +77,24 @@ def _units_of_shape(shape: LayerShape) -> list[Unit]:
     with precision_of(shape):
         if shape.op == "fusion":
             work = launch_fusion.work_of(tensors.input, tensors.other, tensors.weight)
-            return [Unit(shape, kernel, work) for kernel in launch_fusion.KERNELS]
+            return [Unit(shape, kernel, work) for kernel in _launched(shape, tensors)]
         arguments = DifferenceArguments(tensors.input, tensors.other, tensors.weight, tensors.bias, tensors.contrast)
         call = DifferenceCall.of(arguments, shape.options, None)
         learned = isinstance(tensors.contrast, Tensor)
         if shape.op == "block":
             maps = [Unit(shape, "similarity", call.work("similarity"))] if call.uses_maps else []
             return [*maps, Unit(shape, "block_forward", call.work("block_forward"))]
-        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in call.kernels]
+        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in _launched(shape, tensors)]
+
+
+def _launched(shape: LayerShape, tensors: _Tensors) -> list[str]:
+    """The kernels that a fusion or a difference convolution launches forward and backward, those that are tuned."""
+    family = "fusion" if shape.op == "fusion" else "difference"
+    with recorded_launches() as launches:
+        for kernel, spec in KERNELS.items():
+            if spec.family == family and spec.step != "products":
+                _run("triton", shape, kernel, tensors)
+    return list(dict.fromkeys(launch.tuned_as for launch in launches if launch.tuned_as in KERNELS))
 
 
 @contextmanager

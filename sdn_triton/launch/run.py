@@ -214,9 +214,3 @@ def as_long_rows(*tensors: Tensor) -> list[Tensor]:
             t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
         )
     return list(tensors)
-
-
-def refuse_wrong_interpretation(input: Tensor) -> None:
-    """Raise where Triton's interpreter would compute wrong results without a word."""
-    if input.device.type == "cpu" and input.dtype == torch.bfloat16 and target_of(input.device) == INTERPRETER:
-        raise RuntimeError("Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdn_triton import dispatch_state
 from sdn_triton.backend import Decision, is_recording, note, prefers_triton
+from sdn_triton.dispatch_state import is_transformed, is_untouched
 from sdn_triton.functional import feature_fusion, padded
 from sdn_triton.modules import batch_norm
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
@@ -25,7 +26,6 @@ from sdn_triton.ops.moments import moments
 from sdn_triton.ops.resize import resized, size_of
 from sdn_triton.options import PADDED_BEFORE, BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.remembered import difference_options
-from sdn_triton.dispatch_state import is_transformed, is_untouched
 
 
 class Parts(NamedTuple):

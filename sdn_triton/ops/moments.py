@@ -7,19 +7,20 @@ the difference convolution, of a gradient to which what leads back through mean 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdn_triton.backend import is_recording
+from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 from sdn_triton.eager.layouts import compute_dtype
 from sdn_triton.ops.difference_conv import DifferenceOperator, difference_conv
 from sdn_triton.ops.operator import distinct, gradients_of, needs_gradient, restore, save
 from sdn_triton.ops.path import path_module
 from sdn_triton.ops.resize import resized, resized_gradient, size_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceOptions
-from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 
 Moments = tuple[Tensor, Tensor, Tensor]
 
@@ -34,7 +35,10 @@ class MomentsOperator(DifferenceOperator):
 
     def empty_output(self, arguments: DifferenceArguments, options: DifferenceOptions) -> Moments:
         response = super().empty_output(arguments, options)
-        mean, variance = (response.new_empty(response.shape[1], dtype=compute_dtype(response)) for _ in range(2))
+        # There is no mean of nothing.
+        mean, variance = (
+            response.new_full((response.shape[1],), math.nan, dtype=compute_dtype(response)) for _ in range(2)
+        )
         return response, mean, variance
 
     def __call__(self, arguments: DifferenceArguments, options: DifferenceOptions, backend: str) -> Moments:
@@ -48,6 +52,12 @@ class MomentsOperator(DifferenceOperator):
         else:
             found = self.forward(_at_one_size(arguments), options, backend)
         return found
+
+    def rehearse(self, arguments: DifferenceArguments, options: DifferenceOptions) -> tuple[str, ...]:
+        remarks = super().rehearse(arguments, options)
+        return *difference_conv.rehearse_backward(
+            arguments, options, difference_conv.empty_output(arguments, options)
+        ), *remarks
 
 
 moments = MomentsOperator()

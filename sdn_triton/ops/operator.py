@@ -17,12 +17,12 @@ from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton import dispatch_state
+from sdn_triton.dispatch_state import are_plain, is_plain, is_transformed, only_has_a_shape
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
-from sdn_triton.ops.path import NAMESPACE, A, Options, PathOperator
+from sdn_triton.ops.path import NAMESPACE, A, Options, PathOperator, is_empty
 from sdn_triton.ops.sharding import register_rules_if_used
 from sdn_triton.options import Needs
-from sdn_triton.dispatch_state import are_plain, is_plain, is_transformed, only_has_a_shape
 
 O = TypeVar("O", bound="Operator[Any, Any]")
 Gradients = tuple[Tensor | None, ...]
@@ -103,13 +103,31 @@ class Operator(PathOperator[A, Options]):
         needs: Sequence[bool],
         kept: tuple[Tensor, ...] = (),
     ) -> Gradients:
-        """Run the backward of the path that the arguments lead to."""
-        if grad.numel() == 0:
+        """Run the backward of the path that the arguments lead to; no path sees an empty batch."""
+        if is_empty(arguments):
             return tuple(
                 torch.zeros_like(a) if need and isinstance(a, Tensor) else None for a, need in zip(arguments, needs)
             )
-        others = (kept,) if kept else ()
-        return tuple(self._run("backward", arguments, options, backend, grad, self.Needs(*needs), *others))
+        path, _ = self.choose(arguments, options, backend, "backward")
+        of_forward = (kept,) if kept else ()
+        return tuple(self._run(path, "backward", arguments, options, backend, grad, self.Needs(*needs), *of_forward))
+
+    def trained(self, arguments: A) -> Needs:
+        """The gradients that the training of a network asks for: of every tensor."""
+        return self.Needs(*(isinstance(argument, Tensor) for argument in arguments))
+
+    def rehearse(self, arguments: A, options: Options) -> tuple[str, ...]:
+        remarks = super().rehearse(arguments, options)
+        grad = self.empty_output(arguments, options)
+        return *remarks, *self.rehearse_backward(arguments, options, grad)
+
+    def rehearse_backward(self, arguments: A, options: Options, grad: Tensor) -> tuple[str, ...]:
+        """Launch the backward inside a rehearsal, of all gradients of a training step; returns remarks besides."""
+        obstacle = self.obstacle(arguments, options, "backward")
+        if obstacle is not None:
+            return (f"the backward runs eagerly: {obstacle}",)
+        self._launch("backward", arguments, options, grad, self.trained(arguments))
+        return ()
 
 
 OPERATORS: dict[str, Operator[Any, Any]] = {}

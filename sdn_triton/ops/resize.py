@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 from sdn_triton.eager.layouts import compute_dtype
 from sdn_triton.ops.path import path_module
 from sdn_triton.outputs import memory_format
-from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 
 Size = tuple[int, int]
 
