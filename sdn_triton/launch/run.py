@@ -174,7 +174,7 @@ def starts_at_word(tensor: Tensor) -> bool:
 
     That of another library, which PyTorch took over, need not start there itself.
     """
-    if isinstance(tensor, FakeTensor):  # which has an address, but warns who asks for it
+    if tensor.is_meta or isinstance(tensor, FakeTensor):  # a fake one has an address, but warns who asks for it
         return tensor.storage_offset() * tensor.itemsize % WORD_BYTES == 0
     return tensor.data_ptr() % WORD_BYTES == 0
 

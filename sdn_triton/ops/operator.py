@@ -112,7 +112,7 @@ class Operator(PathOperator[A, Options]):
         of_forward = (kept,) if kept else ()
         return tuple(self._run(path, "backward", arguments, options, backend, grad, self.Needs(*needs), *of_forward))
 
-    def trained(self, arguments: A) -> Needs:
+    def trained(self, arguments: A) -> tuple[bool, ...]:
         """The gradients that the training of a network asks for: of every tensor."""
         return self.Needs(*(isinstance(argument, Tensor) for argument in arguments))
 

@@ -201,7 +201,7 @@ class PathOperator(ABC, Generic[A, Options]):
         if is_empty(arguments):
             return Decision(self.name, path, reason, ("launches nothing: the batch is empty",))
         with rehearsal(arguments) as (stand_ins, launches):
-            remarks = self.rehearse(stand_ins, options)
+            remarks = self.rehearse(self.Arguments(*stand_ins), options)
         lines = *path_module(path, "description").describe(launches), *remarks
         return Decision(self.name, path, reason, lines, tune_command(arguments, options))
 
