@@ -86,10 +86,11 @@ def in_memory(arguments: Sequence[Any]) -> list[Any]:
     Such are tensors that are negated lazily (``z.conj().imag``), and zeros without memory. PyTorch's dispatcher does
     the same before a registered operator.
     """
-    return [x.clone() if isinstance(x, Tensor) and _is_lazy(x) else x for x in arguments]
+    return [x.clone() if isinstance(x, Tensor) and is_lazy(x) else x for x in arguments]
 
 
-def _is_lazy(tensor: Tensor) -> bool:
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether the memory of ``tensor`` does not hold its values."""
     return tensor.is_neg() or tensor._is_zerotensor()
 
 

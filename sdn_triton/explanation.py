@@ -75,7 +75,7 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         if lies_at_word(fake) == lies_at_word(value):
             return fake
         with mode:  # a fake tensor does not know where memory of another library starts
-            return foreign.setdefault(id(value), stand_in(value))
+            return foreign.setdefault(id(value), stand_in(value, value.device))
 
     names = {id(module): name for name, module in call.named_modules()} if isinstance(call, nn.Module) else {}
     with _uncompiled(), recorded_decisions(lambda: _at_work(names)) as decisions, mode:

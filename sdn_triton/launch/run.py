@@ -25,6 +25,7 @@ WORD_BYTES = 4
 """What two channels of a half type take."""
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
+_recorded_for: ContextVar[Target | None] = ContextVar("sdn_triton_recorded_for", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +107,18 @@ def note_launch(launch: Callable[[], Launch]) -> bool:
 
 
 @contextmanager
-def recorded_launches() -> Iterator[list[Launch]]:
-    """Collect the launches made inside instead of running them; meta tensors will do as arguments."""
+def recorded_launches(target: Target | None = None) -> Iterator[list[Launch]]:
+    """Collect the launches made inside instead of running them; meta tensors will do as arguments.
+
+    ``target`` is the device that these are taken to be on.
+    """
     launches: list[Launch] = []
-    token = _record.set(launches)
+    tokens = _record.set(launches), _recorded_for.set(target)
     try:
         yield launches
     finally:
-        _record.reset(token)
+        _record.reset(tokens[0])
+        _recorded_for.reset(tokens[1])
 
 
 @cache
@@ -128,7 +133,8 @@ def _cuda_target(index: int) -> Target:
 def target_of(device: torch.device) -> Target:
     """What configurations for ``device`` are chosen by."""
     if device.type != "cuda":
-        return pretended_target() or INTERPRETER
+        recorded_for = _recorded_for.get() if device.type == "meta" else None
+        return recorded_for or pretended_target() or INTERPRETER
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
 
 

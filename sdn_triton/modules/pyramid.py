@@ -43,9 +43,14 @@ def check_stages(stages: Sequence[Any], count: int, channels: tuple[int, ...]) -
     # A trace would keep a comparison of sizes as a condition on all later calls.
     if torch.compiler.is_compiling():
         return
-    for own, following in pairwise(stages):
-        if own.shape[-2] * own.shape[-1] < following.shape[-2] * following.shape[-1]:
-            raise ValueError(f"features must come fine to coarse, got {_shapes(stages)}: the order may be reversed")
+    if not is_fine_to_coarse(stages):
+        raise ValueError(f"features must come fine to coarse, got {_shapes(stages)}: the order may be reversed")
+
+
+def is_fine_to_coarse(stages: Sequence[Tensor]) -> bool:
+    """Whether no stage has more pixels than the one before."""
+    pixels = [stage.shape[-2] * stage.shape[-1] for stage in stages]
+    return all(own >= following for own, following in pairwise(pixels))  # not sorted(): sizes may be symbols of a trace
 
 
 def _shapes(stages: Sequence[Tensor]) -> str:

@@ -37,9 +37,11 @@ class DifferenceOperator(PathOperator[DifferenceArguments, DifferenceOptions]):
         images, outputs, rows, columns = self.output_shape(arguments, options)
         return images * outputs * rows * columns * arguments.weight.shape[1] * len(options.taps)
 
-    def rehearse(self, arguments: DifferenceArguments, options: DifferenceOptions) -> tuple[str, ...]:
-        """Remarks too where a model has another way ahead, to which no path of this library leads."""
-        remarks = super().rehearse(arguments, options)
+    def rehearse(
+        self, arguments: DifferenceArguments, stand_ins: DifferenceArguments, options: DifferenceOptions
+    ) -> tuple[str, ...]:
+        """Says, too, where a model has another way ahead, to which no path of this library leads."""
+        remarks = super().rehearse(arguments, stand_ins, options)
         return (*remarks, COMPILED_AHEAD) if self._compiled_is_ahead(arguments, options) else remarks
 
     def _compiled_is_ahead(self, arguments: DifferenceArguments, options: DifferenceOptions) -> bool:

@@ -53,11 +53,11 @@ class MomentsOperator(DifferenceOperator):
             found = self.forward(_at_one_size(arguments), options, backend)
         return found
 
-    def rehearse(self, arguments: DifferenceArguments, options: DifferenceOptions) -> tuple[str, ...]:
-        remarks = super().rehearse(arguments, options)
-        return *difference_conv.rehearse_backward(
-            arguments, options, difference_conv.empty_output(arguments, options)
-        ), *remarks
+    def rehearse(
+        self, arguments: DifferenceArguments, stand_ins: DifferenceArguments, options: DifferenceOptions
+    ) -> tuple[str, ...]:
+        remarks = super().rehearse(arguments, stand_ins, options)
+        return *difference_conv.rehearse_backward(arguments, stand_ins, options), *remarks
 
 
 moments = MomentsOperator()

@@ -116,17 +116,18 @@ class Operator(PathOperator[A, Options]):
         """The gradients that the training of a network asks for: of every tensor."""
         return self.Needs(*(isinstance(argument, Tensor) for argument in arguments))
 
-    def rehearse(self, arguments: A, options: Options) -> tuple[str, ...]:
-        remarks = super().rehearse(arguments, options)
-        grad = self.empty_output(arguments, options)
-        return *remarks, *self.rehearse_backward(arguments, options, grad)
+    def rehearse(self, arguments: A, stand_ins: A, options: Options) -> tuple[str, ...]:
+        remarks = super().rehearse(arguments, stand_ins, options)
+        return *remarks, *self.rehearse_backward(arguments, stand_ins, options)
 
-    def rehearse_backward(self, arguments: A, options: Options, grad: Tensor) -> tuple[str, ...]:
-        """Launch the backward inside a rehearsal, of all gradients of a training step; returns remarks besides."""
+    def rehearse_backward(self, arguments: A, stand_ins: A, options: Options) -> tuple[str, ...]:
+        """The same for the backward, with all gradients of a training step."""
         obstacle = self.obstacle(arguments, options, "backward")
         if obstacle is not None:
             return (f"the backward runs eagerly: {obstacle}",)
-        self._launch("backward", arguments, options, grad, self.trained(arguments))
+        replacements = self._replacements("backward", arguments, options)
+        grad = self.empty_output(stand_ins, options)
+        self._launch("backward", replacements, stand_ins, options, grad, self.trained(arguments))
         return ()
 
 

@@ -23,6 +23,7 @@ from sdn_triton.ops.rehearsal import rehearsal
 from sdn_triton.options import Arguments
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning import fallback
+from sdn_triton.tuning.configs import Configs
 from sdn_triton.tuning.shapes import note_call, tune_command
 
 NAMESPACE = "sdn_triton"
@@ -154,8 +155,11 @@ class PathOperator(ABC, Generic[A, Options]):
         if step == "forward" and is_empty(arguments):
             return self.empty_output(arguments, options)
         if path == "triton":
+            replacements = self._replacements(step, arguments, options)
             try:
-                return self._launch(step, arguments, options, *rest)
+                return self._launch(
+                    step, replacements, self.Arguments(*in_memory(arguments)), options, *in_memory(rest)
+                )
             except fallback.LaunchFailedError as failure:
                 fallback.step_down(fallback.call_key(self.name, step, arguments, options), failure)
             path, _ = self.choose(arguments, options, backend, step)
@@ -174,13 +178,15 @@ class PathOperator(ABC, Generic[A, Options]):
             )
         return function(arguments, options, *rest)
 
-    def _launch(self, step: str, arguments: A, options: Options, *rest: Any) -> Any:
-        """Take a step with the kernels, with the configurations that stand in for those that failed in it before."""
-        replacements = None
-        if fallback.anything_failed():
-            replacements = fallback.replacements(fallback.call_key(self.name, step, arguments, options))
-        function = getattr(path_module("triton", self.module), step)
-        return function(self.Arguments(*in_memory(arguments)), options, *in_memory(rest), replacements)
+    def _launch(self, step: str, replacements: Configs | None, arguments: A, options: Options, *rest: Any) -> Any:
+        """Take a step with the kernels; ``replacements`` are configurations instead of their own."""
+        return getattr(path_module("triton", self.module), step)(arguments, options, *rest, replacements)
+
+    def _replacements(self, step: str, arguments: A, options: Options) -> Configs | None:
+        """The configurations that stand in for those that failed in a step of such calls before."""
+        if not fallback.anything_failed():
+            return None
+        return fallback.replacements(fallback.call_key(self.name, step, arguments, options))
 
     def choose(self, arguments: A, options: Options, backend: str, step: str = "forward") -> tuple[str, str]:
         """The path that a call takes, and why."""
@@ -201,13 +207,16 @@ class PathOperator(ABC, Generic[A, Options]):
         if is_empty(arguments):
             return Decision(self.name, path, reason, ("launches nothing: the batch is empty",))
         with rehearsal(arguments) as (stand_ins, launches):
-            remarks = self.rehearse(self.Arguments(*stand_ins), options)
+            remarks = self.rehearse(arguments, self.Arguments(*stand_ins), options)
         lines = *path_module(path, "description").describe(launches), *remarks
         return Decision(self.name, path, reason, lines, tune_command(arguments, options))
 
-    def rehearse(self, arguments: A, options: Options) -> tuple[str, ...]:
-        """Launch all kernels of a call and its derivative inside :func:`rehearsal`; returns remarks besides."""
-        self._launch("forward", arguments, options)
+    def rehearse(self, arguments: A, stand_ins: A, options: Options) -> tuple[str, ...]:
+        """Launch all kernels of a call and its derivative inside :func:`rehearsal`; returns what else there is to say.
+
+        They are launched on ``stand_ins`` for the ``arguments``.
+        """
+        self._launch("forward", self._replacements("forward", arguments, options), stand_ins, options)
         return ()
 
 

@@ -1,7 +1,7 @@
 """Launch code run on tensors without memory, for :func:`sdn_triton.explain`: what it launches is recorded.
 
-The stand-ins are fake tensors of the same device, sizes, strides and dtypes, so that whatever the launch code decides,
-it decides as for the tensors themselves. No kernel runs, and nothing is allocated.
+The stand-ins are meta tensors of the same sizes, strides and dtypes, taken to be on the same device, so that whatever
+the launch code decides, it decides as for the tensors themselves. No kernel runs, and nothing is allocated.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._guards import detect_fake_mode
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
 
-from sdn_triton.dispatch_state import has_own_memory, in_memory
-from sdn_triton.launch.run import Launch, recorded_launches, starts_at_word
+from sdn_triton.dispatch_state import has_own_memory, is_lazy
+from sdn_triton.launch.run import Launch, recorded_launches, starts_at_word, target_of
 
 
 @contextmanager
 def rehearsal(arguments: Sequence[Any]) -> Iterator[tuple[list[Any], list[Launch]]]:
     """Stand-ins for the arguments of a call, and the launches that are made with them inside."""
-    mode = detect_fake_mode([*arguments]) or FakeTensorMode(allow_non_fake_inputs=True)
-    # What torch.func does to a call is no part of it.
-    with torch._C._DisableFuncTorch(), torch.no_grad(), mode, recorded_launches() as launches:
+    # What modes and torch.func do to a call is no part of it.
+    launches = recorded_launches(target_of(arguments[0].device))
+    with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.no_grad(), launches as recorded:
         # One tensor in two roles has one stand-in.
-        present = {id(x): x for x in arguments if isinstance(x, Tensor)}
-        stand_ins = {key: stand_in(x) for key, x in zip(present, in_memory([*present.values()]))}
-        yield [stand_ins.get(id(x), x) for x in arguments], launches
+        stand_ins = {id(x): stand_in(x, "meta") for x in arguments if isinstance(x, Tensor)}
+        yield [stand_ins.get(id(x), x) for x in arguments], recorded
 
 
-def stand_in(tensor: Tensor) -> Tensor:
-    """A tensor of the active fake mode that lies in memory as ``tensor`` does, at a whole word only if that does."""
+def stand_in(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor with nothing in it that lies in memory as ``tensor`` does, at a whole word only if that does."""
     offset = 0 if lies_at_word(tensor) else 1
     steps = [(size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())]
     length = offset + (sum(steps) + 1 if tensor.numel() else 0)
-    memory = torch.empty(length, dtype=tensor.dtype, device=tensor.device)
+    memory = torch.empty(length, dtype=tensor.dtype, device=device)
     like = memory.as_strided(tensor.shape, tensor.stride(), offset)
+    if is_lazy(tensor):
+        like = like.clone()  # as dispatch_state.in_memory does
     like.requires_grad = tensor.requires_grad  # requires_grad_() is refused inside torch.func
     return like
 
