@@ -282,8 +282,8 @@ def _hooks_of(module: nn.Module) -> list[Attachment]:
 
 
 def _attached(model: nn.Module) -> str:
-    found = [".".join((at, *hook.path)) for at, module in model.named_modules() for hook in _hooks_of(module)]
-    return ", ".join(map(repr, found)) or "none"
+    necks = [".".join((at, *hook.path)) for at, module in model.named_modules() for hook in _hooks_of(module)]
+    return ", ".join(map(repr, necks)) or "none"
 
 
 def _forget_compiled() -> None:

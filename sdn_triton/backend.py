@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
@@ -112,10 +113,10 @@ def prefers_triton(backend: str, input: Tensor) -> bool:
     return backend == "triton" or (backend == "auto" and is_on_gpu(input))
 
 
-def choose(backend: str, input: Tensor, why_not: Callable[[], str | None]) -> tuple[str, str]:
+def choose(backend: str, input: Tensor, why_not: Callable[..., str | None], *call: Any) -> tuple[str, str]:
     """The path of a call on tensors like ``input``, and the reason.
 
-    ``why_not`` says what the kernels cannot do with the call; it is asked only where the Triton path is preferred.
+    ``why_not(*call)`` says what the kernels cannot do with it; it is asked only where the Triton path is preferred.
     ``"auto"`` takes that path on CUDA where it can, and warns once per reason where it cannot.
 
     Raises:
@@ -127,7 +128,7 @@ def choose(backend: str, input: Tensor, why_not: Callable[[], str | None]) -> tu
         if input.device.type == "cpu":
             return "eager", "the tensors are on cpu"  # a constant: to write out a device takes the host a microsecond
         return "eager", f"the tensors are on {input.device}"
-    obstacle = why_no_device(input) or why_not()
+    obstacle = why_no_device(input) or why_not(*call)
     if obstacle is None:
         return "triton", "backend='triton'" if backend == "triton" else "CUDA tensors that the kernels can read"
     if backend == "triton":

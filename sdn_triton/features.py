@@ -67,12 +67,12 @@ def find_features(tree: Any, select: Select) -> Features:
     else:
         leaves, nested = pytree.tree_flatten(tree)
         paths = []
-    found = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
-    if not found:
+    places = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
+    if not places:
         unknown = next((type(leaf).__name__ for leaf in leaves if _is_container(leaf)), None)
         hint = "" if unknown is None else f"; PyTorch does not look into {unknown} unless it is registered"
         raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}{hint}")
-    firsts = {place: next(first for first in found if leaves[first] is leaves[place]) for place in found}
+    firsts = {place: next(first for first in places if leaves[first] is leaves[place]) for place in places}
     different = list(dict.fromkeys(firsts.values()))
     return Features(leaves, nested, different if select is None else _selected(firsts, leaves, paths, select))
 
@@ -117,9 +117,8 @@ def in_order(
     Raises:
         ValueError: they come in neither order.
     """
-    found = features.tensors()
     if coarse_to_fine is None:
-        coarse_to_fine = _runs_coarse_to_fine(found)
+        coarse_to_fine = _runs_coarse_to_fine(features.tensors())
     is_reversed = coarse_to_fine
     if is_reversed is None:
         is_reversed = features.channels() != channels and features.channels()[::-1] == channels

@@ -44,8 +44,8 @@ class Remembered(Generic[Result]):
         except TypeError:  # Lists are allowed, and cannot be looked up.
             return None
         if entry is not None:
-            for given, known in zip(sizes, entry.sizes):
-                if given is not known:
+            for size, checked in zip(sizes, entry.sizes):
+                if size is not checked:
                     return None
         return entry
 

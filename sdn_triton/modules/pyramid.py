@@ -36,9 +36,9 @@ def check_stages(stages: Sequence[Any], count: int, channels: tuple[int, ...]) -
             raise ValueError(f"features: stage {place} must have the shape [N, C, H, W], got {shape(stage)}")
     if is_jit_traced():
         return
-    given = tuple(stage.shape[-3] for stage in stages)
-    if channels and given != channels:
-        hint = "; they come in the opposite order" if given[::-1] == channels else ""
+    present = tuple(stage.shape[-3] for stage in stages)
+    if channels and present != channels:
+        hint = "; they come in the opposite order" if present[::-1] == channels else ""
         raise ValueError(f"features must have {list(channels)} channels, fine to coarse, got {_shapes(stages)}{hint}")
     # A trace would keep a comparison of sizes as a condition on all later calls.
     if torch.compiler.is_compiling():

@@ -244,8 +244,8 @@ def gradients_of(
     # Compiled graphs have no second derivative, and mostly nobody asks for one.
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
         return operator.backward(arguments, options, backend, grad, needs, kept)
-    found: Gradients = _Backward.apply(operator.name, backend, options, needs, grad, *arguments)
-    return found
+    gradients: Gradients = _Backward.apply(operator.name, backend, options, needs, grad, *arguments)
+    return gradients
 
 
 class _Backward(torch.autograd.Function):
@@ -292,9 +292,9 @@ class _Backward(torch.autograd.Function):
         gradients, pull = torch.func.vjp(first_derivatives, *(saved[i] for i in places))  # type: ignore[misc]
         incoming = [g for g, need in zip(grads, ctx.needs) if need]
         second = pull(tuple(torch.zeros_like(x) if g is None else g for x, g in zip(gradients, incoming)))
-        found = dict(zip(places, second))
-        _, _, _, _, *wanted = ctx.needs_input_grad
-        return None, None, None, None, *(found[i] if want else None for i, want in enumerate(wanted))
+        by_place = dict(zip(places, second))
+        _, _, _, _, *needs = ctx.needs_input_grad
+        return None, None, None, None, *(by_place[i] if need else None for i, need in enumerate(needs))
 
 
 def distinct(arguments: A) -> A:
@@ -315,19 +315,14 @@ def needs_gradient(arguments: Sequence[Any]) -> bool:
 
 
 def save(ctx: Any, arguments: Sequence[Any]) -> None:
-    """Keep arguments for the backward, tensors and others in their order."""
-    tensors, others = [], []
-    for argument in arguments:
-        is_tensor = isinstance(argument, Tensor)
-        tensors.append(argument if is_tensor else None)
-        others.append(None if is_tensor else argument)
-    ctx.save_for_backward(*tensors)
-    ctx.others = others
+    """Keep arguments for the backward, tensors and numbers in their order."""
+    ctx.save_for_backward(*[argument if isinstance(argument, Tensor) else None for argument in arguments])
+    ctx.numbers = [None if isinstance(argument, Tensor) else argument for argument in arguments]
 
 
 def restore(ctx: Any) -> list[Any]:
     """What was saved."""
-    return [other if tensor is None else tensor for tensor, other in zip(ctx.saved_tensors, ctx.others)]
+    return [number if tensor is None else tensor for tensor, number in zip(ctx.saved_tensors, ctx.numbers)]
 
 
 def _replaced(values: list[Any], places: list[int], new: Sequence[Tensor]) -> list[Any]:

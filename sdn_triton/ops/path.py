@@ -7,7 +7,7 @@ fake tensors, dispatch modes) it goes through an operator registered with ``torc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
@@ -190,7 +190,7 @@ class PathOperator(ABC, Generic[A, Options]):
 
     def choose(self, arguments: A, options: Options, backend: str, step: str = "forward") -> tuple[str, str]:
         """The path that a call takes, and why."""
-        return choose(backend, arguments.input, partial(self.obstacle, arguments, options, step))
+        return choose(backend, arguments.input, self.obstacle, arguments, options, step)
 
     def obstacle(self, arguments: A, options: Options, step: str) -> str | None:
         """What the kernels cannot do with a step of a call, or what they failed at; None if they can run it."""
@@ -222,7 +222,19 @@ class PathOperator(ABC, Generic[A, Options]):
 
 def is_empty(arguments: Arguments) -> bool:
     """Whether there are no images; nothing else of a call that was checked can be empty."""
-    return arguments.input.shape[0] == 0
+    return arguments.input.size(0) == 0
+
+
+def launched_gradient(path: str, module: str, *tensors: Tensor) -> Tensor | None:
+    """The gradient that ``launch/<module>.py`` computes from tensors; None where PyTorch's own operations have to.
+
+    These have to on the other path, where the gradient is differentiated, and where tensors are traced, intercepted or
+    without values.
+    """
+    if path != "triton" or torch.is_grad_enabled() or not are_plain(tensors) or only_has_a_shape(tensors[0]):
+        return None
+    gradient: Tensor = path_module(path, module).gradient(*in_memory(tensors))
+    return gradient
 
 
 @cache
