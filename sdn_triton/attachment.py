@@ -144,7 +144,8 @@ def attach(
     like = next((p for p in (*part.module.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
     placed: NeckOptions = {"device": like.device, "dtype": like.dtype}
     neck = SDNNeck(each, **(placed | options)).train(part.module.training)
-    hook = Attachment(part.name, side, (*part.path, name), None if select is None else (*select,), each, coarse_to_fine)
+    selected = None if select is None else (*select,)
+    hook = Attachment(part.name, side, (*part.path, name), selected, each, coarse_to_fine, options)
     if features is not None:
         hook.remember(features)
     part.holder.add_module(name, neck)
@@ -186,6 +187,8 @@ class Attachment:
 
     places: tuple[int, list[int]] | None = None
     """How many leaves the last call had, and which of them were the features, fine to coarse."""
+    options: NeckOptions | None = None
+    """Those that the neck was made with; None of what was pickled before they were kept."""
 
     def __init__(
         self,
@@ -195,6 +198,7 @@ class Attachment:
         select: Select,
         channels: tuple[int, ...],
         coarse_to_fine: bool | None,
+        options: NeckOptions,
     ) -> None:
         self.at = at
         self.side = side
@@ -202,6 +206,7 @@ class Attachment:
         self.select = select
         self.channels = channels
         self.coarse_to_fine = coarse_to_fine
+        self.options = options
 
     def register(self, target: nn.Module) -> None:
         # The handle is kept here, where copies and pickles of the model take it along.
@@ -224,7 +229,7 @@ class Attachment:
         if not torch.compiler.is_compiling():  # a trace has no side effects
             self.coarse_to_fine = coarse_to_fine
             self.remember(features)
-        return features.replaced(self._neck_of(module)(features.tensors()))
+        return features.replaced(self.neck_of(module)(features.tensors()))
 
     def remember(self, features: Features) -> None:
         """Where features were, for a call that shows no shapes."""
@@ -240,10 +245,11 @@ class Attachment:
             )
         _, places = self.places
         features = Features(list(leaves), tree_structure(tree), places)
-        outputs = self._neck_of(module)(features.tensors())
+        outputs = self.neck_of(module)(features.tensors())
         return features.replaced(outputs[i] for i in range(len(places)))
 
-    def _neck_of(self, module: nn.Module) -> Any:
+    def neck_of(self, module: nn.Module) -> Any:
+        """The neck of a copy of the part."""
         for name in self.path:
             module = getattr(module, name)
         return module
@@ -281,8 +287,13 @@ def _hooks_of(module: nn.Module) -> list[Attachment]:
     return [hook for hook in hooks if isinstance(hook, Attachment)]
 
 
+def attachments_of(model: nn.Module) -> list[tuple[str, nn.Module, Attachment]]:
+    """The parts of ``model`` that have necks, by name, and how each neck is attached."""
+    return [(at, module, hook) for at, module in model.named_modules() for hook in _hooks_of(module)]
+
+
 def _attached(model: nn.Module) -> str:
-    necks = [".".join((at, *hook.path)) for at, module in model.named_modules() for hook in _hooks_of(module)]
+    necks = [".".join((at, *hook.path)) for at, _, hook in attachments_of(model)]
     return ", ".join(map(repr, necks)) or "none"
 
 
