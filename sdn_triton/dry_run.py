@@ -99,8 +99,8 @@ def check_channels_first(what: str, features: Sequence[Tensor], example: Any) ->
     sizes = [feature.shape[1:] for feature in features]
     if all(fits(first, second) for first, second, _ in sizes) and not all(fits(*size[1:]) for size in sizes):
         raise ValueError(
-            f"{what} has {describe(features)} of an image {shape(image)}, which look like [N, H, W, C], and a neck takes "
-            "[N, C, H, W]: permute them before, or have the encoder do so; if they are [N, C, H, W], give "
+            f"{what} has {describe(features)} of an image {shape(image)}, which look like [N, H, W, C], and a neck "
+            "takes [N, C, H, W]: permute them before, or have the encoder do so; if they are [N, C, H, W], give "
             f"channels={[size[0] for size in sizes]}, fine to coarse"
         )
 
