@@ -1,15 +1,18 @@
 """What explain() says of kernels is what forward and backward launch: it runs the same launch code on stand-ins."""
 
 from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip("triton")
 
 from sdn_triton import SDN, Explanation, explain, feature_fusion, semantic_difference_conv2d
 from sdn_triton.aot.compile import TARGETS
+from sdn_triton.backend import recorded_decisions
 from sdn_triton.launch.description import describe
 from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.ops.difference_conv import difference_conv
@@ -162,6 +165,24 @@ def test_memory_of_another_library(lies_between_words):
         enclosed = str(explain(lambda: semantic_difference_conv2d(u, u, weight, padding=1)))
     assert enclosed == given
     assert ("channels_last copies of input (" in given) == lies_between_words
+
+
+def test_the_device_is_that_of_the_tensors():
+    def lines(device: str) -> set[str]:
+        with recorded_decisions() as decisions:
+            image, guidance = (torch.empty(2, 40, 33, 47, dtype=HALF, device=device) for _ in range(2))
+            semantic_difference_conv2d(image, guidance, image.new_empty(600, 40, 3, 3), padding=1)
+        return lines_of(Explanation(tuple(decisions)))
+
+    with FakeTensorMode():
+        with pretended(TARGETS["sm_90"]):
+            expected = lines("cpu")
+        with (
+            mock.patch("torch.cuda.is_available", return_value=False),
+            mock.patch("sdn_triton.launch.run._cuda_target", return_value=TARGETS["sm_90"]),
+        ):
+            assert lines("cuda") == expected
+    assert any("in pairs" in line for line in expected)
 
 
 def test_calls_inside_torch_func_are_explained():
