@@ -1,5 +1,6 @@
 """Networks with necks, saved and loaded the way their frameworks do."""
 
+import doctest
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from sdn_triton import attach
 huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("safetensors")
 
+from sdn_triton.integrations import pretrained
 from sdn_triton.integrations.pretrained import FILE, from_pretrained, save_pretrained
 
 
@@ -121,3 +123,9 @@ def test_what_is_refused(tmp_path):
     (tmp_path / FILE).write_text(json.dumps(necks))
     with pytest.raises(RuntimeError, match="Missing key"):
         from_pretrained(Network, tmp_path)
+
+
+def test_the_example_in_the_docstring():
+    results = doctest.testmod(pretrained)
+    assert results.attempted > 0
+    assert results.failed == 0
