@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
@@ -142,10 +143,17 @@ def test_gradients_that_are_written_elsewhere_first():
     assert line.endswith(f"; writes gradients in channels_last first ({2 * 2 * 64 * 33 * 47 * 2:,} bytes)")
 
 
-def test_nothing_is_allocated():
+class Unused(TorchDispatchMode):
+    """Somebody who counts operations: those of a rehearsal are none of the call."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        pytest.fail(f"{function} was seen")
+
+
+def test_nothing_is_allocated_or_seen():
     image, weight = torch.zeros(1, 40, 9, 9, dtype=HALF), torch.zeros(8, 40, 3, 3, dtype=HALF)
     arguments, options = DifferenceArguments(image, image.clone(), weight, None, 1.0), DifferenceOptions((3, 3))
-    with pretended(TARGETS["sm_90"]), rehearsal(arguments) as (stand_ins, launches):
+    with pretended(TARGETS["sm_90"]), Unused(), rehearsal(arguments) as (stand_ins, launches):
         difference_conv.rehearse(arguments, DifferenceArguments(*stand_ins), options)
     passed = [x for launch in launches for x in launch.arguments.values() if isinstance(x, torch.Tensor)]
     assert passed
