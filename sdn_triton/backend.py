@@ -122,12 +122,11 @@ def choose(backend: str, input: Tensor, why_not: Callable[..., str | None], *cal
     Raises:
         BackendUnavailableError: ``backend="triton"``, and the kernels cannot run the call.
     """
+    if backend == "eager":
+        return "eager", "backend='eager'"
     if not prefers_triton(backend, input):
-        if backend == "eager":
-            return "eager", "backend='eager'"
-        if input.device.type == "cpu":
-            return "eager", "the tensors are on cpu"  # a constant: to write out a device takes the host a microsecond
-        return "eager", f"the tensors are on {input.device}"
+        # A constant where it can be: to write out a device takes the host a microsecond.
+        return "eager", "the tensors are on cpu" if input.is_cpu else f"the tensors are on {input.device}"
     obstacle = why_no_device(input) or why_not(*call)
     if obstacle is None:
         return "triton", "backend='triton'" if backend == "triton" else "CUDA tensors that the kernels can read"

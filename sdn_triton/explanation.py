@@ -65,7 +65,6 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
             all taps at once, as for every small map
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-
     foreign: dict[int, Tensor] = {}
 
     def without_memory(value: Any) -> Any:

@@ -17,6 +17,7 @@ from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
 from sdn_triton import dispatch_state
+from sdn_triton.backend import is_recording
 from sdn_triton.dispatch_state import are_plain, is_plain, is_transformed, only_has_a_shape
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
@@ -52,7 +53,8 @@ class Operator(PathOperator[A, Options]):
             return self.plain(arguments, options)
         if torch.compiler.is_compiling():
             return self._traced(arguments, options, backend)
-        self.note(arguments, options, backend)
+        if is_recording():
+            self.note(arguments, options, backend)
         if is_transformed():
             return _Forward.apply(self.name, backend, options, *arguments)
         if needs_gradient(arguments):

@@ -74,14 +74,13 @@ class PathOperator(ABC, Generic[A, Options]):
 
     def __call__(self, arguments: A, options: Options, backend: str) -> Any:
         """Run the operator on the path that ``backend`` and the arguments lead to; nothing is recorded for autograd."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and is_recording():
             self.note(arguments, options, backend)
         return self.forward(arguments, options, backend)
 
     def note(self, arguments: A, options: Options, backend: str) -> None:
-        """Hand the decision about a call to whoever records decisions."""
-        if is_recording():
-            note(self._decision(arguments, options, backend))
+        """Hand the decision about a call to whoever records decisions: to be called only where somebody does."""
+        note(self._decision(arguments, options, backend))
 
     def register(self) -> None:
         """Make the operator known to ``torch.library`` as ``torch.ops.sdn_triton.<name>``."""
