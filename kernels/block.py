@@ -5,7 +5,7 @@ import triton.language as tl
 
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets
 from sdn_triton.kernels.products import sums_in_tensor_memory
 
 
@@ -89,8 +89,8 @@ def fuse_tile(
     """``z[o,p] = sum_c K[o,c] u[c,p] + sum_r K[o,C+r] response[r,p] + b[o]``, stored block by block of outputs."""
     p_mask = ((rows < HO) & (columns < WO))[:, None]
     r_mask = (responses < R)[:, None]
-    u_pixels = pixel_offsets(rows + origin_h, columns + origin_w, stride_uh, stride_uw, INT64)[:, None]
-    z_pixels = pixel_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
+    u_pixels = flat_offsets(rows + origin_h, columns + origin_w, stride_uh, stride_uw, INT64)[:, None]
+    z_pixels = flat_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
     for o in range(0, O, BLOCK_Z):
         outputs = o + tl.arange(0, BLOCK_Z)
         o_mask = (outputs < O)[None, :]

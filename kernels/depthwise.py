@@ -7,10 +7,10 @@ from sdn_triton.kernels.difference import load_inverse_contrast, weighted_differ
 from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.pixels import (
     channel_offsets,
+    flat_offsets,
+    flat_tap,
     inside,
-    pixel_offsets,
     skip_centre,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -81,8 +81,8 @@ def depthwise_forward_kernel(
 
     u_ptr += n * stride_un
     v_ptr += n * stride_vn
-    u_pixels = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)
-    v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+    u_pixels = flat_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)
+    v_pixels = flat_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
     u_offsets = u_pixels[:, None] + channel_offsets(channels, stride_uc, INT64)[None, :]  # [BLOCK_P, BLOCK_O]
     v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
     u_p = tl.load(u_ptr + u_offsets, mask=p_mask, other=0.0)
@@ -92,11 +92,11 @@ def depthwise_forward_kernel(
     y = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
     for tap in range(TAPS - 1):
         position = skip_centre(tap, KERNEL_H, KERNEL_W)
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = flat_tap(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         q_inside = inside(centre_rows + dy, centre_columns + dx, H, W)
         q_mask = q_inside[:, None] & o_mask[None, :]
-        u_q = tl.load(u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64) + u_offsets, mask=q_mask, other=0.0)
-        v_q = tl.load(v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64) + v_offsets, mask=q_mask, other=0.0)
+        u_q = tl.load(u_ptr + flat_offsets(dy, dx, stride_uh, stride_uw, INT64) + u_offsets, mask=q_mask, other=0.0)
+        v_q = tl.load(v_ptr + flat_offsets(dy, dx, stride_vh, stride_vw, INT64) + v_offsets, mask=q_mask, other=0.0)
         weight = tl.load(weight_ptr + outputs * TAPS + position, mask=o_mask, other=0.0)
         y += weight.to(tl.float32)[None, :] * weighted_difference(
             u_p,
@@ -113,7 +113,7 @@ def depthwise_forward_kernel(
     if HAS_BIAS:
         y += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
     y_ptr += n * stride_yn
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)
+    y_pixels = flat_offsets(rows, columns, stride_yh, stride_yw, INT64)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, INT64)[None, :]
     p_mask = (rows < HO) & (columns < WO)
     y = y.to(y_ptr.dtype.element_ty)
@@ -199,9 +199,9 @@ def depthwise_weight_gradient_kernel(
         # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
         p_inside = inside(centre_rows, centre_columns, H, W) & valid
         p_mask = p_inside[:, None] & o_mask[None, :]
-        u_offsets = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
-        v_offsets = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)[:, None] + v_channels
-        g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
+        u_offsets = flat_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
+        v_offsets = flat_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)[:, None] + v_channels
+        g_offsets = flat_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
         gradient = tl.load(
             gradient_ptr + n * stride_gn + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0
         ).to(tl.float32)  # [BLOCK_P, BLOCK_O]
@@ -214,11 +214,11 @@ def depthwise_weight_gradient_kernel(
             v_p = tl.load(v_image + v_offsets, mask=p_mask, other=0.0)
             for tap in range(TAPS - 1):
                 position = skip_centre(tap, KERNEL_H, KERNEL_W)
-                dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+                dy, dx = flat_tap(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
                 q_inside = inside(centre_rows + dy, centre_columns + dx, H, W) & valid
                 q_mask = q_inside[:, None] & o_mask[None, :]
-                u_tap = u_image + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
-                v_tap = v_image + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+                u_tap = u_image + flat_offsets(dy, dx, stride_uh, stride_uw, INT64)
+                v_tap = v_image + flat_offsets(dy, dx, stride_vh, stride_vw, INT64)
                 flow = weighted_difference(
                     u_p,
                     tl.load(u_tap + u_offsets, mask=q_mask, other=0.0),

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.diffusivity import diffusivity, diffusivity_slope
-from sdn_triton.kernels.pixels import inside, output_of_centre, pixel_offsets
+from sdn_triton.kernels.pixels import flat_offsets, flat_output_of, inside
 
 
 @triton.jit
@@ -102,13 +102,13 @@ def load_edge(
         if NEAR:
             h_x = tl.load(h_tap + h_offsets)
         if FAR:
-            h_q = tl.load(h_opposite + pixel_offsets(dy, dx, stride_hh, stride_hw, INT64) + h_offsets)
+            h_q = tl.load(h_opposite + flat_offsets(dy, dx, stride_hh, stride_hw, INT64) + h_offsets)
     else:
         q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
         q_mask = q_inside[:, None] & c_mask[None, :]
         u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0)
         v_q = tl.load(v_far + v_offsets, mask=q_mask, other=0)
-        i, j, q_is_centre = output_of_centre(x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
+        i, j, q_is_centre = flat_output_of(x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
         q_is_centre = q_is_centre & x_inside
         if ZERO_FLUX:
             x_is_centre = x_is_centre & q_inside
@@ -116,7 +116,7 @@ def load_edge(
         if NEAR:
             h_x = tl.load(h_tap + h_offsets, mask=x_is_centre[:, None] & c_mask[None, :], other=0)
         if FAR:
-            q_offsets = pixel_offsets(i - first_output_row, j, stride_hh, stride_hw, INT64)[:, None] + h_channels
+            q_offsets = flat_offsets(i - first_output_row, j, stride_hh, stride_hw, INT64)[:, None] + h_channels
             h_q = tl.load(h_opposite + q_offsets, mask=q_is_centre[:, None] & c_mask[None, :], other=0)
     if not NEAR:
         h_x = h_q

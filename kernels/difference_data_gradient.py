@@ -6,14 +6,14 @@ import triton.language as tl
 from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast, relative_difference
 from sdn_triton.kernels.diffusivity import diffusivity_slope
 from sdn_triton.kernels.pixels import (
-    NO_ROOM,
+    FORCE_MASKS,
     channel_offsets,
+    flat_offsets,
+    flat_output_of,
+    flat_room,
+    flat_tap,
     inside,
-    output_of_centre,
-    pixel_offsets,
-    room_to_move,
     skip_centre,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -145,7 +145,7 @@ def difference_data_gradient_kernel(
 
     u_ptr += n * stride_un + group * C * stride_uc
     u_offsets = (  # [PIXELS, BLOCK_C]
-        pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, INT64)[:, None]
+        flat_offsets(x_rows, x_columns, stride_uh, stride_uw, INT64)[:, None]
         + channel_offsets(channels, stride_uc, INT64)[None, :]
     )
     u_x = tl.load(u_ptr + u_offsets, mask=x_mask, other=0.0)
@@ -154,27 +154,27 @@ def difference_data_gradient_kernel(
     else:
         v_ptr += n * stride_vn + group * C * stride_vc
         v_offsets = (
-            pixel_offsets(x_rows, x_columns, stride_vh, stride_vw, INT64)[:, None]
+            flat_offsets(x_rows, x_columns, stride_vh, stride_vw, INT64)[:, None]
             + channel_offsets(channels, stride_vc, INT64)[None, :]
         )
         v_x = tl.load(v_ptr + v_offsets, mask=x_mask, other=0.0)
     if LOAD_CONTRAST:
         contrast_ptr += group * C * stride_contrast
     inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
-    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    x_i, x_j, x_is_centre = flat_output_of(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
     x_is_centre = x_is_centre & x_inside
     if MULTIPLIER > 0:
         gradient_ptr += n * stride_gn
-        x_outputs = pixel_offsets(x_i, x_j, stride_gh, stride_gw, INT64)
+        x_outputs = flat_offsets(x_i, x_j, stride_gh, stride_gw, INT64)
     else:
         h_ptr += group * stride_hg + n * stride_hn
         h_channels = channel_offsets(channels, stride_hc, INT64)[None, :]
-        x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, INT64)[:, None] + h_channels
-    up, down, left, right = room_to_move(
+        x_outputs = flat_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, INT64)[:, None] + h_channels
+    up, down, left, right = flat_room(
         tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
     )
     if (c_block + 1) * BLOCK_C > C:
-        down = NO_ROOM
+        down = FORCE_MASKS
 
     du = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     dv = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
@@ -185,21 +185,21 @@ def difference_data_gradient_kernel(
         for end in tl.static_range(ENDS):
             tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
-            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-            u_far = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+            dy, dx = flat_tap(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            u_far = u_ptr + flat_offsets(dy, dx, stride_uh, stride_uw, INT64)
             if VECTOR:
                 v_far, v_places = u_far, u_offsets  # of no use
             else:
-                v_far, v_places = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
+                v_far, v_places = v_ptr + flat_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
             if MULTIPLIER > 0:
                 q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
                 q_mask = q_inside[:, None] & c_mask[None, :]
                 u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0.0)
                 v_q = tl.load(v_far + v_places, mask=q_mask, other=0.0)
-                q_i, q_j, q_is_centre = output_of_centre(
+                q_i, q_j, q_is_centre = flat_output_of(
                     x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
                 )
-                q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
+                q_outputs = flat_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
                 t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
                 t = add_depthwise_products(
                     t,
@@ -247,20 +247,20 @@ def difference_data_gradient_kernel(
 
             e = u_q.to(tl.float32) - u_x.to(tl.float32)
             if VECTOR:
-                q_i, q_j, q_is_centre = output_of_centre(
+                q_i, q_j, q_is_centre = flat_output_of(
                     x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
                 )
                 # The similarity is symmetric: where x is no centre, the map of the centre x + delta has it.
                 x_map = v_ptr + channel_offsets(tap, stride_vc, INT64)
                 q_map = v_ptr + channel_offsets(TAPS - 2 - tap, stride_vc, INT64)
-                x_pixels = pixel_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
-                q_pixels = pixel_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
+                x_pixels = flat_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
+                q_pixels = flat_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
                 s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [PIXELS]
                 s += tl.load(q_map + q_pixels, mask=q_is_centre & x_inside & (x_is_centre == 0), other=0.0)
                 du -= s[:, None] * t
                 if NEEDS_V:
                     coefficient = tl.sum(e * t, axis=1) * diffusivity_slope(s, DIFFUSIVITY)
-                    dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
+                    dv_pixels = flat_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
                     dv_image = dv_ptr + ((group * c_blocks + c_block) * N + n) * stride_dvn
                     dv_tap = dv_image + channel_offsets(tap, stride_dvc, INT64)
                     tl.store(dv_tap + dv_pixels, coefficient, mask=x_inside)
@@ -276,12 +276,12 @@ def difference_data_gradient_kernel(
 
     if NEEDS_U:
         du_ptr += n * stride_dun + group * C * stride_duc
-        du_pixels = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, INT64)
+        du_pixels = flat_offsets(x_rows, x_columns, stride_duh, stride_duw, INT64)
         du_offsets = du_pixels[:, None] + channel_offsets(channels, stride_duc, INT64)[None, :]
         tl.store(du_ptr + du_offsets, du.to(du_ptr.dtype.element_ty), mask=x_mask)
     if NEEDS_V and not VECTOR:
         dv_ptr += n * stride_dvn + group * C * stride_dvc
-        dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
+        dv_pixels = flat_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
         dv_offsets = dv_pixels[:, None] + channel_offsets(channels, stride_dvc, INT64)[None, :]
         tl.store(dv_ptr + dv_offsets, (dv * inverse).to(dv_ptr.dtype.element_ty), mask=x_mask)
     if NEEDS_CONTRAST and not VECTOR:

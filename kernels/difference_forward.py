@@ -3,14 +3,15 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Ratio, Strides
 from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
 from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.pixels import (
     channel_offsets,
+    flat_offsets,
+    flat_tap,
     inside,
-    pixel_offsets,
     skip_centre,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -76,13 +77,13 @@ def response_of_tile(
     p_inside = inside(centre_rows, centre_columns, H, W)
 
     u_ptr += n * stride_un
-    u_pixels = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)
+    u_pixels = flat_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)
     v_ptr += n * stride_vn
     if VECTOR:
-        v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
+        v_pixels = flat_offsets(rows, columns, stride_vh, stride_vw, INT64)
         v_mask = (rows < HO) & (columns < WO)
     else:
-        v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+        v_pixels = flat_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
 
     accumulator = tl.zeros((rows.shape[0], outputs.shape[0]), tl.float32)
     for c in range(0, C, BLOCK_C):
@@ -96,8 +97,8 @@ def response_of_tile(
         elif RESIZED:
             v_channels = channel_offsets(channels, stride_vc, INT64)[None, :]
             v_p = resized_at(
-                v_ptr, centre_rows, centre_columns, v_channels, p_mask, HV, WV, ratio_h, ratio_w,
-                stride_vh, stride_vw, INT64,
+                v_ptr, centre_rows, centre_columns, v_channels, p_mask, HV, WV, Ratio(ratio_h, ratio_w),
+                Strides(stride_vn, stride_vc, stride_vh, stride_vw), INT64,
             )  # fmt: skip
         else:
             v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
@@ -110,21 +111,21 @@ def response_of_tile(
 
         for tap in range(TAPS - 1):
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
-            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            dy, dx = flat_tap(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
             q_inside = inside(centre_rows + dy, centre_columns + dx, H, W)
             q_mask = q_inside[:, None] & c_mask[None, :]
-            u_tap = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+            u_tap = u_ptr + flat_offsets(dy, dx, stride_uh, stride_uw, INT64)
             u_q = tl.load(u_tap + u_offsets, mask=q_mask, other=0.0)
             if VECTOR:
                 v_tap = v_ptr + channel_offsets(tap, stride_vc, INT64)
                 v_q = tl.load(v_tap + v_pixels, mask=v_mask, other=0.0)[:, None]  # [BLOCK_P, 1]
             elif RESIZED:
                 v_q = resized_at(
-                    v_ptr, centre_rows + dy, centre_columns + dx, v_channels, q_mask, HV, WV, ratio_h, ratio_w,
-                    stride_vh, stride_vw, INT64,
+                    v_ptr, centre_rows + dy, centre_columns + dx, v_channels, q_mask, HV, WV, Ratio(ratio_h, ratio_w),
+                Strides(stride_vn, stride_vc, stride_vh, stride_vw), INT64,
                 )  # fmt: skip
             else:
-                v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+                v_tap = v_ptr + flat_offsets(dy, dx, stride_vh, stride_vw, INT64)
                 v_q = tl.load(v_tap + v_offsets, mask=q_mask, other=0.0)
             flow = weighted_difference(
                 u_p,
@@ -223,7 +224,7 @@ def difference_forward_kernel(
         bias = tl.load(bias_ptr + group * O + outputs, mask=o_mask, other=0.0)
         accumulator += bias.to(tl.float32)[None, :]
     y_ptr += n * stride_yn + group * O * stride_yc
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)
+    y_pixels = flat_offsets(rows, columns, stride_yh, stride_yw, INT64)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, INT64)[None, :]
     p_mask = (rows < HO) & (columns < WO)
     y = accumulator.to(y_ptr.dtype.element_ty)

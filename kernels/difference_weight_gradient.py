@@ -3,13 +3,14 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.pixels import (
     channel_offsets,
+    flat_offsets,
+    flat_tap,
     inside,
-    pixel_offsets,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -102,25 +103,22 @@ def difference_weight_gradient_kernel(
                     tiles,
                     HO,
                     WO,
-                    stride_gn,
-                    stride_gc,
-                    stride_gh,
-                    stride_gw,
+                    Strides(stride_gn, stride_gc, stride_gh, stride_gw),
                     INT64=INT64,
                     BLOCK_H=BLOCK_H,
                     BLOCK_W=BLOCK_W,
                 )
                 tl.store(dbias_ptr + first_output + outputs[None, :], dbias, mask=o_mask[None, :])
     elif NEEDS_WEIGHT:
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = flat_tap(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         u_ptr += group * C * stride_uc
-        u_tap = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+        u_tap = u_ptr + flat_offsets(dy, dx, stride_uh, stride_uw, INT64)
         if VECTOR:
             tap = position - (position > TAPS // 2).to(tl.int32)
             v_tap = v_ptr + channel_offsets(tap, stride_vc, INT64)
         else:
             v_ptr += group * C * stride_vc
-            v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+            v_tap = v_ptr + flat_offsets(dy, dx, stride_vh, stride_vw, INT64)
         if LOAD_CONTRAST:
             contrast_ptr += group * C * stride_contrast
         inverse = load_inverse_contrast(
@@ -140,15 +138,15 @@ def difference_weight_gradient_kernel(
             q_inside = inside(centre_rows + dy, centre_columns + dx, H, W) & valid
             p_mask = p_inside[:, None] & c_mask[None, :]
             q_mask = q_inside[:, None] & c_mask[None, :]
-            u_offsets = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
+            u_offsets = flat_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
             u_p = tl.load(u_ptr + n * stride_un + u_offsets, mask=p_mask, other=0.0)  # [BLOCK_P, BLOCK_C]
             u_q = tl.load(u_tap + n * stride_un + u_offsets, mask=q_mask, other=0.0)
             if VECTOR:
-                v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
+                v_pixels = flat_offsets(rows, columns, stride_vh, stride_vw, INT64)
                 v_p = u_p
                 v_q = tl.load(v_tap + n * stride_vn + v_pixels, mask=valid, other=0.0)[:, None]  # [BLOCK_P, 1]
             else:
-                v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+                v_pixels = flat_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
                 v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
                 v_p = tl.load(v_ptr + n * stride_vn + v_offsets, mask=p_mask, other=0.0)
                 v_q = tl.load(v_tap + n * stride_vn + v_offsets, mask=q_mask, other=0.0)
@@ -163,7 +161,7 @@ def difference_weight_gradient_kernel(
                 VECTOR=VECTOR,
                 ZERO_FLUX=ZERO_FLUX,
             )
-            g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
+            g_offsets = flat_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
             gradient = tl.load(
                 gradient_ptr + n * stride_gn + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0
             )  # [BLOCK_P, BLOCK_O]

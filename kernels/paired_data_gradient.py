@@ -9,11 +9,11 @@ import triton.language as tl
 from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast
 from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, unpacked, wide
 from sdn_triton.kernels.pixels import (
-    output_of_centre,
-    pixel_offsets,
-    room_to_move,
+    flat_offsets,
+    flat_output_of,
+    flat_room,
+    flat_tap,
     skip_centre,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -40,7 +40,7 @@ def store_channels(
 ):
     """Write channels to an image in words, or in any strides, which then may have fewer channels."""
     words = packed(lower, upper, dtype, PTX)
-    offsets = pixel_offsets(rows, columns, stride_h, stride_w, False)[:, None]
+    offsets = flat_offsets(rows, columns, stride_h, stride_w, False)[:, None]
     if IN_WORDS:
         place = first_word + tl.arange(0, WORDS)
         image = ptr.to(tl.pointer_type(tl.int32)) + n * stride_n
@@ -123,10 +123,10 @@ def paired_data_gradient_kernel(
     x_rows, x_columns = tile_pixels(tile_row, tile_column, BLOCK_H, BLOCK_W)  # [PIXELS]
     x_inside = (x_rows < last_row) & (x_columns < W)
     x_mask = x_inside[:, None]
-    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    x_i, x_j, x_is_centre = flat_output_of(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
     x_is_centre = x_is_centre & x_inside
 
-    up, down, left, right = room_to_move(
+    up, down, left, right = flat_room(
         tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
     )
 
@@ -134,11 +134,11 @@ def paired_data_gradient_kernel(
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
     h_words = h_ptr.to(tl.pointer_type(tl.int32)) + n * stride_hn
-    offsets = pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, False)[:, None] + words[None, :]
+    offsets = flat_offsets(x_rows, x_columns, stride_uh, stride_uw, False)[:, None] + words[None, :]
     SLOTS: tl.constexpr = TAPS // 2 if EDGES else TAPS - 1
     stride_hw = SLOTS * (C // 2)
     stride_hh = WO * stride_hw
-    x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
+    x_outputs = flat_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
     u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
     v_x = tl.load(v_words + offsets, mask=x_mask, other=0)
     channels = 2 * words
@@ -156,7 +156,7 @@ def paired_data_gradient_kernel(
         for end in tl.static_range(ENDS):
             tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
-            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            dy, dx = flat_tap(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
             own = tap * (C // 2)
             moved = dy * stride_uh + dx * stride_uw
             u_q, v_q, h_x, h_q = load_edge(

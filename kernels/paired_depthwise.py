@@ -12,8 +12,8 @@ from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.pairs import similarities, wide
 from sdn_triton.kernels.pixels import (
     channel_offsets,
+    flat_offsets,
     inside,
-    pixel_offsets,
     tile_origin,
     tile_pixels,
 )
@@ -151,7 +151,7 @@ def paired_depthwise_forward_kernel(
 
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
-    offsets = pixel_offsets(centre_rows, centre_columns, stride_uh * QUAD, stride_uw * QUAD, False)
+    offsets = flat_offsets(centre_rows, centre_columns, stride_uh * QUAD, stride_uw * QUAD, False)
     offsets = offsets[:, None] + words[None, :]
     p_mask = inside(centre_rows, centre_columns, H, W)[:, None] & w_mask
     u_lower, u_upper = wide(tl.load(u_words + offsets, mask=p_mask, other=0), dtype, PTX)
@@ -177,7 +177,7 @@ def paired_depthwise_forward_kernel(
     if HAS_BIAS:
         y += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
     y_ptr += n * stride_yn
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, False)
+    y_pixels = flat_offsets(rows, columns, stride_yh, stride_yw, False)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, False)[None, :]
     p_mask = (rows < HO) & (columns < WO)
     y = y.to(dtype)

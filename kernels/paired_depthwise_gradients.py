@@ -15,10 +15,10 @@ from sdn_triton.kernels.paired_depthwise import (
 from sdn_triton.kernels.paired_weight_gradient import next_tile
 from sdn_triton.kernels.pairs import packed, side_by_side, wide
 from sdn_triton.kernels.pixels import (
+    flat_offsets,
+    flat_output_of,
+    flat_tap,
     inside,
-    output_of_centre,
-    pixel_offsets,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -38,8 +38,8 @@ def edge_of_tap(
     q_inside = inside(rows + dy, columns + dx, H, W)[:, None]
     u_q = tl.load(u_words + offsets, mask=q_inside & wanted, other=0)
     v_q = tl.load(v_words + offsets, mask=q_inside & wanted, other=0)
-    i, j, q_is_centre = output_of_centre(rows + dy, columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
-    q_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+    i, j, q_is_centre = flat_output_of(rows + dy, columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
+    q_outputs = flat_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
     g_q = tl.load(g_words + q_outputs, mask=q_is_centre[:, None] & wanted, other=0)
     q_lower, q_upper = wide(g_q, dtype, PTX)
     t_lower = weights[0] * x_lower - opposites[0] * q_lower
@@ -106,7 +106,7 @@ def paired_depthwise_data_gradient_kernel(
     n, first_row, first_column = tile_origin(tl.program_id(0) // c_blocks, H, W, BLOCK_H, BLOCK_W)
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
     x_inside = inside(rows, columns, H, W)
-    i, j, x_is_centre = output_of_centre(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    i, j, x_is_centre = flat_output_of(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO)
     words = c_block * WORDS + tl.arange(0, WORDS)
     w_mask = (words // QUAD < C // (2 * QUAD))[None, :]  # the same for all words of a load
     x_mask = x_inside[:, None] & w_mask
@@ -114,8 +114,8 @@ def paired_depthwise_data_gradient_kernel(
     u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
     v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
     g_words = gradient_ptr.to(tl.pointer_type(tl.int32)) + n * stride_gn * QUAD
-    offsets = pixel_offsets(rows, columns, stride_uh * QUAD, stride_uw * QUAD, False)[:, None] + words[None, :]
-    x_outputs = pixel_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+    offsets = flat_offsets(rows, columns, stride_uh * QUAD, stride_uw * QUAD, False)[:, None] + words[None, :]
+    x_outputs = flat_offsets(i, j, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
     u_lower, u_upper = wide(tl.load(u_words + offsets, mask=x_mask, other=0), dtype, PTX)
     v_lower, v_upper = wide(tl.load(v_words + offsets, mask=x_mask, other=0), dtype, PTX)
     g_x = tl.load(g_words + x_outputs, mask=x_is_centre[:, None] & x_mask, other=0)
@@ -150,7 +150,7 @@ def paired_depthwise_data_gradient_kernel(
         dv_upper -= v_flux
         dy, dx, position = next_tap(dy, dx, position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
 
-    out_offsets = pixel_offsets(rows, columns, stride_duh * QUAD, stride_duw * QUAD, False)[:, None] + words[None, :]
+    out_offsets = flat_offsets(rows, columns, stride_duh * QUAD, stride_duw * QUAD, False)[:, None] + words[None, :]
     if NEEDS_U:
         du_words = du_ptr.to(tl.pointer_type(tl.int32)) + n * stride_dun * QUAD
         tl.store(du_words + out_offsets, packed(du_lower, du_upper, dtype, PTX), mask=x_mask)
@@ -169,7 +169,7 @@ def products_of_taps(
 ):  # fmt: skip
     """``G s (u[q] - u[p])`` of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
     if TAP_PAIRS == 1:
-        dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = flat_tap(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         first_lower, first_upper = flows_of_tap(
             u_words, v_words, near, offsets, rows, columns, wanted, inverse, dy, dx, H, W, stride_h, stride_w,
             dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
@@ -268,7 +268,7 @@ def paired_depthwise_weight_gradient_kernel(
         # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
         wanted = ((rows < HO) & (columns < WO))[:, None] & w_mask
         g_words = gradient_ptr.to(tl.pointer_type(tl.int32)) + n * stride_gn * QUAD
-        g_offsets = pixel_offsets(rows, columns, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
+        g_offsets = flat_offsets(rows, columns, stride_gh * QUAD, stride_gw * QUAD, False)[:, None] + words[None, :]
         g_lower, g_upper = wide(tl.load(g_words + g_offsets, mask=wanted, other=0), dtype, PTX)
         if NEEDS_BIAS:
             lower_bias += g_lower
@@ -278,7 +278,7 @@ def paired_depthwise_weight_gradient_kernel(
             v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un * QUAD
             centre_rows = rows * step_h + origin_h
             centre_columns = columns * step_w + origin_w
-            offsets = pixel_offsets(centre_rows, centre_columns, stride_uh * QUAD, stride_uw * QUAD, False)
+            offsets = flat_offsets(centre_rows, centre_columns, stride_uh * QUAD, stride_uw * QUAD, False)
             offsets = offsets[:, None] + words[None, :]
             p_mask = inside(centre_rows, centre_columns, H, W)[:, None] & wanted
             u_lower, u_upper = wide(tl.load(u_words + offsets, mask=p_mask, other=0), dtype, PTX)

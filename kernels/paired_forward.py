@@ -6,7 +6,7 @@ import triton.language as tl
 from sdn_triton.kernels.moments import store_tile_moments
 from sdn_triton.kernels.paired_response import paired_response_of_tile
 from sdn_triton.kernels.pairs import WORD_BITS
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, tile_origin, tile_pixels
 
 
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
@@ -82,7 +82,7 @@ def paired_forward_kernel(
         accumulator += bias.to(tl.float32)[None, :]
     y_rows, y_columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [PIXELS]
     y_ptr += n * stride_yn + group * O * stride_yc
-    y_pixels = pixel_offsets(y_rows, y_columns, stride_yh, stride_yw, False)
+    y_pixels = flat_offsets(y_rows, y_columns, stride_yh, stride_yw, False)
     y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, False)[None, :]
     p_mask = (y_rows < HO) & (y_columns < WO)
     y = accumulator.to(dtype)

@@ -19,7 +19,7 @@ from sdn_triton.kernels.pairs import (
     unpacked,
     weighted_differences,
 )
-from sdn_triton.kernels.pixels import NO_ROOM, inside, pixel_offsets
+from sdn_triton.kernels.pixels import FORCE_MASKS, flat_offsets, inside
 from sdn_triton.kernels.products import finished, sums_in_tensor_memory
 
 
@@ -346,7 +346,7 @@ def paired_response_of_tile(
     pixels = first_pixels(BLOCK_H * BLOCK_W)
     rows = (first_row + pixels // BLOCK_W) * step_h + origin_h
     columns = (first_column + pixels % BLOCK_W) * step_w + origin_w
-    offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
+    offsets = flat_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
     second_row = APART // BLOCK_W * step_h
     second_column = APART % BLOCK_W * step_w
     tile = offsets, rows, columns, second_row, second_column, H, W, stride_uh, stride_uw
@@ -357,8 +357,8 @@ def paired_response_of_tile(
         down = H - 1 - up - (BLOCK_H - 1) * step_h
         right = W - 1 - left - (BLOCK_W - 1) * step_w
         if (up < 0) | (down < 0):
-            up = NO_ROOM
-            down = NO_ROOM
+            up = FORCE_MASKS
+            down = FORCE_MASKS
         room = up, down, left, right
         sums = plain_response(
             u_words, v_words, weight_ptr, contrast_ptr, inverse_contrast, tile, room, C, reach_h, reach_w,

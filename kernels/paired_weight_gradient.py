@@ -3,13 +3,14 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import WORD_BITS, WORDS, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
     channel_offsets,
+    flat_offsets,
+    flat_tap,
     inside,
-    pixel_offsets,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -103,7 +104,7 @@ def flows_of_taps(
 ):
     """Those of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
     if TAP_PAIRS == 1:
-        dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = flat_tap(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         first = flow_of_tap(
             u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, dy, dx, H, W, stride_h, stride_w,
             inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
@@ -268,10 +269,7 @@ def paired_weight_gradient_kernel(
                     tiles,
                     HO,
                     WO,
-                    stride_gn,
-                    stride_gc,
-                    stride_gh,
-                    stride_gw,
+                    Strides(stride_gn, stride_gc, stride_gh, stride_gw),
                     INT64=INT64,
                     BLOCK_H=BLOCK_H,
                     BLOCK_W=BLOCK_W,
@@ -299,9 +297,9 @@ def paired_weight_gradient_kernel(
         u_group = u_ptr.to(tl.pointer_type(tl.int32)) + group_words
         v_group = v_ptr.to(tl.pointer_type(tl.int32)) + group_words
         tile_rows, tile_columns = tile_pixels(0, 0, BLOCK_H, BLOCK_W)  # [PIXELS]
-        tile_offsets = pixel_offsets(tile_rows * step_h, tile_columns * step_w, stride_uh, stride_uw, False)
+        tile_offsets = flat_offsets(tile_rows * step_h, tile_columns * step_w, stride_uh, stride_uw, False)
         tile_offsets = tile_offsets[:, None] + tl.arange(0, WORDS)[None, :]
-        g_offsets = pixel_offsets(tile_rows, tile_columns, stride_gh, stride_gw, INT64)[:, None]
+        g_offsets = flat_offsets(tile_rows, tile_columns, stride_gh, stride_gw, INT64)[:, None]
         g_offsets += channel_offsets(outputs, stride_gc, INT64)[None, :]
 
         run = tl.cdiv(tiles, splits)
@@ -318,7 +316,7 @@ def paired_weight_gradient_kernel(
         # The product of a tile runs under the differences of the next one, and has ended with the trip.
         for tile in range(first_tile, last_tile):
             valid = (tile_rows < HO - row) & (tile_columns < WO - column)
-            g_image = gradient_ptr + n * stride_gn + pixel_offsets(row, column, stride_gh, stride_gw, INT64)
+            g_image = gradient_ptr + n * stride_gn + flat_offsets(row, column, stride_gh, stride_gw, INT64)
             gradient = tl.load(g_image + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0)
             accumulator = tl.dot(tl.trans(gradient), flows, accumulator, input_precision=PRECISION)
             n, row, column = next_tile(n, row, column, HO, WO, BLOCK_H, BLOCK_W)

@@ -11,7 +11,7 @@ from sdn_triton.kernels.paired_block_forward import paired_block_forward_kernel
 from sdn_triton.launch import difference_conv, fusion
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
-from sdn_triton.launch.plan import Plan
+from sdn_triton.launch.plan import Rest
 from sdn_triton.launch.run import as_factor, count_tiles, image_strides, next_power, precision_of
 from sdn_triton.normalisation import Statistics
 from sdn_triton.options import BlockArguments, BlockOptions, FusionArguments
@@ -136,7 +136,7 @@ def _fused(
     )
     kernel = paired_block_forward_kernel if config.pairs else block_forward_kernel
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         constants = call.constants(output, guidance)
         if config.pairs:
             del constants["INT64"]  # see DifferenceCall.can_pair
@@ -153,34 +153,30 @@ def _fused(
                 "VECTOR": maps is not None,
                 "PRECISION": precision_of(call.arithmetic),
             }
-        return Plan(
-            kernel=kernel,
-            grid=(count_tiles(output.shape[0], *call.output_size, config),),
-            arguments=dict(
-                eps=statistics.eps,
-                C=call.channels,
-                R=call.outputs,
-                O=output.shape[1],
-                **call.geometry(),
-                **image_strides("z", output),
-                **call.contrast_arguments(),
-                **constants,
-                HAS_BIAS=call.bias is not None,
-                HAS_NORM_WEIGHT=statistics.weight is not None,
-                HAS_NORM_BIAS=statistics.bias is not None,
-                HAS_SPARE=config.block_o > call.outputs,
-                HAS_FUSION_BIAS=fusion_bias is not None,
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-                BLOCK_Z=max(NARROWEST, min(FUSED_BYTES // output.element_size(), next_power(output.shape[1]))),
-            ),
-            config=config,
-            tuned="block_forward",
+        return (count_tiles(output.shape[0], *call.output_size, config),), dict(
+            eps=statistics.eps,
+            C=call.channels,
+            R=call.outputs,
+            O=output.shape[1],
+            **call.geometry(),
+            **image_strides("z", output),
+            **call.contrast_numbers(),
+            **constants,
+            HAS_BIAS=call.bias is not None,
+            HAS_NORM_WEIGHT=statistics.weight is not None,
+            HAS_NORM_BIAS=statistics.bias is not None,
+            HAS_SPARE=config.block_o > call.outputs,
+            HAS_FUSION_BIAS=fusion_bias is not None,
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+            BLOCK_Z=max(NARROWEST, min(FUSED_BYTES // output.element_size(), next_power(output.shape[1]))),
         )
 
-    call.launch(kernel, tensors, config, plan, statistics.eps)
+    call.launch(
+        kernel=kernel, tensors=tensors, config=config, rest=rest, facts=(statistics.eps,), tuned="block_forward"
+    )
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from sdn_triton.backend import is_interpreted
 from sdn_triton.launch import similarity
 from sdn_triton.launch.image_copy import in_channels_last
-from sdn_triton.launch.plan import Plan, Tensors, launch
+from sdn_triton.launch.plan import Rest, Tensors, launch
 from sdn_triton.launch.run import (
     WORD_BYTES,
     arithmetic_of,
@@ -348,35 +348,34 @@ class DifferenceCall:
         """What the kernels load the contrast from, if it is not one number."""
         return self.contrast if isinstance(self.contrast, Tensor) else None
 
-    def contrast_arguments(self) -> dict[str, Any]:
-        """The contrast as the kernels take it: a pointer that they load from, or the inverse of one number."""
+    def contrast_numbers(self) -> dict[str, Any]:
+        """The contrast as the kernels take it beside ``contrast_tensor``: 1, or the inverse of one number."""
         if isinstance(self.contrast, Tensor):
             return {
-                "contrast_ptr": self.contrast,
                 "inverse_contrast": 1.0,
                 "stride_contrast": self.contrast.stride(0) if self.contrast.ndim else 0,
                 "LOAD_CONTRAST": True,
             }
         return {
-            "contrast_ptr": None,
             "inverse_contrast": 1.0 / self.contrast,
             "stride_contrast": 0,
             "LOAD_CONTRAST": False,
         }
 
     def launch(
-        self, kernel: Any, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan], *others: float
+        self,
+        *,
+        kernel: Any,
+        tensors: Tensors,
+        config: KernelConfig,
+        rest: Callable[[], Rest],
+        tuned: str,
+        facts: tuple[Hashable, ...] = (),
     ) -> None:
-        """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made.
-
-        ``others`` are numbers that the plan depends on besides those of the difference convolution.
-        """
-        device = self.input.device
-        if self.configs:
-            make().run(tensors, device)
-            return
+        """Launch ``kernel``; ``facts`` are what ``rest`` depends on besides what is known of the call."""
         number = None if isinstance(self.contrast, Tensor) else self.contrast
-        launch(kernel, tensors, (config, self.options, number, self.arithmetic, *others), device, make)
+        known = self.options, number, self.arithmetic, *facts
+        launch(kernel=kernel, tensors=tensors, config=config, rest=rest, facts=known, tuned=tuned)
 
     def word_strides(self) -> dict[str, int]:
         """The strides of input and guidance, which are the same, in words."""
