@@ -43,7 +43,7 @@ class Geometry(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """The contrast k: one number, of which kernels take the inverse, or a tensor, and that number is 1."""
+    """The contrast k: a tensor with its stride, or None for both and the inverse of one number, which else is 1."""
 
     ptr: Any
     inverse: Any
@@ -55,3 +55,27 @@ class Ratio(NamedTuple):
 
     h: Any
     w: Any
+
+
+class Normalisation(NamedTuple):
+    """Batch normalisation in evaluation: its statistics, and the parameters that it may have."""
+
+    mean: Any
+    variance: Any
+    weight: Any
+    bias: Any
+    eps: Any
+
+
+class PairTile(NamedTuple):
+    """A tile of which a thread loads two pixels at a time: places of the first ones, and where the second ones are."""
+
+    offsets: Any  # of the words of the first pixels, [PIXELS // 2, WORDS]
+    rows: Any  # of the first pixels, [PIXELS // 2]
+    columns: Any
+    second_row: Any  # from each first pixel to its second one
+    second_column: Any
+    H: Any
+    W: Any
+    stride_h: Any  # in words
+    stride_w: Any

@@ -46,6 +46,19 @@ def tile_origin(tile, rows, columns, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexp
 
 
 @triton.jit
+def next_tile(n, row, column, HO, WO, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Image, first row and first column of the tile that follows; see :func:`tile_origin` for the order."""
+    column += BLOCK_W
+    is_past_row = column >= WO
+    column = tl.where(is_past_row, 0, column)
+    row = tl.where(is_past_row, row + BLOCK_H, row)
+    is_past_image = row >= HO
+    row = tl.where(is_past_image, 0, row)
+    n = tl.where(is_past_image, n + 1, n)
+    return n, row, column
+
+
+@triton.jit
 def tile_pixels(row, column, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
     """Rows and columns of the pixels of a tile, [BLOCK_H * BLOCK_W] each."""
     index = tl.arange(0, BLOCK_H * BLOCK_W)
@@ -153,31 +166,3 @@ def flat_tap(tap, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.c
     dy = (tap // KERNEL_W - KERNEL_H // 2) * dilation_h
     dx = (tap % KERNEL_W - KERNEL_W // 2) * dilation_w
     return dy, dx
-
-
-@triton.jit
-def flat_output_of(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO):
-    """Output positions whose centres are the given input positions, and whether there are such outputs.
-
-    ``centre = output * step + origin``; positions off the grid of steps, or past the output, are nobody's centre.
-    """
-    i = (rows - origin_h) // step_h
-    j = (columns - origin_w) // step_w
-    on_grid = (i * step_h == rows - origin_h) & (j * step_w == columns - origin_w)
-    return i, j, on_grid & inside(rows - origin_h, columns - origin_w, HO * step_h, WO * step_w)
-
-
-@triton.jit
-def flat_room(
-    tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
-    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
-    """How far a tile can be moved up, down, left and right and still all of it is inside and an output centre."""
-    up = tl.minimum(tile_row, tile_row - origin_h)
-    left = tl.minimum(tile_column, tile_column - origin_w)
-    down = tl.minimum(H, HO + origin_h) - BLOCK_H - tile_row
-    right = tl.minimum(W, WO + origin_w) - BLOCK_W - tile_column
-    has_gaps = (step_h != 1) | (step_w != 1)
-    if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
-        down = FORCE_MASKS
-    return up, down, left, right

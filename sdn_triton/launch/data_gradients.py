@@ -6,11 +6,12 @@ gathering pass.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.difference_data_gradient import difference_data_gradient_kernel
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.launch import paired_depthwise, similarity
@@ -18,7 +19,7 @@ from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.image_copy import copy_image
 from sdn_triton.launch.plan import Rest
 from sdn_triton.launch.products import Places, Strip, products_of_strips
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, strides_of
 from sdn_triton.options import Contrast, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -152,7 +153,7 @@ def _gather(
     gradients: Gradients,
     cut: Strip,
     config: KernelConfig,
-    geometry: dict[str, int],
+    geometry: dict[str, Any],
     edges: bool = False,
 ) -> None:
     """The gathering pass over a strip, one channel at a time: of products, or of the gradient of a depthwise output."""
@@ -181,21 +182,14 @@ def _gather(
             rows=cut.rows,
             first_output_row=cut.first_output_row,
             stride_hg=hg,
-            stride_hn=cut.output_rows * hh,
-            stride_hh=hh,
-            stride_hw=hw,
-            stride_hc=hc,
-            **image_strides("du", du),
-            **image_strides("dv", dv),
-            **image_strides("g", grad),
-            **image_strides("u", call.input),
-            **image_strides("v", source),
-            **call.contrast_numbers(),
+            h_strides=Strides(cut.output_rows * hh, hc, hh, hw),
+            du_strides=strides_of(du),
+            dv_strides=strides_of(dv),
+            g_strides=strides_of(grad),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(source),
             **constants,
             MULTIPLIER=0 if grad is None else call.multiplier,
-            NEEDS_U=du is not None,
-            NEEDS_V=dv is not None,
-            NEEDS_CONTRAST=sums is not None,
             VECTOR=maps is not None,
             EDGES=edges,
             BLOCK_H=config.block_h,
@@ -212,7 +206,7 @@ def _gather(
         u_ptr=call.input[images],
         v_ptr=source[images],
         weight_ptr=None if grad is None else call.packed_weight(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
     call.launch(
         kernel=difference_data_gradient_kernel,
@@ -230,7 +224,7 @@ def _gather_pairs(
     gradients: Gradients,
     cut: Strip,
     config: KernelConfig,
-    geometry: dict[str, int],
+    geometry: dict[str, Any],
     edges: bool,
 ) -> None:
     """The gathering pass over a strip, two channels at a time."""
@@ -241,7 +235,7 @@ def _gather_pairs(
     in_words = all(g is None or g.stride() == layout for g in (du, dv))
 
     def rest() -> Rest:
-        constants = {**geometry, **call.word_strides(), **call.contrast_numbers(), **call.constants()}
+        constants = {**geometry, **call.constants()}
         del constants["INT64"]  # see DifferenceCall.can_pair
         tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
         return (tiles * cdiv(call.channels, config.block_c),), dict(
@@ -251,12 +245,11 @@ def _gather_pairs(
             rows=cut.rows,
             first_output_row=cut.first_output_row,
             stride_hn=cut.output_rows * products.stride(1) // 2,
-            **_strides_in_words("du", du, in_words),
-            **_strides_in_words("dv", dv, in_words),
+            u_strides=call.word_strides,
+            du_strides=_strides_in_words(du, in_words),
+            dv_strides=_strides_in_words(dv, in_words),
             **constants,
             **call.pair_constants(),
-            NEEDS_U=du is not None,
-            NEEDS_V=dv is not None,
             EDGES=edges,
             WRITE_WORDS=in_words,
             BLOCK_H=config.block_h,
@@ -269,7 +262,7 @@ def _gather_pairs(
         h_ptr=products,
         u_ptr=call.input[images],
         v_ptr=call.guidance[images],
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
     call.launch(
         kernel=paired_data_gradient_kernel,
@@ -281,6 +274,6 @@ def _gather_pairs(
     )
 
 
-def _strides_in_words(name: str, gradient: Tensor | None, in_words: bool) -> dict[str, int]:
+def _strides_in_words(gradient: Tensor | None, in_words: bool) -> Strides:
     """The strides of a gradient of a half type, in words of two numbers where it is written in those."""
-    return {axis: stride // (2 if in_words else 1) for axis, stride in image_strides(name, gradient).items()}
+    return Strides(*(stride // (2 if in_words else 1) for stride in strides_of(gradient)))

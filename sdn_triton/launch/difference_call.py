@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.backend import is_interpreted
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.launch import similarity
 from sdn_triton.launch.image_copy import in_channels_last
 from sdn_triton.launch.plan import Rest, Tensors, launch
@@ -23,6 +24,7 @@ from sdn_triton.launch.run import (
     reaches_64_bits,
     refuse_wrong_interpretation,
     starts_at_word,
+    steps_of,
     target_of,
 )
 from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
@@ -343,25 +345,6 @@ class DifferenceCall:
         weight = self.weight if self.is_depthwise else as_factor(self.weight, self.arithmetic)
         return weight.permute(0, 2, 3, 1).contiguous()
 
-    @property
-    def contrast_tensor(self) -> Tensor | None:
-        """What the kernels load the contrast from, if it is not one number."""
-        return self.contrast if isinstance(self.contrast, Tensor) else None
-
-    def contrast_numbers(self) -> dict[str, Any]:
-        """The contrast as the kernels take it beside ``contrast_tensor``: 1, or the inverse of one number."""
-        if isinstance(self.contrast, Tensor):
-            return {
-                "inverse_contrast": 1.0,
-                "stride_contrast": self.contrast.stride(0) if self.contrast.ndim else 0,
-                "LOAD_CONTRAST": True,
-            }
-        return {
-            "inverse_contrast": 1.0 / self.contrast,
-            "stride_contrast": 0,
-            "LOAD_CONTRAST": False,
-        }
-
     def launch(
         self,
         *,
@@ -373,14 +356,14 @@ class DifferenceCall:
         facts: tuple[Hashable, ...] = (),
     ) -> None:
         """Launch ``kernel``; ``facts`` are what ``rest`` depends on besides what is known of the call."""
-        number = None if isinstance(self.contrast, Tensor) else self.contrast
-        known = self.options, number, self.arithmetic, *facts
+        known = self.options, self.arithmetic, *facts
         launch(kernel=kernel, tensors=tensors, config=config, rest=rest, facts=known, tuned=tuned)
 
-    def word_strides(self) -> dict[str, int]:
-        """The strides of input and guidance, which are the same, in words."""
+    @property
+    def word_strides(self) -> Strides:
+        """The strides of input and guidance, which are the same, in words; those of a pixel lie together."""
         n, _, h, w = self.input.stride()
-        return {"stride_un": n // self.in_word, "stride_uh": h // self.in_word, "stride_uw": w // self.in_word}
+        return Strides(n // self.in_word, 1, h // self.in_word, w // self.in_word)
 
     def pair_constants(self) -> dict[str, Any]:
         """What kernels that read pairs are told besides ``constants``."""
@@ -389,7 +372,7 @@ class DifferenceCall:
             "PTX": torch.version.hip is None and not is_interpreted(),
         }
 
-    def geometry(self) -> dict[str, int]:
+    def geometry(self) -> dict[str, Any]:
         """Sizes, and where centres and taps are."""
         return {
             "H": self.input.shape[2],
@@ -398,10 +381,7 @@ class DifferenceCall:
             "WO": self.output_size[1],
             "origin_h": self.options.origin[0],
             "origin_w": self.options.origin[1],
-            "step_h": self.options.stride[0],
-            "step_w": self.options.stride[1],
-            "dilation_h": self.options.dilation[0],
-            "dilation_w": self.options.dilation[1],
+            "steps": steps_of(self.options),
         }
 
     def constants(self, *tensors: Tensor) -> dict[str, Any]:

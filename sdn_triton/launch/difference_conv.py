@@ -15,7 +15,7 @@ from sdn_triton.launch.difference_gradients import readable_gradient, weight_gra
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Rest
 from sdn_triton.launch.products import products_bytes
-from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
+from sdn_triton.launch.run import as_factor, cdiv, contrast_of, count_tiles, precision_of, strides_of, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.kernels import KERNELS
@@ -121,7 +121,7 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
         v_ptr=guidance,
         weight_ptr=call.packed_weight(),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
     def rest() -> Rest:
@@ -129,13 +129,10 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
             C=call.channels,
             O=call.outputs,
             **call.geometry(),
-            **image_strides("y", output),
-            **image_strides("u", call.input),
-            **image_strides("v", guidance),
-            **call.contrast_numbers(),
+            y_strides=strides_of(output),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(guidance),
             **call.constants(output, guidance),
-            HAS_BIAS=call.bias is not None,
-            HAS_MOMENTS=moments is not None,
             VECTOR=maps is not None,
             PRECISION=precision_of(call.arithmetic),
             BLOCK_H=config.block_h,
@@ -155,23 +152,23 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
         v_ptr=call.guidance,
         weight_ptr=in_pairs(as_factor(call.weight, call.arithmetic), call.groups, config.block_o),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
     def rest() -> Rest:
         constants = call.constants(output)
         del constants["INT64"]  # see DifferenceCall.can_pair
+        words = call.word_strides
         return _forward_grid(call, output, config), dict(
             C=call.channels,
             O=call.outputs,
             **call.geometry(),
-            **image_strides("y", output),
-            **call.word_strides(),
-            **call.contrast_numbers(),
+            y_strides=strides_of(output),
+            stride_un=words.n,
+            stride_uh=words.h,
+            stride_uw=words.w,
             **constants,
             **call.pair_constants(),
-            HAS_BIAS=call.bias is not None,
-            HAS_MOMENTS=moments is not None,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_O=config.block_o,
@@ -192,21 +189,18 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | N
         v_ptr=call.guidance,
         weight_ptr=call.packed_weight(),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
     def rest() -> Rest:
         return _forward_grid(call, output, config)[:1], dict(
             O=call.outputs,
             **call.geometry(),
-            **image_strides("y", output),
-            **image_strides("u", call.input),
-            **image_strides("v", call.guidance),
-            **call.contrast_numbers(),
+            y_strides=strides_of(output),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(call.guidance),
             **call.constants(output),
             MULTIPLIER=call.multiplier,
-            HAS_BIAS=call.bias is not None,
-            HAS_MOMENTS=moments is not None,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_O=config.block_o,

@@ -13,8 +13,16 @@ from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_ker
 from sdn_triton.launch import paired_depthwise
 from sdn_triton.launch.difference_call import DifferenceCall, lies_in_words
 from sdn_triton.launch.image_copy import in_channels_last
-from sdn_triton.launch.plan import Rest
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits, next_power, precision_of
+from sdn_triton.launch.plan import Rest, Tensors
+from sdn_triton.launch.run import (
+    cdiv,
+    contrast_of,
+    count_tiles,
+    needs_64_bits,
+    next_power,
+    precision_of,
+    strides_of,
+)
 from sdn_triton.options import DifferenceNeeds
 from sdn_triton.tuning.channels_last import gradient_copy_pays
 from sdn_triton.tuning.configs import KernelConfig
@@ -91,30 +99,25 @@ class WeightSums(NamedTuple):
     bias: Tensor | None
 
 
-def _tensors(call: DifferenceCall, grad: Tensor, source: Tensor, sums: WeightSums) -> dict[str, Tensor | None]:
+def _tensors(call: DifferenceCall, grad: Tensor, source: Tensor, sums: WeightSums) -> Tensors:
     return dict(
         dweight_ptr=sums.weight,
         dbias_ptr=sums.bias,
         gradient_ptr=grad,
         u_ptr=call.input,
         v_ptr=source,
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
 
-def _arguments(
-    call: DifferenceCall, grad: Tensor, source: Tensor, sums: WeightSums, config: KernelConfig
-) -> dict[str, Any]:
+def _arguments(call: DifferenceCall, grad: Tensor, source: Tensor, config: KernelConfig) -> dict[str, Any]:
     """What all these kernels are told alike."""
     return dict(
         tiles=count_tiles(grad.shape[0], *call.output_size, config),
         O=call.outputs,
         **call.geometry(),
-        **image_strides("g", grad),
-        **call.contrast_numbers(),
+        g_strides=strides_of(grad),
         **call.constants(grad, source),
-        NEEDS_WEIGHT=sums.weight is not None,
-        NEEDS_BIAS=sums.bias is not None,
         BLOCK_H=config.block_h,
         BLOCK_W=config.block_w,
         BLOCK_O=config.block_o,
@@ -124,9 +127,9 @@ def _arguments(
 def _fill_depthwise(call: DifferenceCall, grad: Tensor, sums: WeightSums, config: KernelConfig) -> None:
     def rest() -> Rest:
         return (cdiv(call.outputs, config.block_o), config.splits), dict(
-            **_arguments(call, grad, call.guidance, sums, config),
-            **image_strides("u", call.input),
-            **image_strides("v", call.guidance),
+            **_arguments(call, grad, call.guidance, config),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(call.guidance),
             MULTIPLIER=call.multiplier,
             BLOCK_T=next_power(call.taps),
         )
@@ -144,8 +147,8 @@ def _fill_in_pairs(call: DifferenceCall, grad: Tensor, sums: WeightSums, config:
     def rest() -> Rest:
         pairs = tap_pairs(config, call.taps)
         return (_blocks(call, config), call.taps // 2 // pairs + 1, config.splits), dict(
-            **_arguments(call, grad, call.guidance, sums, config),
-            **call.word_strides(),
+            **_arguments(call, grad, call.guidance, config),
+            u_strides=call.word_strides,
             **call.pair_constants(),
             C=call.channels,
             TAP_PAIRS=pairs,
@@ -165,9 +168,9 @@ def _fill(call: DifferenceCall, grad: Tensor, maps: Tensor | None, sums: WeightS
 
     def rest() -> Rest:
         return (_blocks(call, config), call.taps, config.splits), dict(
-            **_arguments(call, grad, source, sums, config),
-            **image_strides("u", call.input),
-            **image_strides("v", source),
+            **_arguments(call, grad, source, config),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(source),
             C=call.channels,
             VECTOR=maps is not None,
             PRECISION=precision_of(call.arithmetic),

@@ -203,7 +203,7 @@ def contrast_of(contrast: float | Tensor) -> Contrast:
     """The contrast as kernels take it: a tensor that they load from, or the inverse of one number."""
     if isinstance(contrast, Tensor):
         return Contrast(contrast, 1.0, contrast.stride(0) if contrast.ndim else 0)
-    return Contrast(None, 1.0 / contrast, 0)
+    return Contrast(None, 1.0 / contrast, None)
 
 
 def steps_of(options: DifferenceOptions) -> Steps:
