@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tap_position
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, flat_tap, inside
 
 
 @triton.jit(do_not_specialize=["places_of_image", "first_row", "columns", "HO", "WO"])
@@ -58,12 +58,12 @@ def edge_products_kernel(
     c_mask = channels < C
     i = first_row + places // columns
     j = places % columns - KERNEL_W // 2 * dilation_w
-    dy, dx = tap_position(tap, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+    dy, dx = flat_tap(tap, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
     near = inside(i, j, HO, WO) & p_mask
     far = inside(i + dy, j + dx, HO, WO) & p_mask
     gradient_ptr += n * stride_gn + group * O * stride_gc
-    g_places = pixel_offsets(i, j, stride_gh, stride_gw, INT64)[:, None]
-    g_far = pixel_offsets(dy, dx, stride_gh, stride_gw, INT64)
+    g_places = flat_offsets(i, j, stride_gh, stride_gw, INT64)[:, None]
+    g_far = flat_offsets(dy, dx, stride_gh, stride_gw, INT64)
     weight_ptr += group * stride_wg + tap * stride_wt
 
     h = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sdn_triton.kernels.fusion import activation_gradient, load_affine
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, tile_origin, tile_pixels
 
 
 @triton.jit(do_not_specialize=["H"])
@@ -75,7 +75,7 @@ def fusion_data_gradient_kernel(
     c_mask = channels < tl.where(of_response, R, C)
     weight_columns = weight_ptr + (tl.where(of_response, C, 0) + channels)[None, :]
 
-    g_pixels = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None]
+    g_pixels = flat_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None]
     accumulator = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for o in range(0, O, BLOCK_O):
         outputs = o + tl.arange(0, BLOCK_O)
@@ -88,13 +88,13 @@ def fusion_data_gradient_kernel(
 
     mask = p_mask & c_mask[None, :]
     if of_response:
-        y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
+        y_pixels = flat_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
         y_offsets = n * stride_yn + y_pixels + channel_offsets(channels, stride_yc, INT64)[None, :]
         y = tl.load(y_ptr + y_offsets, mask=mask, other=0.0)
         scale, shift = load_affine(scale_ptr, shift_ptr, channels, c_mask, HAS_SCALE, HAS_SHIFT)
         dx = activation_gradient(accumulator, y, scale, shift, ACTIVATION)
         if NEEDS_Y:
-            dy_pixels = pixel_offsets(rows, columns, stride_dyh, stride_dyw, INT64)[:, None]
+            dy_pixels = flat_offsets(rows, columns, stride_dyh, stride_dyw, INT64)[:, None]
             dy_offsets = n * stride_dyn + dy_pixels + channel_offsets(channels, stride_dyc, INT64)[None, :]
             tl.store(dy_ptr + dy_offsets, (dx * scale).to(dy_ptr.dtype.element_ty), mask=mask)
         sums = tile.to(tl.int64) * R + channels[None, :]
@@ -104,6 +104,6 @@ def fusion_data_gradient_kernel(
         if NEEDS_SHIFT:
             tl.store(shift_sums_ptr + sums, tl.sum(dx, axis=0, keep_dims=True), mask=c_mask[None, :])
     elif NEEDS_U:
-        du_pixels = pixel_offsets(rows, columns, stride_duh, stride_duw, INT64)[:, None]
+        du_pixels = flat_offsets(rows, columns, stride_duh, stride_duw, INT64)[:, None]
         du_offsets = n * stride_dun + du_pixels + channel_offsets(channels, stride_duc, INT64)[None, :]
         tl.store(du_ptr + du_offsets, accumulator.to(du_ptr.dtype.element_ty), mask=mask)

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, tile_origin, tile_pixels
 from sdn_triton.kernels.products import finished
 
 
@@ -56,8 +56,8 @@ def fusion_forward_kernel(
     o_mask = outputs < O
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     p_mask = ((rows < H) & (columns < W))[:, None]
-    u_pixels = pixel_offsets(rows, columns, stride_uh, stride_uw, INT64)[:, None]
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
+    u_pixels = flat_offsets(rows, columns, stride_uh, stride_uw, INT64)[:, None]
+    y_pixels = flat_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
     weight_rows = weight_ptr + (outputs * (C + R))[None, :]
 
     accumulator = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
@@ -81,6 +81,6 @@ def fusion_forward_kernel(
 
     if HAS_BIAS:
         accumulator += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    z_pixels = pixel_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
+    z_pixels = flat_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
     z_offsets = n * stride_zn + z_pixels + channel_offsets(outputs, stride_zc, INT64)[None, :]
     tl.store(z_ptr + z_offsets, accumulator.to(z_ptr.dtype.element_ty), mask=p_mask & o_mask[None, :])

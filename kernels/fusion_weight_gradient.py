@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, tile_origin, tile_pixels
 from sdn_triton.kernels.reduction import sum_over_pixels
 
 
@@ -65,10 +66,7 @@ def fusion_weight_gradient_kernel(
                 tiles,
                 H,
                 W,
-                stride_gn,
-                stride_gc,
-                stride_gh,
-                stride_gw,
+                Strides(stride_gn, stride_gc, stride_gh, stride_gw),
                 INT64=INT64,
                 BLOCK_H=BLOCK_H,
                 BLOCK_W=BLOCK_W,
@@ -85,8 +83,8 @@ def fusion_weight_gradient_kernel(
             n, first_row, first_column = tile_origin(tile, H, W, BLOCK_H, BLOCK_W)
             rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
             p_mask = ((rows < H) & (columns < W))[:, None]
-            g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
-            x_offsets = pixel_offsets(rows, columns, stride_xh, stride_xw, INT64)[:, None] + x_channels
+            g_offsets = flat_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
+            x_offsets = flat_offsets(rows, columns, stride_xh, stride_xw, INT64)[:, None] + x_channels
             g_mask = p_mask & o_mask[None, :]
             gradient = tl.load(gradient_ptr + n * stride_gn + g_offsets, mask=g_mask, other=0.0)  # [BLOCK_P, BLOCK_O]
             x = tl.load(x_ptr + n * stride_xn + x_offsets, mask=p_mask & c_mask[None, :], other=0.0)

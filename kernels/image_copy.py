@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, tile_origin, tile_pixels
 
 
 @triton.jit
@@ -40,11 +40,11 @@ def image_copy_kernel(
     mask = ((rows < H) & (columns < W))[:, None]
 
     source_ptr += n * stride_sn
-    source_offsets = pixel_offsets(rows, columns, stride_sh, stride_sw, INT64)[:, None]
+    source_offsets = flat_offsets(rows, columns, stride_sh, stride_sw, INT64)[:, None]
     source_offsets += channel_offsets(channels, stride_sc, INT64)[None, :]
     values = tl.load(source_ptr + source_offsets, mask=mask & (channels < source_channels)[None, :], other=0.0)
 
     target_ptr += n * stride_tn
-    target_offsets = pixel_offsets(rows, columns, stride_th, stride_tw, INT64)[:, None]
+    target_offsets = flat_offsets(rows, columns, stride_th, stride_tw, INT64)[:, None]
     target_offsets += channel_offsets(channels, stride_tc, INT64)[None, :]
     tl.store(target_ptr + target_offsets, values, mask=mask & (channels < target_channels)[None, :])

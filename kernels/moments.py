@@ -7,7 +7,7 @@ order. Nothing is ever the difference of two large sums, however far the mean is
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets, tile_origin, tile_pixels
 
 
 @triton.jit
@@ -129,13 +129,13 @@ def moments_gradient_kernel(
     offset = tl.load(by_mean_ptr + outputs, mask=o_mask, other=0.0)[None, :] / count
     slope = 2.0 * tl.load(by_variance_ptr + outputs, mask=o_mask, other=0.0)[None, :] / count
 
-    g_pixels = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None]
+    g_pixels = flat_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None]
     g_offsets = n * stride_gn + g_pixels + channel_offsets(outputs, stride_gc, INT64)[None, :]
     gradient = tl.load(gradient_ptr + g_offsets, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_P, BLOCK_O]
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
+    y_pixels = flat_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
     y_offsets = n * stride_yn + y_pixels + channel_offsets(outputs, stride_yc, INT64)[None, :]
     y = tl.load(y_ptr + y_offsets, mask=mask, other=0.0).to(tl.float32)
     total = gradient + offset + slope * (y - mean)
-    t_pixels = pixel_offsets(rows, columns, stride_th, stride_tw, INT64)[:, None]
+    t_pixels = flat_offsets(rows, columns, stride_th, stride_tw, INT64)[:, None]
     t_offsets = n * stride_tn + t_pixels + channel_offsets(outputs, stride_tc, INT64)[None, :]
     tl.store(total_ptr + t_offsets, total.to(total_ptr.dtype.element_ty), mask=mask)

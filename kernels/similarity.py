@@ -7,10 +7,10 @@ from sdn_triton.kernels.difference import relative_difference
 from sdn_triton.kernels.diffusivity import diffusivity
 from sdn_triton.kernels.pixels import (
     channel_offsets,
+    flat_offsets,
+    flat_tap,
     inside,
-    pixel_offsets,
     skip_centre,
-    tap_position,
     tile_origin,
     tile_pixels,
 )
@@ -57,7 +57,7 @@ def similarity_kernel(
     n, first_row, first_column = tile_origin(tl.program_id(0), HO, WO, BLOCK_H, BLOCK_W)
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     tap = tl.program_id(1)
-    dy, dx = tap_position(skip_centre(tap, KERNEL_H, KERNEL_W), dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+    dy, dx = flat_tap(skip_centre(tap, KERNEL_H, KERNEL_W), dilation_h, dilation_w, KERNEL_H, KERNEL_W)
     centre_rows = rows * step_h + origin_h
     centre_columns = columns * step_w + origin_w
     p_inside = inside(centre_rows, centre_columns, H, W)
@@ -66,8 +66,8 @@ def similarity_kernel(
         inverse_contrast = 1.0 / tl.load(contrast_ptr).to(tl.float32)
 
     v_ptr += n * stride_vn
-    v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
-    v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+    v_tap = v_ptr + flat_offsets(dy, dx, stride_vh, stride_vw, INT64)
+    v_pixels = flat_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
     squares = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for c in range(0, CG, BLOCK_C):
         channels = c + tl.arange(0, BLOCK_C)
@@ -79,7 +79,7 @@ def similarity_kernel(
         squares += t * t
     s = diffusivity(tl.sum(squares, axis=1), DIFFUSIVITY)  # [BLOCK_P]
     s_tap = s_ptr + n * stride_sn + channel_offsets(tap, stride_sc, INT64)
-    tl.store(s_tap + pixel_offsets(rows, columns, stride_sh, stride_sw, INT64), s, mask=(rows < HO) & (columns < WO))
+    tl.store(s_tap + flat_offsets(rows, columns, stride_sh, stride_sw, INT64), s, mask=(rows < HO) & (columns < WO))
 
 
 @triton.jit(do_not_specialize=["H"])
@@ -135,18 +135,18 @@ def similarity_gradient_kernel(
         inverse_contrast = 1.0 / tl.load(contrast_ptr).to(tl.float32)
 
     v_ptr += n * stride_vn
-    v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
+    v_pixels = flat_offsets(rows, columns, stride_vh, stride_vw, INT64)
     v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]  # [BLOCK_P, BLOCK_C]
     v_x = tl.load(v_ptr + v_offsets, mask=x_mask, other=0.0)
     edge_ptr += n * stride_edge_n
-    edge_pixels = pixel_offsets(rows, columns, stride_edge_h, stride_edge_w, INT64)
+    edge_pixels = flat_offsets(rows, columns, stride_edge_h, stride_edge_w, INT64)
 
     dv = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     contrast_terms = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for tap in range(KERNEL_H * KERNEL_W - 1):
-        dy, dx = tap_position(skip_centre(tap, KERNEL_H, KERNEL_W), dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = flat_tap(skip_centre(tap, KERNEL_H, KERNEL_W), dilation_h, dilation_w, KERNEL_H, KERNEL_W)
         q_inside = x_inside & inside(rows + dy, columns + dx, H, W)
-        v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+        v_tap = v_ptr + flat_offsets(dy, dx, stride_vh, stride_vw, INT64)
         v_q = tl.load(v_tap + v_offsets, mask=q_inside[:, None] & c_mask, other=0.0)
         edge_tap = edge_ptr + channel_offsets(tl.cast(tap, tl.int32), stride_edge_c, INT64)
         edge = tl.load(edge_tap + edge_pixels, mask=x_inside, other=0.0)[:, None]  # [BLOCK_P, 1]
@@ -157,7 +157,7 @@ def similarity_gradient_kernel(
 
     if NEEDS_V:
         dv_ptr += n * stride_dvn
-        dv_pixels = pixel_offsets(rows, columns, stride_dvh, stride_dvw, INT64)
+        dv_pixels = flat_offsets(rows, columns, stride_dvh, stride_dvw, INT64)
         dv_offsets = dv_pixels[:, None] + channel_offsets(channels, stride_dvc, INT64)[None, :]
         tl.store(dv_ptr + dv_offsets, (dv * inverse_contrast).to(dv_ptr.dtype.element_ty), mask=x_mask)
     if NEEDS_CONTRAST:

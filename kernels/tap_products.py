@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
+from sdn_triton.kernels.pixels import channel_offsets, flat_offsets
 
 
 @triton.jit(do_not_specialize=["pixels_of_image", "WO"])
@@ -51,7 +51,7 @@ def tap_products_kernel(
     if ONE_ROW:
         g_pixels = channel_offsets(pixels, stride_gw, INT64)
     else:
-        g_pixels = pixel_offsets(pixels // WO, pixels % WO, stride_gh, stride_gw, INT64)
+        g_pixels = flat_offsets(pixels // WO, pixels % WO, stride_gh, stride_gw, INT64)
 
     h = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for o in range(0, O, BLOCK_O):

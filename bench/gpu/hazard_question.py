@@ -158,7 +158,7 @@ def hazards_in_code(unit: Unit, config: KernelConfig, target: Target) -> int:
     """How many instructions of a kernel's machine code use registers of unfinished products."""
     with pretended(target), recorded_launches() as launches:
         Trial(unit, torch.device("meta")).call(config)()
-    codes = [compile_launch(launch, target) for launch in launches if launch.config is config]
+    codes = [compile_launch(launch, target) for launch in launches if launch.tuned_as == unit.kernel]
     found = [hazards.find_hazards(read_code(code, config.num_warps, unit.work.arithmetic)) for code in codes]
     return sum(map(hazards.count_hazards, found))
 

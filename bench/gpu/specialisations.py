@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -55,8 +56,26 @@ class Specialisation:
     data: str
 
     def compile(self) -> Any:
-        """Compile it for the active driver's device, or find it in the cache."""
-        return getattr(importlib.import_module(self.module), self.name).preload(self.data)
+        """Compile it for the device that it was recorded for, or find it in the cache.
+
+        Triton's own ``preload`` would do, did it not forget the names of the members of tuples.
+        """
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        kernel, data = getattr(importlib.import_module(self.module), self.name), json.loads(self.data)
+        kinds = inspect.get_annotations(kernel.fn)
+        signature = {
+            name: kinds[name](*kind) if isinstance(kind, list) else kind for name, kind in data["signature"].items()
+        }
+        constants, attributes = (
+            {tuple(place): value for place, value in zip(data[f"{what}_keys"], data[f"{what}_vals"])}
+            for what in ("constant", "attrs")
+        )
+        options = {name: tuple(x) if isinstance(x, list) else x for name, x in data["options"].items()}
+        source = ASTSource(kernel, signature, constants, attributes)
+        return triton.compile(source, target=GPUTarget(**data["target"]), options=options)
 
 
 class UnseenDevice(OfflineDriver):

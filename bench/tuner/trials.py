@@ -206,7 +206,7 @@ class Trial:
             return None
         with recorded_launches() as launches:
             self.call(config)()
-        own = [launch for launch in launches if launch.config is config]
+        own = [launch for launch in launches if launch.tuned_as == self.unit.kernel]
         if not own:
             raise RuntimeError(f"{self.unit.title} launches nothing with {config}")
         try:

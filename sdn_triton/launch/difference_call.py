@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.backend import is_interpreted
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.launch import similarity
 from sdn_triton.launch.image_copy import in_channels_last
-from sdn_triton.launch.plan import Plan, Tensors, launch
+from sdn_triton.launch.plan import Rest, Tensors, launch
 from sdn_triton.launch.run import (
     WORD_BYTES,
     arithmetic_of,
@@ -22,6 +23,7 @@ from sdn_triton.launch.run import (
     needs_64_bits,
     reaches_64_bits,
     starts_at_word,
+    steps_of,
     target_of,
 )
 from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
@@ -314,45 +316,25 @@ class DifferenceCall:
         weight = self.weight if self.is_depthwise else as_factor(self.weight, self.arithmetic)
         return weight.permute(0, 2, 3, 1).contiguous()
 
-    @property
-    def contrast_tensor(self) -> Tensor | None:
-        """What the kernels load the contrast from, if it is not one number."""
-        return self.contrast if isinstance(self.contrast, Tensor) else None
-
-    def contrast_arguments(self) -> dict[str, Any]:
-        """The contrast as the kernels take it: a pointer that they load from, or the inverse of one number."""
-        if isinstance(self.contrast, Tensor):
-            return {
-                "contrast_ptr": self.contrast,
-                "inverse_contrast": 1.0,
-                "stride_contrast": self.contrast.stride(0) if self.contrast.ndim else 0,
-                "LOAD_CONTRAST": True,
-            }
-        return {
-            "contrast_ptr": None,
-            "inverse_contrast": 1.0 / self.contrast,
-            "stride_contrast": 0,
-            "LOAD_CONTRAST": False,
-        }
-
     def launch(
-        self, kernel: Any, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan], *others: float
+        self,
+        *,
+        kernel: Any,
+        tensors: Tensors,
+        config: KernelConfig,
+        rest: Callable[[], Rest],
+        tuned: str,
+        facts: tuple[Hashable, ...] = (),
     ) -> None:
-        """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made.
+        """Launch ``kernel``; ``facts`` are what ``rest`` depends on besides what is known of the call."""
+        known = self.options, self.arithmetic, *facts
+        launch(kernel=kernel, tensors=tensors, config=config, rest=rest, facts=known, tuned=tuned)
 
-        ``others`` are numbers that the plan depends on besides those of the difference convolution.
-        """
-        device = self.input.device
-        if self.configs:
-            make().run(tensors, device)
-            return
-        number = None if isinstance(self.contrast, Tensor) else self.contrast
-        launch(kernel, tensors, (config, self.options, number, self.arithmetic, *others), device, make)
-
-    def word_strides(self) -> dict[str, int]:
-        """The strides of input and guidance, which are the same, in words."""
+    @property
+    def word_strides(self) -> Strides:
+        """The strides of input and guidance, which are the same, in words; those of a pixel lie together."""
         n, _, h, w = self.input.stride()
-        return {"stride_un": n // self.in_word, "stride_uh": h // self.in_word, "stride_uw": w // self.in_word}
+        return Strides(n // self.in_word, 1, h // self.in_word, w // self.in_word)
 
     def pair_constants(self) -> dict[str, Any]:
         """What kernels that read pairs are told besides ``constants``."""
@@ -361,7 +343,7 @@ class DifferenceCall:
             "PTX": torch.version.hip is None and not is_interpreted(),
         }
 
-    def geometry(self) -> dict[str, int]:
+    def geometry(self) -> dict[str, Any]:
         """Sizes, and where centres and taps are."""
         return {
             "H": self.input.shape[2],
@@ -370,10 +352,7 @@ class DifferenceCall:
             "WO": self.output_size[1],
             "origin_h": self.options.origin[0],
             "origin_w": self.options.origin[1],
-            "step_h": self.options.stride[0],
-            "step_w": self.options.stride[1],
-            "dilation_h": self.options.dilation[0],
-            "dilation_w": self.options.dilation[1],
+            "steps": steps_of(self.options),
         }
 
     def constants(self, *tensors: Tensor) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from sdn_triton.launch.data_gradients import data_gradients
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
-from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of
+from sdn_triton.launch.plan import Rest
+from sdn_triton.launch.run import as_factor, cdiv, contrast_of, count_tiles, precision_of, strides_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 
@@ -74,36 +74,27 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
         v_ptr=guidance,
         weight_ptr=call.packed_weight(),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=difference_forward_kernel,
-            grid=_forward_grid(call, output, config),
-            arguments=dict(
-                C=call.channels,
-                O=call.outputs,
-                **call.geometry(),
-                **image_strides("y", output),
-                **image_strides("u", call.input),
-                **image_strides("v", guidance),
-                **call.contrast_arguments(),
-                **call.constants(output, guidance),
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                VECTOR=maps is not None,
-                PRECISION=precision_of(call.arithmetic),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="difference_forward",
+    def rest() -> Rest:
+        return _forward_grid(call, output, config), dict(
+            C=call.channels,
+            O=call.outputs,
+            **call.geometry(),
+            y_strides=strides_of(output),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(guidance),
+            **call.constants(output, guidance),
+            VECTOR=maps is not None,
+            PRECISION=precision_of(call.arithmetic),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(difference_forward_kernel, tensors, config, plan)
+    call.launch(kernel=difference_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="difference_forward")
 
 
 def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
@@ -114,35 +105,29 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
         v_ptr=call.guidance,
         weight_ptr=in_pairs(as_factor(call.weight, call.arithmetic), call.groups, config.block_o),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         constants = call.constants(output)
         del constants["INT64"]  # see DifferenceCall.can_pair
-        return Plan(
-            kernel=paired_forward_kernel,
-            grid=_forward_grid(call, output, config),
-            arguments=dict(
-                C=call.channels,
-                O=call.outputs,
-                **call.geometry(),
-                **image_strides("y", output),
-                **call.word_strides(),
-                **call.contrast_arguments(),
-                **constants,
-                **call.pair_constants(),
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="difference_forward",
+        words = call.word_strides
+        return _forward_grid(call, output, config), dict(
+            C=call.channels,
+            O=call.outputs,
+            **call.geometry(),
+            y_strides=strides_of(output),
+            stride_un=words.n,
+            stride_uh=words.h,
+            stride_uw=words.w,
+            **constants,
+            **call.pair_constants(),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(paired_forward_kernel, tensors, config, plan)
+    call.launch(kernel=paired_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="difference_forward")
 
 
 def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None) -> None:
@@ -157,33 +142,24 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | N
         v_ptr=call.guidance,
         weight_ptr=call.packed_weight(),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=depthwise_forward_kernel,
-            grid=_forward_grid(call, output, config)[:1],
-            arguments=dict(
-                O=call.outputs,
-                **call.geometry(),
-                **image_strides("y", output),
-                **image_strides("u", call.input),
-                **image_strides("v", call.guidance),
-                **call.contrast_arguments(),
-                **call.constants(output),
-                MULTIPLIER=call.multiplier,
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="depthwise_forward",
+    def rest() -> Rest:
+        return _forward_grid(call, output, config)[:1], dict(
+            O=call.outputs,
+            **call.geometry(),
+            y_strides=strides_of(output),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(call.guidance),
+            **call.constants(output),
+            MULTIPLIER=call.multiplier,
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(depthwise_forward_kernel, tensors, config, plan)
+    call.launch(kernel=depthwise_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="depthwise_forward")
 
 
 def _forward_grid(call: DifferenceCall, output: Tensor, config: KernelConfig) -> tuple[int, int]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sdn_triton.kernels.fusion_data_gradient import fusion_data_gradient_kernel
 from sdn_triton.kernels.fusion_forward import fusion_forward_kernel
 from sdn_triton.kernels.fusion_weight_gradient import fusion_weight_gradient_kernel
-from sdn_triton.launch.plan import Plan, Tensors, launch
+from sdn_triton.launch.plan import Rest, launch
 from sdn_triton.launch.run import (
     arithmetic_of,
     as_factor,
@@ -49,36 +46,37 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
 
     config = _config("fusion_forward", input_rows, arguments, configs)
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         images, channels, rows, columns = input_rows.shape
-        return Plan(
-            kernel=fusion_forward_kernel,
-            grid=(count_tiles(images, rows, columns, config) * cdiv(weight.shape[0], config.block_o),),
-            arguments=dict(
-                C=channels,
-                R=response.shape[1],
-                O=weight.shape[0],
-                H=rows,
-                W=columns,
-                **image_strides("z", output_rows),
-                **image_strides("u", input_rows),
-                **image_strides("y", response_rows),
-                HAS_BIAS=bias is not None,
-                HAS_SCALE=scale is not None,
-                HAS_SHIFT=shift is not None,
-                ACTIVATION=activation,
-                PRECISION=precision_of(arithmetic_of(input.dtype)),
-                INT64=needs_64_bits(input_rows, response_rows, output_rows),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="fusion_forward",
+        return (count_tiles(images, rows, columns, config) * cdiv(weight.shape[0], config.block_o),), dict(
+            C=channels,
+            R=response.shape[1],
+            O=weight.shape[0],
+            H=rows,
+            W=columns,
+            **image_strides("z", output_rows),
+            **image_strides("u", input_rows),
+            **image_strides("y", response_rows),
+            HAS_BIAS=bias is not None,
+            HAS_SCALE=scale is not None,
+            HAS_SHIFT=shift is not None,
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(input.dtype)),
+            INT64=needs_64_bits(input_rows, response_rows, output_rows),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
         )
 
-    _launch(fusion_forward_kernel, tensors, config, activation, input, configs, plan)
+    launch(
+        kernel=fusion_forward_kernel,
+        tensors=tensors,
+        config=config,
+        rest=rest,
+        facts=(activation, arithmetic_of(input.dtype)),
+        tuned="fusion_forward",
+    )
     return output
 
 
@@ -132,41 +130,42 @@ def _data_gradients(
         **_affine_tensors(scale, shift),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=fusion_data_gradient_kernel,
-            grid=(tiles * blocks,),
-            arguments=dict(
-                C=input.shape[1],
-                R=response.shape[1],
-                O=outputs,
-                H=rows,
-                W=columns,
-                first_block=0 if needs.input else input_blocks,
-                blocks=blocks,
-                **image_strides("du", dinput_rows),
-                **image_strides("dy", dresponse_rows),
-                **image_strides("g", grad_rows),
-                **image_strides("y", response_rows),
-                HAS_SCALE=scale is not None,
-                HAS_SHIFT=shift is not None,
-                NEEDS_U=needs.input,
-                NEEDS_Y=needs.response,
-                NEEDS_SCALE=needs_scale,
-                NEEDS_SHIFT=needs_shift,
-                ACTIVATION=activation,
-                PRECISION=precision_of(arithmetic_of(input.dtype)),
-                INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="fusion_data_gradient",
+    def rest() -> Rest:
+        return (tiles * blocks,), dict(
+            C=input.shape[1],
+            R=response.shape[1],
+            O=outputs,
+            H=rows,
+            W=columns,
+            first_block=0 if needs.input else input_blocks,
+            blocks=blocks,
+            **image_strides("du", dinput_rows),
+            **image_strides("dy", dresponse_rows),
+            **image_strides("g", grad_rows),
+            **image_strides("y", response_rows),
+            HAS_SCALE=scale is not None,
+            HAS_SHIFT=shift is not None,
+            NEEDS_U=needs.input,
+            NEEDS_Y=needs.response,
+            NEEDS_SCALE=needs_scale,
+            NEEDS_SHIFT=needs_shift,
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(input.dtype)),
+            INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
         )
 
-    _launch(fusion_data_gradient_kernel, tensors, config, activation, input, configs, plan)
+    launch(
+        kernel=fusion_data_gradient_kernel,
+        tensors=tensors,
+        config=config,
+        rest=rest,
+        facts=(activation, arithmetic_of(input.dtype)),
+        tuned="fusion_data_gradient",
+    )
     dscale = None if scale_sums is None or scale is None else scale_sums.sum(0).to(scale.dtype)
     dshift = None if shift_sums is None or shift is None else shift_sums.sum(0).to(shift.dtype)
     return dinput, dresponse, dscale, dshift
@@ -206,38 +205,39 @@ def _weight_gradients(
             **_affine_tensors(part_scale, part_shift),
         )
 
-        def plan() -> Plan:
+        def rest() -> Rest:
             images, part_channels, rows, columns = x.shape
             blocks = cdiv(part_channels, config.block_c) + (sums is not None)
-            return Plan(
-                kernel=fusion_weight_gradient_kernel,
-                grid=(cdiv(outputs, config.block_o), blocks, splits),
-                arguments=dict(
-                    tiles=count_tiles(images, rows, columns, config),
-                    C=part_channels,
-                    O=outputs,
-                    H=rows,
-                    W=columns,
-                    weight_columns=weight_columns,
-                    **image_strides("g", grad_rows),
-                    **image_strides("x", x),
-                    HAS_SCALE=part_scale is not None,
-                    HAS_SHIFT=part_shift is not None,
-                    NEEDS_WEIGHT=needs.weight,
-                    NEEDS_BIAS=sums is not None,
-                    ACTIVATION=part_activation,
-                    PRECISION=precision_of(arithmetic_of(input.dtype)),
-                    INT64=needs_64_bits(grad_rows, x),
-                    BLOCK_H=config.block_h,
-                    BLOCK_W=config.block_w,
-                    BLOCK_C=config.block_c,
-                    BLOCK_O=config.block_o,
-                ),
-                config=config,
-                tuned="fusion_weight_gradient",
+            return (cdiv(outputs, config.block_o), blocks, splits), dict(
+                tiles=count_tiles(images, rows, columns, config),
+                C=part_channels,
+                O=outputs,
+                H=rows,
+                W=columns,
+                weight_columns=weight_columns,
+                **image_strides("g", grad_rows),
+                **image_strides("x", x),
+                HAS_SCALE=part_scale is not None,
+                HAS_SHIFT=part_shift is not None,
+                NEEDS_WEIGHT=needs.weight,
+                NEEDS_BIAS=sums is not None,
+                ACTIVATION=part_activation,
+                PRECISION=precision_of(arithmetic_of(input.dtype)),
+                INT64=needs_64_bits(grad_rows, x),
+                BLOCK_H=config.block_h,
+                BLOCK_W=config.block_w,
+                BLOCK_C=config.block_c,
+                BLOCK_O=config.block_o,
             )
 
-        _launch(fusion_weight_gradient_kernel, tensors, config, part_activation, input, configs, plan)
+        launch(
+            kernel=fusion_weight_gradient_kernel,
+            tensors=tensors,
+            config=config,
+            rest=rest,
+            facts=(part_activation, arithmetic_of(input.dtype)),
+            tuned="fusion_weight_gradient",
+        )
     dweight = None
     if weight_sums is not None:
         dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
@@ -249,22 +249,6 @@ def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Ten
         "scale_ptr": None if scale is None else scale.contiguous(),
         "shift_ptr": None if shift is None else shift.contiguous(),
     }
-
-
-def _launch(
-    kernel: Any,
-    tensors: Tensors,
-    config: KernelConfig,
-    activation: str,
-    input: Tensor,
-    configs: Configs | None,
-    make: Callable[[], Plan],
-) -> None:
-    """Launch by the plan of an earlier call that looked the same, or else by the one that is made."""
-    if configs:
-        make().run(tensors, input.device)
-    else:
-        launch(kernel, tensors, (config, activation, arithmetic_of(input.dtype)), input.device, make)
 
 
 def _config(kernel: str, image: Tensor, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:

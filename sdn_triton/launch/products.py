@@ -17,7 +17,8 @@ from torch import Tensor
 from sdn_triton.kernels.edge_products import edge_products_kernel
 from sdn_triton.kernels.tap_products import tap_products_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.run import Launch, as_factor, cdiv, image_strides, needs_64_bits, precision_of, target_of
+from sdn_triton.launch.plan import Rest
+from sdn_triton.launch.run import as_factor, cdiv, image_strides, needs_64_bits, precision_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 
 L2_SHARE = 0.65
@@ -129,9 +130,9 @@ def products_of_strips(
             images = grad[cut.first_image : cut.first_image + cut.images]
             made = products[:, first - cut.first_output_row :]
             if places.edges:
-                _edge_products(call, images, weight, made, first, last - first, config)(device)
+                _edge_products(call, images, weight, made, first, last - first, config)
             else:
-                _tap_products(call, images[:, :, first:last], weight, made, config)(device)
+                _tap_products(call, images[:, :, first:last], weight, made, config)
         yield cut, products
         before = cut
 
@@ -161,18 +162,12 @@ def _weight_of_edges(call: DifferenceCall) -> Tensor:
     return ends.permute(1, 0, 2, 4, 3).contiguous()
 
 
-def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, config: KernelConfig) -> Launch:
+def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, config: KernelConfig) -> None:
     images, _, rows, columns = grad.shape
-    return Launch(
-        kernel=tap_products_kernel,
-        grid=(
-            images * cdiv(rows * columns, config.block_p) * cdiv(weight.shape[2], config.block_c),
-            call.groups,
-        ),
-        arguments=dict(
-            h_ptr=products,
-            gradient_ptr=grad,
-            weight_ptr=weight,
+
+    def rest() -> Rest:
+        tiles = images * cdiv(rows * columns, config.block_p)
+        return (tiles * cdiv(weight.shape[2], config.block_c), call.groups), dict(
             pixels_of_image=rows * columns,
             WO=columns,
             O=call.outputs,
@@ -190,8 +185,13 @@ def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: 
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
             BLOCK_O=config.block_o,
-        ),
+        )
+
+    call.launch(
+        kernel=tap_products_kernel,
+        tensors=dict(h_ptr=products, gradient_ptr=grad, weight_ptr=weight),
         config=config,
+        rest=rest,
         tuned="tap_products",
     )
 
@@ -204,22 +204,13 @@ def _edge_products(
     first_row: int,
     rows: int,
     config: KernelConfig,
-) -> Launch:
+) -> None:
     columns = products.shape[2]
-    strides = dict(zip(("stride_wg", "stride_we", "stride_wo", "stride_wt", "stride_wc"), weight.stride()))
-    return Launch(
-        kernel=edge_products_kernel,
-        grid=(
-            grad.shape[0]
-            * cdiv(rows * columns, config.block_p)
-            * (call.taps // 2)
-            * cdiv(call.channels, config.block_c),
-            call.groups,
-        ),
-        arguments=dict(
-            h_ptr=products,
-            gradient_ptr=grad,
-            weight_ptr=weight,
+
+    def rest() -> Rest:
+        tiles = grad.shape[0] * cdiv(rows * columns, config.block_p)
+        blocks = call.taps // 2 * cdiv(call.channels, config.block_c)
+        return (tiles * blocks, call.groups), dict(
             places_of_image=rows * columns,
             first_row=first_row,
             columns=columns,
@@ -231,7 +222,7 @@ def _edge_products(
             dilation_w=call.options.dilation[1],
             stride_hg=products.stride(0),
             **image_strides("g", grad),
-            **strides,
+            **dict(zip(("stride_wg", "stride_we", "stride_wo", "stride_wt", "stride_wc"), weight.stride())),
             KERNEL_H=call.options.kernel_size[0],
             KERNEL_W=call.options.kernel_size[1],
             PRECISION=precision_of(call.arithmetic),
@@ -239,7 +230,13 @@ def _edge_products(
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
             BLOCK_O=config.block_o,
-        ),
+        )
+
+    call.launch(
+        kernel=edge_products_kernel,
+        tensors=dict(h_ptr=products, gradient_ptr=grad, weight_ptr=weight),
         config=config,
+        rest=rest,
+        facts=(first_row, rows),
         tuned="edge_products",
     )

@@ -1,9 +1,9 @@
-"""A launch as a value: it can be run on its tensors' device, or recorded and compiled for another one."""
+"""A launch as a value, which can be recorded and compiled for another device, and what launches are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sdn_triton.backend import is_interpreted
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
 from sdn_triton.launch.support import LARGEST_GRID, LARGEST_GRID_AXIS
+from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
@@ -51,6 +53,11 @@ class Launch:
         """Under which of ``KERNELS`` its configuration is chosen; its own name where it is fixed."""
         return self.tuned or self.name
 
+    def value_of(self, parameter: str) -> Any:
+        """An argument, or a member of one: "u_strides.h"."""
+        name, _, member = parameter.partition(".")
+        return getattr(self.arguments[name], member) if member else self.arguments[name]
+
     @property
     def options(self) -> dict[str, Any]:
         """Compiler options; triton 3.10 no longer fuses multiplications and additions unless told to."""
@@ -59,13 +66,6 @@ class Launch:
             "num_stages": self.config.num_stages,
             "enable_fp_fusion": True,
         }
-
-    def __call__(self, device: torch.device) -> None:
-        """Run on ``device``, or only take note of the launch inside :func:`recorded_launches`."""
-        if note_launch(lambda: self):
-            return
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self.start()
 
     def start(self) -> Any:
         """Launch on the current device by way of Triton's look-up, and return the compiled kernel that it found.
@@ -198,6 +198,23 @@ def count_tiles(images: int, rows: int, columns: int, config: KernelConfig) -> i
 def next_power(number: int) -> int:
     """The smallest power of two that is not below ``number``."""
     return 1 << max(number - 1, 0).bit_length()
+
+
+def strides_of(image: Tensor | None) -> Strides:
+    """The strides of an image as kernels take them; zeros where there is no image."""
+    return Strides(0, 0, 0, 0) if image is None else Strides(*image.stride())
+
+
+def contrast_of(contrast: float | Tensor) -> Contrast:
+    """The contrast as kernels take it: a tensor that they load from, or the inverse of one number."""
+    if isinstance(contrast, Tensor):
+        return Contrast(contrast, 1.0, contrast.stride(0) if contrast.ndim else 0)
+    return Contrast(None, 1.0 / contrast, None)
+
+
+def steps_of(options: DifferenceOptions) -> Steps:
+    """Where centres and taps are, as kernels take it."""
+    return Steps(*options.stride, *options.dilation)
 
 
 def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:

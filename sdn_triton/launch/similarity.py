@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sdn_triton.kernels.similarity import similarity_gradient_kernel, similarity_kernel
-from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, needs_64_bits
+from sdn_triton.launch.plan import Rest, launch
+from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -19,12 +20,9 @@ def forward(
     """``s[n,tap,p] = g(||v[n,:,q] - v[n,:,p]||_2)`` as [N, taps, Ho, Wo] in float32."""
     images, channels, rows, columns = guidance.shape
     maps = guidance.new_empty((images, len(options.taps), *output_size), dtype=torch.float32)
-    Launch(
-        kernel=similarity_kernel,
-        grid=(count_tiles(images, *output_size, config), len(options.taps)),
-        arguments=dict(
-            s_ptr=maps,
-            v_ptr=guidance,
+
+    def rest() -> Rest:
+        return (count_tiles(images, *output_size, config), len(options.taps)), dict(
             CG=channels,
             H=rows,
             W=columns,
@@ -38,7 +36,7 @@ def forward(
             dilation_w=options.dilation[1],
             **image_strides("s", maps),
             **image_strides("v", guidance),
-            **_contrast_arguments(contrast),
+            **_contrast_numbers(contrast),
             KERNEL_H=options.kernel_size[0],
             KERNEL_W=options.kernel_size[1],
             DIFFUSIVITY=options.diffusivity,
@@ -46,10 +44,18 @@ def forward(
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
-        ),
+        )
+
+    tensors = dict(s_ptr=maps, v_ptr=guidance, contrast_ptr=contrast if isinstance(contrast, Tensor) else None)
+    number = None if isinstance(contrast, Tensor) else contrast
+    launch(
+        kernel=similarity_kernel,
+        tensors=tensors,
         config=config,
+        rest=rest,
+        facts=(options, number),
         tuned="similarity",
-    )(guidance.device)
+    )
     return maps
 
 
@@ -69,14 +75,9 @@ def backward(
     dguidance = torch.empty_like(guidance) if needs_guidance else None
     present = () if dguidance is None else (dguidance,)
     sums = guidance.new_empty((blocks,), dtype=torch.float32) if needs_contrast else None
-    Launch(
-        kernel=similarity_gradient_kernel,
-        grid=(blocks,),
-        arguments=dict(
-            dv_ptr=dguidance,
-            contrast_sums_ptr=sums,
-            edge_ptr=edges,
-            v_ptr=guidance,
+
+    def rest() -> Rest:
+        return (blocks,), dict(
             CG=channels,
             H=rows,
             W=columns,
@@ -85,7 +86,7 @@ def backward(
             **image_strides("dv", dguidance),
             **image_strides("edge_", edges),
             **image_strides("v", guidance),
-            **_contrast_arguments(contrast),
+            **_contrast_numbers(contrast),
             KERNEL_H=options.kernel_size[0],
             KERNEL_W=options.kernel_size[1],
             NEEDS_V=needs_guidance,
@@ -94,17 +95,29 @@ def backward(
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
+        )
+
+    number = None if isinstance(contrast, Tensor) else contrast
+    launch(
+        kernel=similarity_gradient_kernel,
+        tensors=dict(
+            dv_ptr=dguidance,
+            contrast_sums_ptr=sums,
+            edge_ptr=edges,
+            v_ptr=guidance,
+            contrast_ptr=contrast if isinstance(contrast, Tensor) else None,
         ),
         config=config,
+        rest=rest,
+        facts=(options, number),
         tuned="similarity_gradient",
-    )(guidance.device)
+    )
     return dguidance, sums
 
 
-def _contrast_arguments(contrast: Contrast) -> dict[str, Any]:
+def _contrast_numbers(contrast: Contrast) -> dict[str, Any]:
     is_tensor = isinstance(contrast, Tensor)
     return {
-        "contrast_ptr": contrast if is_tensor else None,
         "inverse_contrast": 1.0 if is_tensor else 1.0 / contrast,
         "LOAD_CONTRAST": is_tensor,
     }
