@@ -83,6 +83,18 @@ def image_offsets(rows, columns, channels, strides, INT64: tl.constexpr):
 
 
 @triton.jit
+def pixel_pointers(ptr, n, rows, columns, strides, INT64: tl.constexpr):
+    """Where pixels of image ``n`` begin, [BLOCK_P, 1]: what a loop over blocks of channels adds these to."""
+    return ptr + (n * strides.n + pixel_offsets(rows, columns, strides, INT64)[:, None])
+
+
+@triton.jit
+def load_channels(pixels, channels, mask, strides, INT64: tl.constexpr):
+    """Some channels of the pixels that ``pixel_pointers`` points to, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
+    return tl.load(pixels + channel_offsets(channels, strides.c, INT64)[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def load_tile(ptr, n, rows, columns, channels, mask, strides, INT64: tl.constexpr):
     """Pixels of image ``n`` by channels, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
     return tl.load(ptr + n * strides.n + image_offsets(rows, columns, channels, strides, INT64), mask=mask, other=0.0)
