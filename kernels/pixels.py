@@ -96,6 +96,18 @@ def image_offsets(rows, columns, channels, strides, INT64: tl.constexpr):
 
 
 @triton.jit
+def pixel_pointers(ptr, n, rows, columns, strides, INT64: tl.constexpr):
+    """Pointers to the first channel of pixels of image ``n``, [BLOCK_P, 1]: what a loop over channels loads from."""
+    return ptr + (n * strides.n + pixel_offsets(rows, columns, strides, INT64)[:, None])
+
+
+@triton.jit
+def load_channels(pixels, channels, mask, strides, INT64: tl.constexpr):
+    """Some channels of the pixels of ``pixel_pointers``, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
+    return tl.load(pixels + channel_offsets(channels, strides.c, INT64)[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def load_tile(ptr, n, rows, columns, channels, mask, strides, INT64: tl.constexpr):
     """Pixels of image ``n`` by channels, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
     return tl.load(ptr + n * strides.n + image_offsets(rows, columns, channels, strides, INT64), mask=mask, other=0.0)
