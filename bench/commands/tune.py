@@ -139,7 +139,7 @@ def _tune(args: argparse.Namespace, shapes: list[LayerShape], device: torch.devi
     from ..tuner.tuner import Tuner
 
     path = args.table or user_folder() / f"{device_slug(device)}.json"
-    units = units_of(shapes)
+    units = units_of(shapes, target_of(device))
     report = Report(len(units))
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +208,8 @@ def export(path: Path, device: torch.device) -> Path:
 
 
 def _rank(args: argparse.Namespace, shapes: list[LayerShape]) -> int:
+    from sdn_triton.aot.compile import TARGETS
+
     from ..tuner.static_ranking import NOTES, rank, ranking_table, why_not_static, workers
     from ..tuner.trials import units_of
 
@@ -216,7 +218,7 @@ def _rank(args: argparse.Namespace, shapes: list[LayerShape]) -> int:
             args.parser.error(obstacle)
     if args.export or args.table:
         args.parser.error("--static measures nothing, so that there is no table to write")
-    units = units_of(shapes)
+    units = units_of(shapes, TARGETS[args.static])
     report = Report(len(units))
     until = time.perf_counter() + args.budget
     with report, workers() as executor:

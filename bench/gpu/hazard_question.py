@@ -79,10 +79,10 @@ class HazardTask:
     def spoils_its_process(self) -> bool:
         return self.form == UNGUARDED
 
-    def unit(self, sizes: Mapping[str, int]) -> Unit:
+    def unit(self, sizes: Mapping[str, int], target: Target) -> Unit:
         """The kernel with its shape."""
         shape = LayerShape.parse(SHAPES[self.kernel].format(**sizes, dtype=self.dtype))
-        return next(unit for unit in units_of([shape]) if unit.kernel == self.kernel)
+        return next(unit for unit in units_of([shape], target) if unit.kernel == self.kernel)
 
     def configs(self, unit: Unit, target: Target) -> tuple[KernelConfig, KernelConfig]:
         """Those that are compared: as the kernel is run, but for its stages, of which one has one."""
@@ -131,7 +131,7 @@ class HazardTask:
         return row
 
     def _found(self, place: Place) -> dict[str, Any]:
-        unit = self.unit(EMULATED if place.is_emulated else ON_A_GPU)
+        unit = self.unit(EMULATED if place.is_emulated else ON_A_GPU, place.target)
         trial = Trial(unit, place.device)
         configs = self.configs(unit, place.target)
         one, several = map(trial.call, configs)

@@ -111,7 +111,7 @@ def of_smoke(arch: str) -> None:
             task.example.call(task.arguments(META), "triton")
     for hazard in hazard_tasks():
         if hazard.form == SHIPPED and hazard.why_not_asked(TARGETS[arch]) is None:
-            unit = hazard.unit(ON_A_GPU)
+            unit = hazard.unit(ON_A_GPU, TARGETS[arch])
             for config in hazard.configs(unit, TARGETS[arch]):
                 Trial(unit, META).call(config)()
 
@@ -151,7 +151,7 @@ def _answers(case: BenchCase, provider: Provider) -> None:
 
 def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
     """Launch the first candidates of the paired kernels of these shapes, as ``sdn-triton tune`` does."""
-    for unit in units_of(list(shapes)):
+    for unit in units_of(list(shapes), TARGETS[arch]):
         if unit.kernel in PAIRED_KERNELS:
             with precision_of(unit.shape):
                 trial = Trial(unit, META)

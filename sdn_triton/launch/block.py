@@ -38,23 +38,8 @@ def forward(arguments: BlockArguments, options: BlockOptions, configs: Configs |
         scale, shift = statistics.scale_and_shift()
         return fusion.forward(_fusion(call, arguments, response, scale, shift), "relu", configs)
     output = empty_output((call.input.shape[0], arguments.fusion_weight.shape[0], *call.output_size), like=call.input)
-    if output.numel():
-        _fused(call, output, statistics, arguments.fusion_weight, arguments.fusion_bias, config)
+    _fused(call, output, statistics, arguments.fusion_weight, arguments.fusion_bias, config)
     return output
-
-
-def describe_configs(
-    arguments: BlockArguments, options: BlockOptions, configs: Configs | None = None
-) -> tuple[str, ...]:
-    """A line per kernel that would be launched, with its configuration and where that comes from."""
-    call, config = _call(arguments, options, configs)
-    maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
-    if _holds(config, call):
-        return *maps, f"block_forward: {config}{difference_conv.memory_of(call, 'block_forward', config)}"
-    config = call.config("difference_forward")
-    first = f"difference_forward: {config}{difference_conv.memory_of(call, 'difference_forward', config)}"
-    second, *_ = fusion.describe_configs(_fusion(call, arguments, call.empty_output()), "relu", configs)
-    return *maps, first, second
 
 
 def _call(
@@ -93,8 +78,8 @@ def _fusion(
     call: DifferenceCall,
     arguments: BlockArguments,
     response: Tensor,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
+    scale: Tensor,
+    shift: Tensor,
 ) -> FusionArguments:
     """The fusion of a block in two parts, of the features at the centres of the outputs.
 

@@ -22,7 +22,6 @@ from sdn_triton.launch.run import (
     as_factor,
     needs_64_bits,
     reaches_64_bits,
-    refuse_wrong_interpretation,
     starts_at_word,
     steps_of,
     target_of,
@@ -66,7 +65,6 @@ class DifferenceCall:
     @staticmethod
     def of(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None) -> DifferenceCall:
         input, guidance, weight, bias, contrast = arguments
-        refuse_wrong_interpretation(input)
         if options.diffusivity == "constant":
             # Nothing looks at the guidance then, and the input has the one shape that every kernel can read.
             options, guidance, contrast = replace(options, similarity="channel"), input, 1.0
@@ -226,11 +224,6 @@ class DifferenceCall:
         return self.groups * (self.channels if self.is_depthwise else padded(self.channels))
 
     @property
-    def copied_bytes(self) -> int:
-        """What channels-last copies of the images take, if they are made."""
-        return self.images * self.pixels * self.copied_channels * self.input.element_size()
-
-    @property
     def pixels(self) -> int:
         """Those of the batch of inputs."""
         return self.input.shape[0] * self.input.shape[2:].numel()
@@ -299,36 +292,14 @@ class DifferenceCall:
         """The kernel that fills the output."""
         return "depthwise_forward" if self.is_depthwise else "difference_forward"
 
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """The kernels that forward and backward may launch."""
-        family = "depthwise" if self.is_depthwise else "difference"
-        kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
-        if self.uses_maps:
-            kernels = ["similarity", *kernels, "similarity_gradient"]
-        return tuple(kernels) if self.is_depthwise else (*kernels, self.likely_products_kernel)
-
-    @property
-    def likely_products_kernel(self) -> str:
-        """The kernel whose products the data gradient will gather if the incoming gradient lies as the input does.
-
-        Where a contrast is a tensor, if its gradient is wanted.
-        """
-        kernel, learned = "difference_data_gradient", isinstance(self.contrast, Tensor)
-        is_copied = self.reads_copies(kernel, self.config(kernel, learned), learned)
-        return self.products_kernel(self.input.stride(1) == 1, is_copied)
-
-    def products_kernel(self, channels_last: bool, is_copied: bool = False) -> str:
-        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout.
-
-        ``is_copied`` says that it will not gather from these images, but from channels-last copies of them.
-        """
+    def products_kernel(self, channels_last: bool) -> str:
+        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout."""
         takes_edges = (
             channels_last
-            and (is_copied or self.input.stride(1) == 1)
+            and self.input.stride(1) == 1
             and self.options.stride == (1, 1)
             and not self.uses_maps
-            and edges_pay(padded(self.channels) if is_copied else self.channels)
+            and edges_pay(self.channels)
         )
         return "edge_products" if takes_edges else "tap_products"
 

@@ -18,7 +18,6 @@ from sdn_triton.launch.run import (
     image_strides,
     needs_64_bits,
     precision_of,
-    refuse_wrong_interpretation,
     target_of,
 )
 from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
@@ -27,9 +26,6 @@ from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.lookup import config_for
 
-KERNELS = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
-"""The kernels that forward and backward launch."""
-
 
 def forward(arguments: FusionArguments, activation: str, configs: Configs | None = None) -> Tensor:
     """``z = W [u, act(scale * y + shift)] + b`` at every pixel; nothing is concatenated.
@@ -37,10 +33,7 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
     ``configs`` overrides the default configuration of a kernel by its name.
     """
     input, response, weight, bias, scale, shift = arguments
-    refuse_wrong_interpretation(input)
     output = empty_output((input.shape[0], weight.shape[0], *input.shape[2:]), like=input)
-    if output.numel() == 0:
-        return output
     input_rows, response_rows, output_rows = as_long_rows(input, response, output)
     tensors = dict(
         z_ptr=output_rows,
@@ -95,27 +88,10 @@ def backward(
     configs: Configs | None = None,
 ) -> FusionGradients:
     """The gradients that ``needs`` asks for, each of its argument's shape, dtype and strides; see the kernels."""
-    input, response, weight, _, scale, shift = arguments
-    refuse_wrong_interpretation(input)
-    if grad.numel() == 0:
-        return FusionGradients(
-            input=torch.zeros_like(input) if needs.input else None,
-            response=torch.zeros_like(response) if needs.response else None,
-            weight=torch.zeros_like(weight) if needs.weight else None,
-            bias=grad.new_zeros(grad.shape[1]) if needs.bias else None,
-            scale=torch.zeros_like(scale) if needs.scale and scale is not None else None,
-            shift=torch.zeros_like(shift) if needs.shift and shift is not None else None,
-        )
-    grad = grad.to(input.dtype)
+    grad = grad.to(arguments.input.dtype)
     dinput, dresponse, dscale, dshift = _data_gradients(arguments, activation, grad, needs, configs)
     dweight, dbias = _weight_gradients(arguments, activation, grad, needs, configs)
     return FusionGradients(dinput, dresponse, dweight, dbias, dscale, dshift)
-
-
-def describe_configs(arguments: FusionArguments, activation: str, configs: Configs | None = None) -> tuple[str, ...]:
-    """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
-    (input_rows,) = as_long_rows(arguments.input)
-    return tuple(f"{kernel}: {_config(kernel, input_rows, arguments, configs)}" for kernel in KERNELS)
 
 
 def _data_gradients(

@@ -7,14 +7,12 @@ from torch import Tensor
 
 from sdn_triton.kernels.moments import merge_moments_kernel, moments_gradient_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.difference_conv import describe_configs, launch_forward
+from sdn_triton.launch.difference_conv import launch_forward
 from sdn_triton.launch.plan import Rest, launch
 from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import tile_width
-
-__all__ = ["describe_configs", "forward", "gradient"]
 
 MERGE = KernelConfig(block_p=128, block_w=128, block_c=1, block_o=16, num_warps=4, num_stages=1)
 """Of the merging: ``block_p`` are tiles."""

@@ -8,7 +8,7 @@ products. Then that is made, which is half as much, and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,6 @@ from sdn_triton.kernels.tap_products import tap_products_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.plan import Rest
 from sdn_triton.launch.run import as_factor, cdiv, image_strides, needs_64_bits, precision_of, target_of
-from sdn_triton.tuning.channels_last import padded
 from sdn_triton.tuning.configs import KernelConfig
 
 L2_SHARE = 0.65
@@ -90,26 +89,6 @@ def strips(call: DifferenceCall, places: Places, block_h: int, row_bytes: int, r
             yield Strip(image, min(images, batch - image), row, last - row, first_output, last_output - first_output)
 
 
-def products_bytes(call: DifferenceCall) -> int:
-    """What the products of a backward pass take at once, of an incoming gradient that lies as the input does.
-
-    Where a contrast is a tensor, if its gradient is wanted.
-    """
-    learned = isinstance(call.contrast, Tensor)
-    config = call.config("difference_data_gradient", learned)
-    kernel = call.likely_products_kernel
-    places = Places.of(call, kernel)
-    columns = call.groups * places.slots * (padded(call.channels) if config.pairs else call.channels)
-    item_bytes = torch.float32.itemsize if learned else call.input.dtype.itemsize
-    row_bytes = places.columns * columns * item_bytes
-    room = strip_room(call.input.device, call.config(kernel), item_bytes)
-    return _most_rows(strips(call, places, config.block_h, row_bytes, room)) * row_bytes
-
-
-def _most_rows(cuts: Iterable[Strip]) -> int:
-    return max((cut.images * cut.output_rows for cut in cuts), default=0)
-
-
 def strip_room(device: torch.device, config: KernelConfig, item_bytes: int) -> int:
     """Bytes that the products of a strip may take: what the cache holds, but a tile for every multiprocessor."""
     target = target_of(device)
@@ -130,7 +109,7 @@ def products_of_strips(
     columns = places.slots * call.channels
     row_bytes = places.columns * call.groups * columns * dtype.itemsize
     cuts = list(strips(call, places, block_h, row_bytes, strip_room(device, config, dtype.itemsize)))
-    most = _most_rows(cuts)
+    most = max((cut.images * cut.output_rows for cut in cuts), default=0)
     if call.input.stride(1) == 1 or call.input.stride(3) != 1:
         memory = torch.empty((call.groups, most, places.columns, columns), dtype=dtype, device=device)
     else:

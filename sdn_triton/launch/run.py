@@ -27,6 +27,7 @@ WORD_BYTES = 4
 """What two channels of a half type take."""
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
+_recorded_for: ContextVar[Target | None] = ContextVar("sdn_triton_recorded_for", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +107,18 @@ def note_launch(launch: Callable[[], Launch]) -> bool:
 
 
 @contextmanager
-def recorded_launches() -> Iterator[list[Launch]]:
-    """Collect the launches made inside instead of running them; meta tensors will do as arguments."""
+def recorded_launches(target: Target | None = None) -> Iterator[list[Launch]]:
+    """Collect the launches made inside instead of running them; meta tensors will do as arguments.
+
+    ``target`` is the device that these are taken to be on.
+    """
     launches: list[Launch] = []
-    token = _record.set(launches)
+    tokens = _record.set(launches), _recorded_for.set(target)
     try:
         yield launches
     finally:
-        _record.reset(token)
+        _record.reset(tokens[0])
+        _recorded_for.reset(tokens[1])
 
 
 @cache
@@ -128,7 +133,8 @@ def _cuda_target(index: int) -> Target:
 def target_of(device: torch.device) -> Target:
     """What configurations for ``device`` are chosen by."""
     if device.type != "cuda":
-        return pretended_target() or INTERPRETER
+        recorded_for = _recorded_for.get() if device.type == "meta" else None
+        return recorded_for or pretended_target() or INTERPRETER
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -174,7 +180,7 @@ def starts_at_word(tensor: Tensor) -> bool:
 
     That of another library, which PyTorch took over, need not start there itself.
     """
-    if isinstance(tensor, FakeTensor):  # which has an address, but warns who asks for it
+    if tensor.is_meta or isinstance(tensor, FakeTensor):  # a fake one has an address, but warns who asks for it
         return tensor.storage_offset() * tensor.itemsize % WORD_BYTES == 0
     return tensor.data_ptr() % WORD_BYTES == 0
 
@@ -231,9 +237,3 @@ def as_long_rows(*tensors: Tensor) -> list[Tensor]:
             t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
         )
     return list(tensors)
-
-
-def refuse_wrong_interpretation(input: Tensor) -> None:
-    """Raise where Triton's interpreter would compute wrong results without a word."""
-    if input.device.type == "cpu" and input.dtype == torch.bfloat16 and target_of(input.device) == INTERPRETER:
-        raise RuntimeError("Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")

@@ -20,8 +20,6 @@ def forward(
     """``s[n,tap,p] = g(||v[n,:,q] - v[n,:,p]||_2)`` as [N, taps, Ho, Wo] in float32."""
     images, channels, rows, columns = guidance.shape
     maps = guidance.new_empty((images, len(options.taps), *output_size), dtype=torch.float32)
-    if maps.numel() == 0:
-        return maps
 
     def rest() -> Rest:
         return (count_tiles(images, *output_size, config), len(options.taps)), dict(

@@ -469,7 +469,7 @@ def test_the_change_against_another_revision_is_shown():
 @pytest.mark.parametrize("op", ["difference", "block"])
 def test_what_is_examined_is_what_a_launch_takes(op, channels):
     shape = LayerShape.parse(f"op={op},n={IMAGES},c={channels},h={ROWS},w={COLUMNS},dtype=bf16")
-    for unit in units_of([shape]):
-        for arch in ("sm_80", "sm_90", "sm_100"):
+    for arch in ("sm_80", "sm_90", "sm_100"):
+        for unit in units_of([shape], TARGETS[arch]):
             examined = Case(unit.kernel, arch, "bf16", channels, channels).config()
             assert examined == default_config(unit.kernel, unit.work, TARGETS[arch]), unit.kernel
