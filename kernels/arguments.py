@@ -18,6 +18,24 @@ class Strides(NamedTuple):
     w: Any
 
 
+class MatrixStrides(NamedTuple):
+    """How far apart neighbours are in one matrix for each group: groups, rows, columns."""
+
+    group: Any
+    row: Any
+    column: Any
+
+
+class EdgeWeightStrides(NamedTuple):
+    """How far apart neighbours are in the weight of edges: groups, the two ends of an edge, outputs, taps, channels."""
+
+    group: Any
+    end: Any
+    output: Any
+    tap: Any
+    channel: Any
+
+
 class Steps(NamedTuple):
     """How far apart the centres of neighbouring outputs are, and the taps of the kernel."""
 

@@ -96,6 +96,18 @@ def image_offsets(rows, columns, channels, strides, INT64: tl.constexpr):
 
 
 @triton.jit
+def pixel_pointers(ptr, n, rows, columns, strides, INT64: tl.constexpr):
+    """Pointers to the first channel of pixels of image ``n``, [BLOCK_P, 1]: what a loop over channels loads from."""
+    return ptr + (n * strides.n + pixel_offsets(rows, columns, strides, INT64)[:, None])
+
+
+@triton.jit
+def load_channels(pixels, channels, mask, strides, INT64: tl.constexpr):
+    """Some channels of the pixels of ``pixel_pointers``, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
+    return tl.load(pixels + channel_offsets(channels, strides.c, INT64)[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
 def load_tile(ptr, n, rows, columns, channels, mask, strides, INT64: tl.constexpr):
     """Pixels of image ``n`` by channels, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
     return tl.load(ptr + n * strides.n + image_offsets(rows, columns, channels, strides, INT64), mask=mask, other=0.0)
@@ -146,23 +158,3 @@ def room_to_move(tile_row, tile_column, last_row, at, BLOCK_H: tl.constexpr, BLO
     if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
         down = FORCE_MASKS
     return up, down, left, right
-
-
-# The same without tuples, for the kernels that are not converted yet.
-
-
-@triton.jit
-def flat_offsets(rows, columns, stride_h, stride_w, INT64: tl.constexpr):
-    """Memory offsets of positions, in 64 bits where an image is too large for 32."""
-    if INT64:
-        rows = rows.to(tl.int64)
-        columns = columns.to(tl.int64)
-    return rows * stride_h + columns * stride_w
-
-
-@triton.jit
-def flat_tap(tap, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
-    """The displacement (dy, dx) from the centre of a kernel position; positions are counted row by row."""
-    dy = (tap // KERNEL_W - KERNEL_H // 2) * dilation_h
-    dx = (tap % KERNEL_W - KERNEL_W // 2) * dilation_w
-    return dy, dx

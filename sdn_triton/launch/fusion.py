@@ -15,9 +15,9 @@ from sdn_triton.launch.run import (
     as_long_rows,
     cdiv,
     count_tiles,
-    image_strides,
     needs_64_bits,
     precision_of,
+    strides_of,
     target_of,
 )
 from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
@@ -54,12 +54,9 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
             O=weight.shape[0],
             H=rows,
             W=columns,
-            **image_strides("z", output_rows),
-            **image_strides("u", input_rows),
-            **image_strides("y", response_rows),
-            HAS_BIAS=bias is not None,
-            HAS_SCALE=scale is not None,
-            HAS_SHIFT=shift is not None,
+            z_strides=strides_of(output_rows),
+            u_strides=strides_of(input_rows),
+            y_strides=strides_of(response_rows),
             ACTIVATION=activation,
             PRECISION=precision_of(arithmetic_of(input.dtype)),
             INT64=needs_64_bits(input_rows, response_rows, output_rows),
@@ -139,16 +136,10 @@ def _data_gradients(
             W=columns,
             first_block=0 if needs.input else input_blocks,
             blocks=blocks,
-            **image_strides("du", dinput_rows),
-            **image_strides("dy", dresponse_rows),
-            **image_strides("g", grad_rows),
-            **image_strides("y", response_rows),
-            HAS_SCALE=scale is not None,
-            HAS_SHIFT=shift is not None,
-            NEEDS_U=needs.input,
-            NEEDS_Y=needs.response,
-            NEEDS_SCALE=needs_scale,
-            NEEDS_SHIFT=needs_shift,
+            du_strides=strides_of(dinput_rows),
+            dy_strides=strides_of(dresponse_rows),
+            g_strides=strides_of(grad_rows),
+            y_strides=strides_of(response_rows),
             ACTIVATION=activation,
             PRECISION=precision_of(arithmetic_of(input.dtype)),
             INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
@@ -185,63 +176,71 @@ def _weight_gradients(
     channels = input.shape[1]
     grad_rows, input_rows, response_rows = as_long_rows(grad, input, response)
     config = _config("fusion_weight_gradient", input_rows, arguments, configs)
-    splits = config.splits
     weight_sums = bias_sums = None
     if needs.weight:
-        weight_sums = weight.new_empty((splits, outputs, weight_columns), dtype=torch.float32)
+        weight_sums = weight.new_empty((config.splits, outputs, weight_columns), dtype=torch.float32)
     if needs.bias:
-        bias_sums = weight.new_empty((splits, outputs), dtype=torch.float32)
-    parts: list[tuple[Tensor, int, Tensor | None, Tensor | None, Tensor | None, str]] = [
-        (input_rows, 0, bias_sums, None, None, "identity")
-    ]
-    if needs.weight:
-        parts.append((response_rows, channels, None, scale, shift, activation))
-    for x, first_column, sums, part_scale, part_shift, part_activation in parts:
-        tensors = dict(
-            dweight_ptr=None if weight_sums is None else weight_sums[:, :, first_column:],
-            dbias_ptr=sums,
-            gradient_ptr=grad_rows,
-            x_ptr=x,
-            **_affine_tensors(part_scale, part_shift),
-        )
-
-        def rest() -> Rest:
-            images, part_channels, rows, columns = x.shape
-            blocks = cdiv(part_channels, config.block_c) + (sums is not None)
-            return (cdiv(outputs, config.block_o), blocks, splits), dict(
-                tiles=count_tiles(images, rows, columns, config),
-                C=part_channels,
-                O=outputs,
-                H=rows,
-                W=columns,
-                weight_columns=weight_columns,
-                **image_strides("g", grad_rows),
-                **image_strides("x", x),
-                HAS_SCALE=part_scale is not None,
-                HAS_SHIFT=part_shift is not None,
-                NEEDS_WEIGHT=needs.weight,
-                NEEDS_BIAS=sums is not None,
-                ACTIVATION=part_activation,
-                PRECISION=precision_of(arithmetic_of(input.dtype)),
-                INT64=needs_64_bits(grad_rows, x),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            )
-
-        launch(
-            kernel=fusion_weight_gradient_kernel,
-            tensors=tensors,
-            config=config,
-            rest=rest,
-            facts=(part_activation, arithmetic_of(input.dtype)),
-            tuned="fusion_weight_gradient",
-        )
+        bias_sums = weight.new_empty((config.splits, outputs), dtype=torch.float32)
+    of_input = None if weight_sums is None else weight_sums[:, :, :channels]
+    _sum_part(grad_rows, input_rows, of_input, bias_sums, config)
+    if weight_sums is not None:
+        of_response = weight_sums[:, :, channels:]
+        _sum_part(grad_rows, response_rows, of_response, None, config, scale=scale, shift=shift, activation=activation)
     dweight = None
     if weight_sums is not None:
         dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
     return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)
+
+
+def _sum_part(
+    grad: Tensor,
+    image: Tensor,
+    weight_sums: Tensor | None,
+    bias_sums: Tensor | None,
+    config: KernelConfig,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str = "identity",
+) -> None:
+    """Fill the sums for the gradients of the weight's columns that ``image`` is multiplied by, and of the bias."""
+
+    def rest() -> Rest:
+        images, channels, rows, columns = image.shape
+        outputs = grad.shape[1]
+        blocks = cdiv(channels, config.block_c) + (bias_sums is not None)
+        return (cdiv(outputs, config.block_o), blocks, config.splits), dict(
+            tiles=count_tiles(images, rows, columns, config),
+            C=channels,
+            O=outputs,
+            H=rows,
+            W=columns,
+            weight_columns=0 if weight_sums is None else weight_sums.stride(1),
+            g_strides=strides_of(grad),
+            x_strides=strides_of(image),
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(image.dtype)),
+            INT64=needs_64_bits(grad, image),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+        )
+
+    launch(
+        kernel=fusion_weight_gradient_kernel,
+        tensors=dict(
+            dweight_ptr=weight_sums,
+            dbias_ptr=bias_sums,
+            gradient_ptr=grad,
+            x_ptr=image,
+            **_affine_tensors(scale, shift),
+        ),
+        config=config,
+        rest=rest,
+        facts=(activation, arithmetic_of(image.dtype)),
+        tuned="fusion_weight_gradient",
+    )
 
 
 def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Tensor | None]:

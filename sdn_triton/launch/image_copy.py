@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdn_triton.kernels.image_copy import image_copy_kernel
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import as_long_rows, cdiv, image_strides, needs_64_bits, target_of
+from sdn_triton.launch.run import as_long_rows, cdiv, needs_64_bits, strides_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 
@@ -40,8 +40,8 @@ def copy_image(target: Tensor, source: Tensor) -> None:
             source_channels=source.shape[1],
             H=rows,
             W=columns,
-            **image_strides("t", target_rows),
-            **image_strides("s", source_rows),
+            target_strides=strides_of(target_rows),
+            source_strides=strides_of(source_rows),
             INT64=needs_64_bits(target_rows, source_rows),
             BLOCK_H=height,
             BLOCK_W=width,

@@ -9,7 +9,7 @@ from sdn_triton.kernels.moments import merge_moments_kernel, moments_gradient_ke
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.difference_conv import launch_forward
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits, target_of
+from sdn_triton.launch.run import cdiv, count_tiles, needs_64_bits, strides_of, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import tile_width
@@ -71,9 +71,9 @@ def gradient(grad: Tensor, response: Tensor, mean: Tensor, by_mean: Tensor, by_v
             O=outputs,
             H=rows,
             W=columns,
-            **image_strides("t", total),
-            **image_strides("g", grad),
-            **image_strides("y", response),
+            total_strides=strides_of(total),
+            g_strides=strides_of(grad),
+            y_strides=strides_of(response),
             INT64=needs_64_bits(total, grad, response),
             BLOCK_H=height,
             BLOCK_W=width,

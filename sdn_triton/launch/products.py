@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import EdgeWeightStrides, MatrixStrides
 from sdn_triton.kernels.edge_products import edge_products_kernel
 from sdn_triton.kernels.tap_products import tap_products_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.plan import Rest
-from sdn_triton.launch.run import as_factor, cdiv, image_strides, needs_64_bits, precision_of, target_of
+from sdn_triton.launch.run import as_factor, cdiv, needs_64_bits, precision_of, steps_of, strides_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 
 L2_SHARE = 0.65
@@ -172,13 +173,9 @@ def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: 
             WO=columns,
             O=call.outputs,
             COLUMNS=weight.shape[2],
-            stride_hg=products.stride(0),
-            stride_hp=products.stride(2),
-            stride_hk=products.stride(3),
-            **image_strides("g", grad),
-            stride_wg=weight.stride(0),
-            stride_wo=weight.stride(1),
-            stride_wk=weight.stride(2),
+            h_strides=MatrixStrides(products.stride(0), products.stride(2), products.stride(3)),
+            g_strides=strides_of(grad),
+            weight_strides=MatrixStrides(*weight.stride()),
             ONE_ROW=rows == 1 or grad.stride(2) == columns * grad.stride(3),
             PRECISION=precision_of(call.arithmetic),
             INT64=needs_64_bits(grad),
@@ -218,11 +215,10 @@ def _edge_products(
             WO=call.output_size[1],
             O=call.outputs,
             C=call.channels,
-            dilation_h=call.options.dilation[0],
-            dilation_w=call.options.dilation[1],
-            stride_hg=products.stride(0),
-            **image_strides("g", grad),
-            **dict(zip(("stride_wg", "stride_we", "stride_wo", "stride_wt", "stride_wc"), weight.stride())),
+            steps=steps_of(call.options),
+            h_stride=products.stride(0),
+            g_strides=strides_of(grad),
+            weight_strides=EdgeWeightStrides(*weight.stride()),
             KERNEL_H=call.options.kernel_size[0],
             KERNEL_W=call.options.kernel_size[1],
             PRECISION=precision_of(call.arithmetic),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import Steps
 from sdn_triton.kernels.similarity import similarity_gradient_kernel, similarity_kernel
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, needs_64_bits, steps_of, strides_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -30,13 +29,9 @@ def forward(
             WO=output_size[1],
             origin_h=options.origin[0],
             origin_w=options.origin[1],
-            step_h=options.stride[0],
-            step_w=options.stride[1],
-            dilation_h=options.dilation[0],
-            dilation_w=options.dilation[1],
-            **image_strides("s", maps),
-            **image_strides("v", guidance),
-            **_contrast_numbers(contrast),
+            steps=steps_of(options),
+            s_strides=strides_of(maps),
+            v_strides=strides_of(guidance),
             KERNEL_H=options.kernel_size[0],
             KERNEL_W=options.kernel_size[1],
             DIFFUSIVITY=options.diffusivity,
@@ -46,14 +41,13 @@ def forward(
             BLOCK_C=config.block_c,
         )
 
-    tensors = dict(s_ptr=maps, v_ptr=guidance, contrast_ptr=contrast if isinstance(contrast, Tensor) else None)
-    number = None if isinstance(contrast, Tensor) else contrast
+    tensors = dict(s_ptr=maps, v_ptr=guidance, contrast=contrast_of(contrast))
     launch(
         kernel=similarity_kernel,
         tensors=tensors,
         config=config,
         rest=rest,
-        facts=(options, number),
+        facts=options,
         tuned="similarity",
     )
     return maps
@@ -81,23 +75,18 @@ def backward(
             CG=channels,
             H=rows,
             W=columns,
-            dilation_h=options.dilation[0],
-            dilation_w=options.dilation[1],
-            **image_strides("dv", dguidance),
-            **image_strides("edge_", edges),
-            **image_strides("v", guidance),
-            **_contrast_numbers(contrast),
+            steps=Steps(1, 1, *options.dilation),
+            dv_strides=strides_of(dguidance),
+            edge_strides=strides_of(edges),
+            v_strides=strides_of(guidance),
             KERNEL_H=options.kernel_size[0],
             KERNEL_W=options.kernel_size[1],
-            NEEDS_V=needs_guidance,
-            NEEDS_CONTRAST=needs_contrast,
             INT64=needs_64_bits(guidance, edges, *present, margin=sum(options.reach)),
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
         )
 
-    number = None if isinstance(contrast, Tensor) else contrast
     launch(
         kernel=similarity_gradient_kernel,
         tensors=dict(
@@ -105,19 +94,11 @@ def backward(
             contrast_sums_ptr=sums,
             edge_ptr=edges,
             v_ptr=guidance,
-            contrast_ptr=contrast if isinstance(contrast, Tensor) else None,
+            contrast=contrast_of(contrast),
         ),
         config=config,
         rest=rest,
-        facts=(options, number),
+        facts=options,
         tuned="similarity_gradient",
     )
     return dguidance, sums
-
-
-def _contrast_numbers(contrast: Contrast) -> dict[str, Any]:
-    is_tensor = isinstance(contrast, Tensor)
-    return {
-        "inverse_contrast": 1.0 if is_tensor else 1.0 / contrast,
-        "LOAD_CONTRAST": is_tensor,
-    }
