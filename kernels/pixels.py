@@ -158,23 +158,3 @@ def room_to_move(tile_row, tile_column, last_row, at, BLOCK_H: tl.constexpr, BLO
     if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
         down = FORCE_MASKS
     return up, down, left, right
-
-
-# The same without tuples, for the kernels that are not converted yet.
-
-
-@triton.jit
-def flat_offsets(rows, columns, stride_h, stride_w, INT64: tl.constexpr):
-    """Memory offsets of positions, in 64 bits where an image is too large for 32."""
-    if INT64:
-        rows = rows.to(tl.int64)
-        columns = columns.to(tl.int64)
-    return rows * stride_h + columns * stride_w
-
-
-@triton.jit
-def flat_tap(tap, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
-    """The displacement (dy, dx) from the centre of a kernel position; positions are counted row by row."""
-    dy = (tap // KERNEL_W - KERNEL_H // 2) * dilation_h
-    dx = (tap % KERNEL_W - KERNEL_W // 2) * dilation_w
-    return dy, dx

@@ -217,12 +217,6 @@ def steps_of(options: DifferenceOptions) -> Steps:
     return Steps(*options.stride, *options.dilation)
 
 
-def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
-    """The strides of an image tensor as kernels name them; zeros where there is no tensor."""
-    strides = (0, 0, 0, 0) if tensor is None else tensor.stride()
-    return {f"stride_{name}{axis}": stride for axis, stride in zip("nchw", strides)}
-
-
 def as_long_rows(*tensors: Tensor) -> list[Tensor]:
     """The same tensors as images of one long row, or of one image, where the strides of all of them allow it.
 
