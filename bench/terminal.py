@@ -161,9 +161,6 @@ def _rich() -> Any:
 def _print_rich(console: Any, table: Table) -> None:
     rich = _rich()
     grid = rich.table.Table(
-        title=rich.text.Text(table.title),
-        title_justify="left",
-        title_style="bold",
         box=rich.box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -175,7 +172,9 @@ def _print_rich(console: Any, table: Table) -> None:
         grid.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row, style in zip(table.rows, table.styles, strict=True):
         grid.add_row(*map(rich.text.Text, row), style=style or None)
-    console.print(grid)
+    console.print(rich.text.Text(table.title), style="bold")
+    if table.rows:
+        console.print(grid)
     for note in table.notes:
         console.print(note, style="red" if "WRONG" in note or "FAILED" in note else "dim", markup=False)
     console.print()
@@ -208,3 +207,8 @@ def mebibytes(size: int) -> str:
 def error_size(value: float) -> str:
     """An error with one digit: 3e-07."""
     return "0" if value == 0 else f"{value:.0e}"
+
+
+def first_line(error: Exception) -> str:
+    """The error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -17,6 +17,7 @@ from typing import Any
 from ..gpu.predicted import Prediction, by_case, compared, newest
 from ..reports.markdown import table
 from ..reports.page_tables import Cell, Sheet, figure
+from ..runs.saved_runs import read_run
 
 CPU = "cpu-amd-epyc"
 """The folder of the machine whose figures the documents quote."""
@@ -196,8 +197,8 @@ def _predicted(found: Prediction | None) -> str:
 def _measured(content: Mapping[str, Any], results: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """For each run with cases that were predicted its name, and their times and how far off they were."""
     for file in sorted(results.rglob("bench.json")):
-        run = json.loads(file.read_text(encoding="utf-8"))
-        rows = list(compared(by_case(content, run["environment"]["triton"]), run))
+        run = read_run(file)
+        rows = list(compared(by_case(content, run.environment["triton"]), run))
         if rows:
             name = file.parent.relative_to(results).as_posix()
             yield name, {row.predicted.id: f"{row.ms * 1e3:.1f} us, {row.ratio:.2f}x: {row.verdict}" for row in rows}

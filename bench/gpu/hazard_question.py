@@ -26,7 +26,7 @@ from sdn_triton.tuning.shapes import LayerShape
 
 from ..machine_code import hazards
 from ..machine_code.examination import read_code
-from ..runs.session import first_line
+from ..terminal import first_line
 from ..tuner.trials import Trial, Unit, units_of
 from .findings import QUESTION
 from .where import Place, emulator

@@ -31,7 +31,7 @@ from sdn_triton.tuning.shapes import LayerShape
 
 from .. import arguments
 from ..problems.suites import SUITES
-from ..runs.session import first_line
+from ..terminal import first_line
 from . import specialisations
 from .archive import ArchiveError, compression_of, in_mebibytes, own_keys, pack, take_keys_of, unpack
 from .specialisations import Specialisation

@@ -1,4 +1,4 @@
-"""What ``sdn-triton bench run`` wrote, read back and checked: a run, its cases, each provider's result."""
+"""What a benchmark wrote (``bench run``, ``compare``), read back and checked: a run, its cases, each result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..measuring.intervals import Interval, median_interval
 
 SCHEMA = 1
 ROLES = ("floor", "baseline", "ours")
@@ -52,21 +54,33 @@ class ProviderInfo:
 class Result:
     """What a provider gave for a case: a time in milliseconds, or the reason why there is none.
 
-    ``interval`` holds the median with 95% confidence; None where there were too few samples to say.
+    ``interval`` holds the median with 95% confidence; None where there were too few samples to say. ``error`` is the
+    largest error of outputs and gradients in sizes of what is allowed, the other two are shares of the exact result.
     """
 
     provider: str
     status: str
     why: str | None = None
     median: float = math.nan
-    interval: tuple[float, float] | None = None
-    rounds: int = 0
+    interval: Interval | None = None
+    samples: tuple[float, ...] = ()
     peak_bytes: int | None = None
     error: float | None = None
+    output_error: float | None = None
+    gradient_error: float | None = None
 
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def rounds(self) -> int:
+        return len(self.samples)
+
+    @property
+    def range(self) -> Interval:
+        """The interval, or all that the samples span."""
+        return self.interval or median_interval(self.samples)
 
 
 @dataclass(frozen=True)
@@ -123,11 +137,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Roofs:
-    """What the device was seen to do: bytes a second of a copy, operations a second of a matrix product."""
+    """What the device was seen to do: bytes a second of a copy, operations a second of a matrix product.
+
+    ``matmul`` is the product's in ``dtype``, ``by_dtype`` that in every dtype of the run.
+    """
 
     copy: float
     matmul: float
     dtype: str
+    by_dtype: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,11 @@ class Run:
         device = self.environment.get("device")
         return str(device.get("name") if isinstance(device, Mapping) else device or "unknown device")
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether the providers of a case took turns, so that the same round of two can be set beside each other."""
+        return bool(self.settings.get("interleaved"))
+
     def of_role(self, role: str) -> list[ProviderInfo]:
         """The providers that have the role, in the file's order."""
         return [provider for provider in self.providers.values() if provider.role == role]
@@ -161,23 +184,44 @@ class Run:
         fields = zip(condition, zip(*self.conditions()))
         return ", ".join(value for value, all_values in fields if len(set(all_values)) > 1)
 
+    def case(self, id: str) -> Case:
+        """The case of an id."""
+        return next(case for case in self.cases if case.id == id)
+
     def under(self, condition: Condition) -> list[Case]:
         """The cases of one condition."""
         return [case for case in self.cases if case.condition == condition]
 
 
 def read_run(path: Path) -> Run:
-    """Read and check a file of ``sdn-triton bench run``.
+    """Read and check a file.
 
     Raises:
         RunFileError: the file cannot be read, is no JSON, or a field is missing or has a value that is not allowed.
     """
+    return run_of(path, read_content(path))
+
+
+def read_content(path: Path) -> Any:
+    """The JSON of a file, not yet checked.
+
+    Raises:
+        RunFileError: the file cannot be read or is no JSON.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RunFileError(f"{path}: not JSON: {error}") from error
+
+
+def run_of(path: Path, content: Any) -> Run:
+    """The run that a file holds, or will hold: ``path`` is for messages.
+
+    Raises:
+        RunFileError: a field is missing or has a value that is not allowed.
+    """
     top = Fields(path, "", content)
     if (schema := top.get("schema", int)) != SCHEMA:
         raise RunFileError(f"{path}: schema is {schema}, this version reads {SCHEMA}")
@@ -206,7 +250,9 @@ def _roofs(top: Fields) -> Roofs | None:
     if not top.optional("roofs", dict):
         return None
     roofs = top.inside("roofs")
-    return Roofs(roofs.positive("copy_bytes_per_s"), roofs.positive("matmul_flop_per_s"), roofs.get("dtype", str))
+    matmul, dtype = roofs.positive("matmul_flop_per_s"), roofs.get("dtype", str)
+    by_dtype = roofs.optional("matmul_by_dtype", dict) or {dtype: matmul}
+    return Roofs(roofs.positive("copy_bytes_per_s"), matmul, dtype, by_dtype)
 
 
 def _case(fields: Fields, providers: Mapping[str, ProviderInfo]) -> Case:
@@ -236,22 +282,12 @@ def _case(fields: Fields, providers: Mapping[str, ProviderInfo]) -> Case:
 
 
 def _result(provider: str, fields: Fields) -> Result:
-    status = fields.choice("status", STATUSES)
-    why, error = fields.optional("why", str), fields.optional("error", (int, float))
+    status, why = fields.choice("status", STATUSES), fields.optional("why", str)
+    errors = [fields.optional(name, (int, float)) for name in ("error", "output_error", "gradient_error")]
     if status != "ok":
-        return Result(provider, status, why or "no reason was given", error=error)
-    peak = fields.optional("peak_bytes", int)
-    samples = fields.optional("samples_ms", list)
-    return Result(
-        provider,
-        status,
-        why,
-        fields.positive("median_ms"),
-        fields.interval(),
-        len(samples or ()),
-        peak,
-        error,
-    )
+        return Result(provider, status, why or "no reason was given", math.nan, None, (), None, *errors)
+    median, peak = fields.positive("median_ms"), fields.optional("peak_bytes", int)
+    return Result(provider, status, why, median, fields.interval(), fields.samples(), peak, *errors)
 
 
 @dataclass(frozen=True)
@@ -301,14 +337,21 @@ class Fields:
             raise self.wrong(name, value, "a finite number above zero")
         return value
 
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> Interval | None:
         """The confidence interval; null where the samples were too few."""
         value = self.optional("interval_ms", list)
         if value is None:
             return None
         if len(value) != 2 or not all(map(_is_positive, value)) or value[0] > value[1]:
             raise self.wrong("interval_ms", value, "null or two finite numbers above zero, in order")
-        return value[0], value[1]
+        return Interval(*value)
+
+    def samples(self) -> tuple[float, ...]:
+        """The time of each round."""
+        value = self.get("samples_ms", list)
+        if not value or not all(map(_is_positive, value)):
+            raise self.wrong("samples_ms", value, "a list of finite numbers above zero")
+        return tuple(value)
 
     def stages(self) -> tuple[tuple[int, int, int], ...]:
         """The sizes of a pyramid."""
