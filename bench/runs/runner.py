@@ -21,6 +21,8 @@ from .record import Record
 
 ROUNDS = {"cpu": (8, 40), "cuda": (10, 100)}
 """Least and most: eight rounds are what an interval at 99 % takes, by which two runs are compared."""
+ANY_TIME = 1e-3
+"""Seconds: in less than they take, the least number of rounds is measured."""
 GIVEN_UP = ("failed", "refused", "unavailable")
 """What became of a provider that is not tried again where a run goes on with a case."""
 
@@ -198,6 +200,7 @@ class Runner:
             rows |= dict.fromkeys(names, row("skipped", why)) | checked.rows | self._given_up(case)
             return
         rows |= checked.rows | self._given_up(case)
+        stop = self.budget.left - self.budget.share(case)
         clock = clock_for(self.device, case.mode, case.cache)
         with on_stream_of(clock):
             calls = self._calls(case, checked, rows, doing)
@@ -205,7 +208,7 @@ class Runner:
             timings = interleave(
                 calls,
                 self.device,
-                self.budget.share(case),
+                max(self.budget.left - stop, ANY_TIME),
                 self.rounds,
                 clock=clock,
                 on_failure=lambda name, error: self._note_failure(name, error, rows),
