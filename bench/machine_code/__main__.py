@@ -123,8 +123,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _sizes(args),
         args.config or ((),),
     ):
-        if arch.startswith("gfx") and arithmetic == "tf32":
-            parser.error(f"there is no tf32 on {arch}: use --dtype ieee")
         outputs = channels if kernel in DEPTHWISE_KERNELS else outputs
         case = Case(kernel, arch, arithmetic, channels, outputs, args.memory_format, overrides)
         try:

@@ -56,7 +56,7 @@ class Instruction:
     @property
     def is_inverse_root(self) -> bool:
         """Whether this is the reciprocal square root in the default diffusivity."""
-        return self.opcode.startswith(("MUFU.RSQ", "v_rsq_"))
+        return self.opcode.startswith("MUFU.RSQ")
 
 
 @dataclass(frozen=True)
