@@ -274,8 +274,9 @@ TELLS = (
     "Times are medians of interleaved rounds; the interval holds the median with 95% confidence. Every provider's "
     "results are checked against float64 before it is timed; one that is wrong is refused and has no time.",
     "Speed-up is always against the fastest baseline of the same case: the time of that baseline over that of ours. "
-    "Above 1 ours is faster, below 1 slower. It is undecided where the two intervals overlap. The least and the most "
-    "that are shown come from the ends of both intervals and are therefore wide.",
+    "Above 1 ours is faster, below 1 slower. It is undecided where the two medians' intervals overlap. At least, at "
+    "most: the interval of the ratio, round by round; where the providers did not take turns it comes from the ends of "
+    "both intervals and is wide.",
     "A floor is another, cheaper operator, such as the vanilla 3x3 convolution (conv2d) that times are divided by. It "
     "computes something else and is never a baseline.",
     "Of the roof: the least time that the measured copy and matrix product of this device would take for the bytes and "
