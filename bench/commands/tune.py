@@ -36,26 +36,24 @@ NO_GPU = (
 )
 
 
-def _shape(text: str) -> LayerShape:
-    try:
-        return LayerShape.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _shapes(text: str) -> list[LayerShape]:
-    try:
-        return read_shapes(Path(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tune``."""
     add = parser.add_argument
     options.add_pyramids(parser, "the shapes of its neck", "with --network; default: 512x512")
-    add("--shapes", type=_shapes, action="append", metavar="FILE", help="a JSON list, as record_shapes writes it")
-    add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help="as in explain(): c=256,h=64,w=64")
+    add(
+        "--shapes",
+        type=arguments.saying(lambda text: read_shapes(Path(text))),
+        action="append",
+        metavar="FILE",
+        help="a JSON list, as record_shapes writes it",
+    )
+    add(
+        "--shape",
+        type=arguments.saying(LayerShape.parse),
+        action="append",
+        metavar="KEY=VALUE,...",
+        help="as in explain(): c=256,h=64,w=64",
+    )
     options.add_numbers(
         parser,
         DTYPES,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Any
 
+from ..runs.record import flat
 from ..runs.saved_runs import Case, Result, Run
 from ..runs.verdicts import (
     LEAST_ROUNDS,
@@ -43,8 +43,8 @@ def _ms(value: float) -> str:
 def environment_sheet(run: Run) -> Table:
     """Where the figures come from, as found, with the settings of the run."""
     sheet = Table("Environment and settings", ("what", "value"), text=True)
-    for name, value in _flat({"environment": run.environment, "settings": run.settings}):
-        sheet.add([name.partition(".")[2], value])
+    for name, value in (*flat(run.environment).items(), *flat(run.settings).items()):
+        sheet.add([name, _setting(value)])
     roofs = run.roofs
     if roofs is None:
         sheet.add(["measured roofs", "none"])
@@ -54,14 +54,10 @@ def environment_sheet(run: Run) -> Table:
     return sheet
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        elif isinstance(value, list):
-            yield f"{before}{name}", " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
-        else:
-            yield f"{before}{name}", {None: "none", True: "yes", False: "no"}.get(value, str(value))
+def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
 def provider_sheet(run: Run) -> Table:

@@ -103,12 +103,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Objects inside objects by dotted names."""
     found: dict[str, object] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value
     return found
@@ -118,7 +118,7 @@ def _different(
     old: Mapping[str, Any], new: Mapping[str, Any], left_out: Sequence[str]
 ) -> list[tuple[str, object, object]]:
     """Name, old and new value of what differs."""
-    a, b = (_flat({name: value for name, value in x.items() if name not in left_out}) for x in (old, new))
+    a, b = (flat({name: value for name, value in x.items() if name not in left_out}) for x in (old, new))
     return [(name, a.get(name), b.get(name)) for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)]
 
 
