@@ -25,6 +25,8 @@ from sdn_triton.bench.problems.plain import PlainNeck, reference_difference
 from sdn_triton.bench.problems.providers import KINDS, PROVIDERS, plain, unfold
 from sdn_triton.bench.problems.workloads import workloads_of
 from sdn_triton.bench.reports import compare_tables, images
+from sdn_triton.bench.runs import runner
+from sdn_triton.cli import main
 
 LAYER, _, BLOCK, _, NECK = workloads_of(TINY, 40, 56, kinds=KINDS)
 
@@ -178,6 +180,31 @@ def test_the_default_budget_has_room_to_compile_every_workload():
     assert [w.kind for w in workloads] == ["layer"] * 4 + ["block", "neck"]
     run.budget.plan(cases_of(*workloads), lambda case: [PROVIDERS["compile"]])
     assert run.budget.not_compiled() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; {} has every finished case"),
+        (runner.UnusableDeviceError("broken left the device unusable"), 1, "goes on in a new process"),
+    ],
+    ids=["interrupted", "unusable"],
+)
+def test_what_ends_a_comparison_leaves_its_file(tmp_path, monkeypatch, capsys, error, status, said):
+    """A file that was there is replaced."""
+
+    def end(self, *given):
+        self.record.write()
+        raise error
+
+    monkeypatch.setattr(runner.Runner, "run", end)
+    monkeypatch.setitem(NETWORKS, "tiny", TINY)
+    path = tmp_path / "figures.json"
+    path.write_text("{}")
+    options = ["--quick", "--network", "tiny", "--size", "64x64", "--device", "cpu", "--json", str(path)]
+    assert main(["compare", *options]) == status
+    assert said.format(path) in capsys.readouterr().err
+    assert json.loads(path.read_text())["settings"]["quick"] is True
 
 
 def test_a_used_up_budget_is_said():

@@ -276,7 +276,7 @@ def test_ours_is_never_held_against_ours():
 def test_every_result_has_what_readers_look_for(tmp_path):
     """The committed example is what is written today, field for field, but for the errors that came later."""
     path = tmp_path / "bench.json"
-    run = started(["conv2d", "eager", "unfold"], path=path)
+    run = started(["conv2d", "eager", "unfold"], path=path, budget=600.0)
     run.run(grid([TINY], [(40, 56)], stages=(1,)))
     written, example = read_record(path), read_record(EXAMPLE)
     assert written.keys() == example.keys()
