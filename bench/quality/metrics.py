@@ -50,10 +50,10 @@ def boundary_pixels(labels: Tensor, classes: int, distance: int) -> Tensor:
 
     That is the mask less its erosion by a square.
     """
-    masks = _one_hot(labels, classes)
-    outside = F.pad(1 - masks, (distance,) * 4, value=1.0)
-    near = F.max_pool2d(outside, 2 * distance + 1, stride=1)
-    return (masks * near).bool()
+    near = border_band(labels, distance)
+    inside = torch.zeros_like(near[:, distance:-distance, distance:-distance])
+    near |= F.pad(~inside, (distance,) * 4).logical_not()
+    return _one_hot(labels, classes).bool() & near.unsqueeze(1)
 
 
 def boundary_counts(prediction: Tensor, truth: Tensor, classes: int, distance: int) -> Tensor:

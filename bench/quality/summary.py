@@ -45,6 +45,13 @@ class Difference:
         spread = "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
         return f"{100 * self.mean:+.2f}{spread}"
 
+    @property
+    def verdict(self) -> str:
+        """``"better"`` or ``"worse"`` where the interval excludes 0, else ``"undecided"``."""
+        if self.half_width is None or abs(self.mean) <= self.half_width:
+            return "undecided"
+        return "better" if self.mean > 0 else "worse"
+
 
 def load(path: Path) -> dict[str, Any]:
     """A results file."""
@@ -167,15 +174,10 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def with_tables(page: str, results: dict[str, Any]) -> str:
-    """A page whose tables, between the marks, are those of a results file."""
+def with_tables(page: str, tables: str) -> str:
+    """A page with these tables between the marks."""
     begin, end = map(re.escape, MARKS)
-    found, count = re.subn(f"(?<={begin}\n).*?(?={end})", lambda _: f"\n{markdown(results)}\n\n", page, flags=re.DOTALL)
+    found, count = re.subn(f"(?<={begin}\n).*?(?={end})", lambda _: f"\n{tables}\n\n", page, flags=re.DOTALL)
     if count != 1:
         raise ValueError(f"the page must have one place between {MARKS[0]} and {MARKS[1]}, found {count}")
     return found
-
-
-def update_page(results: dict[str, Any]) -> None:
-    """Write the tables into ``docs/quality.md``."""
-    PAGE.write_text(with_tables(PAGE.read_text(), results))
