@@ -105,7 +105,6 @@ def open_results(args: argparse.Namespace, setting: Setting) -> Results:
         return Results(args.json, setting, torch.device(args.device), [COMMAND, *sys.argv[1:]])
     except ValueError as error:
         args.error(str(error))
-        raise
 
 
 def carry_out(args: argparse.Namespace, jobs: Sequence[tuple[str | None, Job]], results: Results) -> None:

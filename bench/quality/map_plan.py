@@ -30,7 +30,7 @@ ARMS = tuple(VARIANTS[name] for name in ("none", "conv", "cdc", "sdn"))
 CONTROLS = tuple(VARIANTS[name] for name in ("wide", "contrast_suggested"))
 """What runs in a few cells besides: nothing in a network of equal size, and SDN with ``suggest_contrast``."""
 
-BASE_POINT = Setting(size=48, training_scenes=1024, test_scenes=128, steps=300, stride=16)
+BASE_POINT = Setting(size=48, training_scenes=1024, test_scenes=128, steps=240, stride=16)
 
 
 @dataclass(frozen=True)

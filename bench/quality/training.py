@@ -81,7 +81,7 @@ def train(network: nn.Module, scenes: Scenes, setting: Setting, seed: int, eps: 
     device = next(network.parameters()).device
     images, labels = scenes.to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay, eps=eps
+        network.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay, eps=eps, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting.learning_rate, total_steps=setting.steps)
     losses = []
