@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -100,11 +100,12 @@ def pictures(args: argparse.Namespace) -> int:
 
 def open_results(args: argparse.Namespace, setting: Setting) -> Results:
     """The file to write to, with the runs that it has."""
+    refuse: Callable[[str], NoReturn] = args.error
     args.json.parent.mkdir(parents=True, exist_ok=True)
     try:
         return Results(args.json, setting, torch.device(args.device), [COMMAND, *sys.argv[1:]])
     except ValueError as error:
-        args.error(str(error))
+        refuse(str(error))
 
 
 def carry_out(args: argparse.Namespace, jobs: Sequence[tuple[str | None, Job]], results: Results) -> None:

@@ -134,16 +134,24 @@ def separation_table(results: dict[str, Any]) -> str:
     return table(["between encoder and decoder", *names.values()], rows)
 
 
-def provenance(results: dict[str, Any]) -> str:
-    """How the figures came to be, in a sentence or two."""
-    session, setting, task = results["sessions"][-1], results["setting"], results["task"]
+def origin(results: dict[str, Any]) -> str:
+    """How the figures came to be, in two sentences."""
+    session, setting = results["sessions"][-1], results["setting"]
     revisions = sorted({str(own["git"]["revision"])[:10] for own in results["sessions"]})
     total = sum(run["cpu_seconds"] for run in results["runs"])
     return (
         f"`{results['command']}`, {session['device']['name']}, torch {session['torch']}, revision "
         f"{', '.join(revisions)}; {setting['training_scenes']} scenes of {setting['size']}x{setting['size']} pixels to "
         f"train on, {setting['test_scenes']} others to test on, {setting['steps']} steps of {setting['batch']}. "
-        f"{len(results['runs'])} runs took {total / 60:.0f} minutes of CPU time in all, one thread each. "
+        f"{len(results['runs'])} runs took {total / 60:.0f} minutes of CPU time in all, one thread each."
+    )
+
+
+def provenance(results: dict[str, Any]) -> str:
+    """The origin, and how strong edges are."""
+    task = results["task"]
+    return (
+        f"{origin(results)} "
         f"Edges between classes are {task['neighbour_ratio']:.2f} times as strong as those inside, and the gradient "
         f"tells a border pixel with a chance of {100 * task['gradient_separation']:.0f} %."
     )
