@@ -50,9 +50,8 @@ def boundary_pixels(labels: Tensor, classes: int, distance: int) -> Tensor:
 
     That is the mask less its erosion by a square.
     """
-    near = border_band(labels, distance)
-    inside = torch.zeros_like(near[:, distance:-distance, distance:-distance])
-    near |= F.pad(~inside, (distance,) * 4).logical_not()
+    framed = F.pad(labels, (distance,) * 4, value=-1)
+    near = border_band(framed, distance)[:, distance:-distance, distance:-distance]
     return _one_hot(labels, classes).bool() & near.unsqueeze(1)
 
 
