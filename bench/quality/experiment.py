@@ -80,10 +80,10 @@ class Results:
         return any((run["variant"], run["seed"], run.get("cell")) == wanted for run in self.content["runs"])
 
     def add(self, record: dict[str, Any], pictures: Pictures) -> None:
-        """Keep a run, and its maps, if there are any, where it is of the first seed and no sweep's."""
+        """Keep a run, and its maps if it is of the first seed and no sweep's."""
         record["session"] = len(self.content["sessions"]) - 1
         self.content["runs"].append(record)
-        if pictures and record["seed"] == 0 and not VARIANTS[record["variant"]].sweep:
+        if record["seed"] == 0 and not VARIANTS[record["variant"]].sweep:
             self.pictures |= {f"{record['variant']}/{name}": values for name, values in pictures.items()}
             np.savez_compressed(self._pictures_path, allow_pickle=False, **self.pictures)
         write_json(self.path, self.content)

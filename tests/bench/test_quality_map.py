@@ -25,7 +25,7 @@ from sdn_triton.bench.quality.map_plan import (
 from sdn_triton.bench.quality.map_summary import COMPARISONS, MapResults
 from sdn_triton.bench.quality.network import CHANNELS, VARIANTS, Encoder, build_network, live_parameters
 from sdn_triton.bench.quality.scenes import CLASSES, edge_statistics, make_scenes
-from sdn_triton.bench.quality.training import Setting, run
+from sdn_triton.bench.quality.training import Setting, run, training_scenes
 
 CPU = torch.device("cpu")
 BASE = Cell(())
@@ -138,6 +138,13 @@ def test_brightness_alone_is_the_class_s():
     assert torch.equal(twice, 2 * make_scenes(4, 48, 5, blur=0.0, noise=0.0).images)
 
 
+def test_a_setting_makes_its_scenes():
+    setting = replace(BASE_POINT, training_scenes=4, inside=2.0, between=0.5, blur=0.0, noise=0.1)
+    own = training_scenes(setting, 3)
+    expected = make_scenes(4, 48, (3, 0), inside=2.0, between=0.5, blur=0.0, noise=0.1)
+    assert torch.equal(own.images, expected.images)
+
+
 # Runs
 
 
@@ -169,6 +176,8 @@ def test_a_map_is_carried_on(short, tmp_path, capsys):
     assert set(content["cells"]) == {"base", "stride 8"}
     assert not path.with_suffix(".npz").exists()
     (found,) = (r for r in content["runs"] if (r["cell"], r["variant"]) == ("stride 8", "sdn"))
+    (base,) = (r for r in content["runs"] if (r["cell"], r["variant"]) == ("base", "sdn"))
+    assert base["losses"] != found["losses"]
     again, _ = run(VARIANTS["sdn"], replace(TINY.base, stride=8), 1, CPU, with_maps=False)
     assert again["figures"] == pytest.approx(found["figures"], nan_ok=True)
 
