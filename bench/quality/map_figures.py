@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,29 @@ def _plane(axes: Any, differences: dict[tuple[float, float], Difference | None],
 def _lines(figure: Any, results: MapResults) -> None:
     lines = results.plan.lines()
     axes = figure.subplots(1, len(lines), sharey=True)
+    every: list[Difference | None] = []
     for place, (factor, line) in zip(axes, lines.items(), strict=True):
         for number, comparison in enumerate(COMPARISONS):
             found = [results.difference([cell], comparison) for cell in line.values()]
             _line(place, found, comparison, number)
+            every += found
         place.axhline(0, color=INK, linewidth=0.8)
         place.set_xticks(range(len(line)), [f"{value:g}" for value in line])
         place.set_xlim(-0.5, len(line) - 0.5)
         place.set_title(FACTORS[factor], fontsize=9)
         place.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("percentage points")
+    limit = _limit([difference for difference in every if difference])
+    axes[0].set_ylim(-limit, limit)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COMPARISONS), frameon=False
     )
+
+
+def _limit(found: list[Difference]) -> float:
+    """Room for every mean and for an interval of the usual length: longer ones leave the panel."""
+    means, halves = [abs(own.mean) for own in found], [own.half_width or 0 for own in found]
+    return 100 * (max(means, default=0.01) + 1.5 * statistics.median(halves or [0.01]))
 
 
 def _line(axes: Any, found: list[Difference | None], comparison: Comparison, number: int) -> None:

@@ -427,5 +427,14 @@ def test_the_neck_of_the_sweep_is_the_library_neck_but_for_the_guidance():
     assert [stage.project.in_channels for stage in theirs.stages if stage.project] == [32, 64]
 
 
+@pytest.mark.parametrize("place", ["sdn_triton/contrast.py", "docs/segmentation.md"])
+def test_what_is_said_of_the_contrast_was_measured(place):
+    tables, text = summary.PAGE.read_text(), re.sub(r"\s+", " ", (ROOT / place).read_text())
+    (suggested,) = re.findall(r"changes mIoU by (-\d\.\d\d ± \d\.\d\d)", text)
+    assert f"| suggest_contrast - SDN | 5 | {suggested} |" in tables
+    (low,) = re.findall(r"0\.03 costs (\d\.\d\d ± \d\.\d\d)", text)
+    assert f"| contrast 0.03 - SDN | 5 | -{low} |" in tables
+
+
 def test_the_readme_leads_to_the_page():
     assert "docs/quality.md" in (ROOT / "README.md").read_text()
