@@ -2,7 +2,7 @@
 
 measuring/     clocks, rounds, intervals, and where a figure comes from
 problems/      what is run: networks, layers, providers, cases, and the float64 references that they are held against
-runs/          a comparison, a benchmark within a budget, its file, and who is faster
+runs/          a benchmark within a budget, its file, read and written, and who is faster
 reports/       tables, pictures, a page
 machine_code/  what the compiler made of a kernel, and what that should cost
 yardstick/     the same for every pass of a layer, beside other ways to its result

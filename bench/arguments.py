@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Parsed = TypeVar("Parsed")
+
+
+def saying(parse: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
+    """An argparse type whose message is that of the ``ValueError``, which argparse would keep to itself."""
+
+    def parsed(text: str) -> Parsed:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
 
 
 def size(text: str) -> tuple[int, int]:

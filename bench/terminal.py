@@ -12,27 +12,49 @@ from typing import Any
 GOOD, BAD, FAINT = "green", "red", "dim"
 
 
+class Cell(str):
+    """What is shown, by what a column is sorted (None: last), and in pages whether it is good, bad or faint."""
+
+    __slots__ = ("key", "mark")
+    key: float | str | None
+    mark: str
+
+    def __new__(cls, text: str = "", key: float | str | None = None, mark: str = "") -> Cell:
+        cell = super().__new__(cls, text)
+        cell.key, cell.mark = key, mark
+        return cell
+
+
+def figure(value: float | None, text: str, mark: str = "") -> Cell:
+    """A cell with a number."""
+    return Cell() if value is None else Cell(text, float(value), mark)
+
+
 @dataclass
 class Table:
     """Rows under a title. A row's style is one of the colours.
 
-    The first column is text and the others are figures, unless ``text`` says that all of them are text.
+    The first ``heads`` columns say what a row is about. All but the first are figures, unless ``text`` says that only
+    those are that have a number.
     """
 
     title: str
     columns: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
+    rows: list[list[Cell]] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     text: bool = False
+    heads: int = 1
 
     def is_figure(self, column: int) -> bool:
         """Whether a column is aligned to the right and never wrapped."""
-        return column > 0 and not self.text
+        return (column > 0 and not self.text) or any(isinstance(row[column].key, float) for row in self.rows)
 
-    def add(self, row: Sequence[str], style: str = "") -> None:
-        """Append a row."""
-        self.rows.append(row)
+    def add(self, row: Sequence[str | None], style: str = "") -> None:
+        """Append a row; a missing cell is left empty."""
+        if len(row) != len(self.columns):
+            raise ValueError(f"{self.title}: {len(row)} cells for {len(self.columns)} columns")
+        self.rows.append([cell if isinstance(cell, Cell) else Cell(cell or "", cell or None) for cell in row])
         self.styles.append(style)
 
     def without_empty_columns(self) -> Table:
@@ -46,7 +68,8 @@ class Table:
         """The table in aligned plain text, however wide."""
         header = [" ".join(column.split()) for column in self.columns]
         widths = [max(map(len, cells)) for cells in zip(header, *self.rows, strict=True)]
-        lines = ["  ".join(map(self._aligned, range(len(row)), row, widths)) for row in (header, *self.rows)]
+        rows: list[Sequence[str]] = [header, *self.rows]
+        lines = ["  ".join(map(self._aligned, range(len(row)), row, widths)) for row in rows]
         rule = "-" * max(map(len, [self.title, *lines]))
         head = [lines[0].rstrip(), rule] if any(header) else [rule]
         return "\n".join([self.title, *head, *(line.rstrip() for line in lines[1:]), *self.notes])
@@ -161,9 +184,6 @@ def _rich() -> Any:
 def _print_rich(console: Any, table: Table) -> None:
     rich = _rich()
     grid = rich.table.Table(
-        title=rich.text.Text(table.title),
-        title_justify="left",
-        title_style="bold",
         box=rich.box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -175,7 +195,9 @@ def _print_rich(console: Any, table: Table) -> None:
         grid.add_column(column, justify="right" if figure else "left", no_wrap=figure, overflow="fold")
     for row, style in zip(table.rows, table.styles, strict=True):
         grid.add_row(*map(rich.text.Text, row), style=style or None)
-    console.print(grid)
+    console.print(rich.text.Text(table.title), style="bold")
+    if table.rows:
+        console.print(grid)
     for note in table.notes:
         console.print(note, style="red" if "WRONG" in note or "FAILED" in note else "dim", markup=False)
     console.print()
@@ -208,3 +230,8 @@ def mebibytes(size: int) -> str:
 def error_size(value: float) -> str:
     """An error with one digit: 3e-07."""
     return "0" if value == 0 else f"{value:.0e}"
+
+
+def first_line(error: Exception) -> str:
+    """The error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

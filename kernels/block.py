@@ -10,9 +10,9 @@ from sdn_triton.kernels.products import sums_in_tensor_memory
 
 
 @triton.jit
-def load_or(ptr, offsets, mask, default: tl.constexpr, IS_THERE: tl.constexpr):
+def load_or(ptr, offsets, mask, default: tl.constexpr):
     """A vector in float32, or ``default`` everywhere where there is no tensor."""
-    if IS_THERE:
+    if ptr is not None:
         found = tl.load(ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     else:
         found = tl.full(offsets.shape, default, tl.float32)
@@ -24,15 +24,8 @@ def normalise_tile(
     sums,  # [BLOCK_P, BLOCK_R] in float32
     responses,  # [BLOCK_R]
     R,
-    bias_ptr,
-    mean_ptr,
-    variance_ptr,
-    norm_weight_ptr,
-    norm_bias_ptr,
-    eps,
-    HAS_BIAS: tl.constexpr,
-    HAS_NORM_WEIGHT: tl.constexpr,
-    HAS_NORM_BIAS: tl.constexpr,
+    bias_ptr,  # of the convolution, or None
+    norm,
     HAS_SPARE: tl.constexpr,
 ):
     """``relu(scale (y - mean) + shift)`` with ``y = sums + bias`` and ``scale = weight / sqrt(variance + eps)``.
@@ -45,11 +38,11 @@ def normalise_tile(
         # no barrier between the last read and the first write.
         tl.debug_barrier()
     mask = responses < R
-    scale = tl.rsqrt(tl.load(variance_ptr + responses, mask=mask, other=1.0).to(tl.float32) + eps)
-    scale *= load_or(norm_weight_ptr, responses, mask, 1.0, HAS_NORM_WEIGHT)
-    centre = load_or(bias_ptr, responses, mask, 0.0, HAS_BIAS)
-    centre -= tl.load(mean_ptr + responses, mask=mask, other=0.0).to(tl.float32)
-    shift = load_or(norm_bias_ptr, responses, mask, 0.0, HAS_NORM_BIAS)
+    scale = tl.rsqrt(tl.load(norm.variance + responses, mask=mask, other=1.0).to(tl.float32) + norm.eps)
+    scale *= load_or(norm.weight, responses, mask, 1.0)
+    centre = load_or(bias_ptr, responses, mask, 0.0)
+    centre -= tl.load(norm.mean + responses, mask=mask, other=0.0).to(tl.float32)
+    shift = load_or(norm.bias, responses, mask, 0.0)
     if HAS_SPARE:
         # Channels past the last have a weight of zero in the product that follows: all that they must be is finite,
         # which their sums are not where a feature is not.
@@ -64,33 +57,25 @@ def fuse_tile(
     response,  # [BLOCK_P, BLOCK_R] in the type of the product
     responses,  # [BLOCK_R]
     weight_ptr,  # [O, C + R], contiguous
-    bias_ptr,
+    bias_ptr,  # or None
     rows,  # of the outputs, [BLOCK_P]
     columns,
     C,
     R,
     O,
-    HO,
-    WO,
-    origin_h,
-    origin_w,
-    stride_zc,
-    stride_zh,
-    stride_zw,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    HAS_BIAS: tl.constexpr,
+    at,
+    z_strides,
+    u_strides,
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_Z: tl.constexpr,
 ):
     """``z[o,p] = sum_c K[o,c] u[c,p] + sum_r K[o,C+r] response[r,p] + b[o]``, stored block by block of outputs."""
-    p_mask = ((rows < HO) & (columns < WO))[:, None]
+    p_mask = ((rows < at.HO) & (columns < at.WO))[:, None]
     r_mask = (responses < R)[:, None]
-    u_pixels = pixel_offsets(rows + origin_h, columns + origin_w, stride_uh, stride_uw, INT64)[:, None]
-    z_pixels = pixel_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
+    u_pixels = pixel_offsets(rows + at.origin_h, columns + at.origin_w, u_strides, INT64)[:, None]
+    z_pixels = pixel_offsets(rows, columns, z_strides, INT64)[:, None]
     for o in range(0, O, BLOCK_Z):
         outputs = o + tl.arange(0, BLOCK_Z)
         o_mask = (outputs < O)[None, :]
@@ -100,11 +85,11 @@ def fuse_tile(
         for c in range(0, C, BLOCK_C):
             channels = c + tl.arange(0, BLOCK_C)
             c_mask = channels < C
-            u_offsets = u_pixels + channel_offsets(channels, stride_uc, INT64)[None, :]
+            u_offsets = u_pixels + channel_offsets(channels, u_strides.c, INT64)[None, :]
             u = tl.load(u_ptr + u_offsets, mask=p_mask & c_mask[None, :], other=0.0)  # [BLOCK_P, BLOCK_C]
             weight = tl.load(weight_rows + channels[:, None], mask=c_mask[:, None] & o_mask, other=0.0)
             accumulator = tl.dot(as_factor(u, u.dtype, PRECISION), weight, accumulator, input_precision=PRECISION)
-        if HAS_BIAS:
+        if bias_ptr is not None:
             accumulator += tl.load(bias_ptr + outputs, mask=outputs < O, other=0.0).to(tl.float32)[None, :]
-        z_offsets = z_pixels + channel_offsets(outputs, stride_zc, INT64)[None, :]
+        z_offsets = z_pixels + channel_offsets(outputs, z_strides.c, INT64)[None, :]
         tl.store(z_ptr + z_offsets, accumulator.to(z_ptr.dtype.element_ty), mask=p_mask & o_mask)

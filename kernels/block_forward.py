@@ -3,10 +3,11 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Contrast, Normalisation, Ratio, Steps, Strides
 from sdn_triton.kernels.block import fuse_tile, normalise_tile
 from sdn_triton.kernels.difference_forward import response_of_tile
 from sdn_triton.kernels.factors import as_factor
-from sdn_triton.kernels.pixels import tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import geometry_of, tile_origin, tile_pixels
 
 
 @triton.jit(do_not_specialize=["H", "HO", "HV", "WV", "origin_h", "origin_w"])
@@ -15,16 +16,11 @@ def block_forward_kernel(
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
     weight_ptr,  # [R, TAPS, C], contiguous
-    bias_ptr,
-    contrast_ptr,
-    mean_ptr,
-    variance_ptr,
-    norm_weight_ptr,
-    norm_bias_ptr,
+    bias_ptr,  # or None
+    contrast: Contrast,
+    norm: Normalisation,
     fusion_weight_ptr,  # [O, C + R], contiguous
-    fusion_bias_ptr,
-    eps,
-    inverse_contrast,
+    fusion_bias_ptr,  # or None
     C,
     R,
     O,
@@ -34,35 +30,16 @@ def block_forward_kernel(
     WO,
     HV,  # of the guidance
     WV,
-    ratio_h,  # HV / H
-    ratio_w,
+    ratio: Ratio,
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_zn,
-    stride_zc,
-    stride_zh,
-    stride_zw,
-    stride_un,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
-    stride_contrast,
+    steps: Steps,
+    z_strides: Strides,
+    u_strides: Strides,
+    v_strides: Strides,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_NORM_WEIGHT: tl.constexpr,
-    HAS_NORM_BIAS: tl.constexpr,
     HAS_SPARE: tl.constexpr,  # BLOCK_O is more than R
-    HAS_FUSION_BIAS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
     RESIZED: tl.constexpr,
@@ -79,22 +56,17 @@ def block_forward_kernel(
 
     One program: a tile of BLOCK_H x BLOCK_W pixels, all responses, all outputs. Grid: (tiles,).
     """
+    at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
     n, first_row, first_column = tile_origin(tl.program_id(0), HO, WO, BLOCK_H, BLOCK_W)
     responses = tl.arange(0, BLOCK_O)
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     sums = response_of_tile(
-        u_ptr, v_ptr, weight_ptr, contrast_ptr, inverse_contrast, n, rows, columns, responses, C, R, H, W, HO, WO,
-        HV, WV, ratio_h, ratio_w, origin_h, origin_w, step_h, step_w, dilation_h, dilation_w,
-        stride_un, stride_uc, stride_uh, stride_uw, stride_vn, stride_vc, stride_vh, stride_vw, stride_contrast,
-        KERNEL_H, KERNEL_W, LOAD_CONTRAST, DIFFUSIVITY, VECTOR, RESIZED, ZERO_FLUX, PRECISION, INT64, BLOCK_C,
+        u_ptr, v_ptr, weight_ptr, contrast, 0, n, rows, columns, responses, C, R, HV, WV, ratio, at,
+        u_strides, v_strides, KERNEL_H, KERNEL_W, DIFFUSIVITY, VECTOR, RESIZED, ZERO_FLUX, PRECISION, INT64, BLOCK_C,
     )  # fmt: skip
-    response = normalise_tile(
-        sums, responses, R, bias_ptr, mean_ptr, variance_ptr, norm_weight_ptr, norm_bias_ptr, eps,
-        HAS_BIAS, HAS_NORM_WEIGHT, HAS_NORM_BIAS, HAS_SPARE,
-    )  # fmt: skip
+    response = normalise_tile(sums, responses, R, bias_ptr, norm, HAS_SPARE)
     fuse_tile(
-        z_ptr + n * stride_zn, u_ptr + n * stride_un, as_factor(response, u_ptr.dtype.element_ty, PRECISION), responses,
-        fusion_weight_ptr, fusion_bias_ptr, rows, columns, C, R, O, HO, WO, origin_h, origin_w,
-        stride_zc, stride_zh, stride_zw, stride_uc, stride_uh, stride_uw,
-        HAS_FUSION_BIAS, PRECISION, INT64, BLOCK_C, BLOCK_Z,
+        z_ptr + n * z_strides.n, u_ptr + n * u_strides.n, as_factor(response, u_ptr.dtype.element_ty, PRECISION),
+        responses, fusion_weight_ptr, fusion_bias_ptr, rows, columns, C, R, O, at, z_strides, u_strides,
+        PRECISION, INT64, BLOCK_C, BLOCK_Z,
     )  # fmt: skip

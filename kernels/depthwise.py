@@ -3,29 +3,31 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
-from sdn_triton.kernels.moments import store_tile_moments
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
+from sdn_triton.kernels.difference import load_far_ends, load_inverse_contrast, weighted_difference
 from sdn_triton.kernels.pixels import (
-    channel_offsets,
+    centres_of,
+    geometry_of,
+    image_offsets,
     inside,
-    pixel_offsets,
+    load_tile,
     skip_centre,
     tap_position,
     tile_origin,
     tile_pixels,
 )
+from sdn_triton.kernels.response import store_response
 
 
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
 def depthwise_forward_kernel(
     y_ptr,
-    moments_ptr,  # [tiles, 2, all outputs] in float32, see kernels/moments.py
+    moments_ptr,  # [tiles, 2, all outputs] in float32, see kernels/moments.py, or None
     u_ptr,
     v_ptr,
     weight_ptr,  # [O, TAPS], contiguous
-    bias_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    bias_ptr,  # or None
+    contrast: Contrast,
     O,
     H,
     W,
@@ -33,29 +35,13 @@ def depthwise_forward_kernel(
     WO,
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_yn,
-    stride_yc,
-    stride_yh,
-    stride_yw,
-    stride_un,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
-    stride_contrast,
+    steps: Steps,
+    y_strides: Strides,
+    u_strides: Strides,
+    v_strides: Strides,
     MULTIPLIER: tl.constexpr,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_MOMENTS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     INT64: tl.constexpr,
@@ -68,37 +54,36 @@ def depthwise_forward_kernel(
     One program: a tile of BLOCK_H x BLOCK_W output pixels by BLOCK_O outputs. Grid: (tiles * cdiv(O, BLOCK_O),).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
     o_blocks = tl.cdiv(O, BLOCK_O)
-    n, first_row, first_column = tile_origin(tl.program_id(0) // o_blocks, HO, WO, BLOCK_H, BLOCK_W)
+    tile = tl.program_id(0) // o_blocks
+    n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
     outputs = tl.program_id(0) % o_blocks * BLOCK_O + tl.arange(0, BLOCK_O)
     o_mask = outputs < O
     channels = outputs // MULTIPLIER
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
-    centre_rows = rows * step_h + origin_h
-    centre_columns = columns * step_w + origin_w
+    centre_rows, centre_columns = centres_of(rows, columns, at)
     p_inside = inside(centre_rows, centre_columns, H, W)
     p_mask = p_inside[:, None] & o_mask[None, :]
 
-    u_ptr += n * stride_un
-    v_ptr += n * stride_vn
-    u_pixels = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)
-    v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
-    u_offsets = u_pixels[:, None] + channel_offsets(channels, stride_uc, INT64)[None, :]  # [BLOCK_P, BLOCK_O]
-    v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
-    u_p = tl.load(u_ptr + u_offsets, mask=p_mask, other=0.0)
-    v_p = tl.load(v_ptr + v_offsets, mask=p_mask, other=0.0)
-    inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, o_mask, LOAD_CONTRAST)
+    u_image = u_ptr + n * u_strides.n
+    v_image = v_ptr + n * v_strides.n
+    u_offsets = image_offsets(centre_rows, centre_columns, channels, u_strides, INT64)  # [BLOCK_P, BLOCK_O]
+    v_offsets = image_offsets(centre_rows, centre_columns, channels, v_strides, INT64)
+    u_p = tl.load(u_image + u_offsets, mask=p_mask, other=0.0)
+    v_p = tl.load(v_image + v_offsets, mask=p_mask, other=0.0)
+    inverse = load_inverse_contrast(contrast, 0, channels, o_mask)
 
-    y = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
+    sums = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
     for tap in range(TAPS - 1):
         position = skip_centre(tap, KERNEL_H, KERNEL_W)
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        q_inside = inside(centre_rows + dy, centre_columns + dx, H, W)
-        q_mask = q_inside[:, None] & o_mask[None, :]
-        u_q = tl.load(u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64) + u_offsets, mask=q_mask, other=0.0)
-        v_q = tl.load(v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64) + v_offsets, mask=q_mask, other=0.0)
+        dy, dx = tap_position(position, at, KERNEL_H, KERNEL_W)
+        u_q, v_q, q_inside = load_far_ends(
+            u_image, v_image, u_offsets, v_offsets, centre_rows, centre_columns, dy, dx, True, o_mask, at,
+            u_strides, v_strides, INT64,
+        )  # fmt: skip
         weight = tl.load(weight_ptr + outputs * TAPS + position, mask=o_mask, other=0.0)
-        y += weight.to(tl.float32)[None, :] * weighted_difference(
+        sums += weight.to(tl.float32)[None, :] * weighted_difference(
             u_p,
             u_q,
             v_p,
@@ -109,29 +94,19 @@ def depthwise_forward_kernel(
             VECTOR=False,
             ZERO_FLUX=ZERO_FLUX,
         )
-
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    y_ptr += n * stride_yn
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)
-    y_offsets = y_pixels[:, None] + channel_offsets(outputs, stride_yc, INT64)[None, :]
-    p_mask = (rows < HO) & (columns < WO)
-    y = y.to(y_ptr.dtype.element_ty)
-    tl.store(y_ptr + y_offsets, y, mask=p_mask[:, None] & o_mask[None, :])
-    if HAS_MOMENTS:
-        tile = tl.program_id(0) // o_blocks
-        store_tile_moments(moments_ptr, y.to(tl.float32), p_mask, tile, outputs, o_mask, O)
+    store_response(
+        y_ptr, moments_ptr, bias_ptr, sums, n, tile, rows, columns, outputs, 0, 1, O, at, y_strides, INT64
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
 def depthwise_weight_gradient_kernel(
-    dweight_ptr,  # [splits, O, TAPS] in float32
-    dbias_ptr,  # [splits, O] in float32
+    dweight_ptr,  # [splits, O, TAPS] in float32, or None
+    dbias_ptr,  # [splits, O] in float32, or None
     gradient_ptr,
     u_ptr,
     v_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     tiles,  # of all images
     O,
     H,
@@ -140,29 +115,13 @@ def depthwise_weight_gradient_kernel(
     WO,
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_un,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
-    stride_contrast,
+    steps: Steps,
+    g_strides: Strides,
+    u_strides: Strides,
+    v_strides: Strides,
     MULTIPLIER: tl.constexpr,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    NEEDS_WEIGHT: tl.constexpr,
-    NEEDS_BIAS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
     INT64: tl.constexpr,
@@ -178,52 +137,48 @@ def depthwise_weight_gradient_kernel(
     Grid: (cdiv(O, BLOCK_O), splits).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
     outputs = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     o_mask = outputs < O
     channels = outputs // MULTIPLIER
     positions = tl.arange(0, BLOCK_T)[:, None]  # [BLOCK_T, 1]
-    inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, o_mask, LOAD_CONTRAST)
-    g_channels = channel_offsets(outputs, stride_gc, INT64)[None, :]
-    u_channels = channel_offsets(channels, stride_uc, INT64)[None, :]
-    v_channels = channel_offsets(channels, stride_vc, INT64)[None, :]
+    inverse = load_inverse_contrast(contrast, 0, channels, o_mask)
 
     sums = tl.zeros((BLOCK_T, BLOCK_O), tl.float32)
     for tile in range(split, tiles, splits):
         n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
         rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
         valid = (rows < HO) & (columns < WO)
-        centre_rows = rows * step_h + origin_h
-        centre_columns = columns * step_w + origin_w
+        centre_rows, centre_columns = centres_of(rows, columns, at)
         # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
         p_inside = inside(centre_rows, centre_columns, H, W) & valid
         p_mask = p_inside[:, None] & o_mask[None, :]
-        u_offsets = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
-        v_offsets = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)[:, None] + v_channels
-        g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
-        gradient = tl.load(
-            gradient_ptr + n * stride_gn + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0
-        ).to(tl.float32)  # [BLOCK_P, BLOCK_O]
-        if NEEDS_BIAS:
+        u_offsets = image_offsets(centre_rows, centre_columns, channels, u_strides, INT64)
+        v_offsets = image_offsets(centre_rows, centre_columns, channels, v_strides, INT64)
+        g_mask = valid[:, None] & o_mask[None, :]
+        gradient = load_tile(gradient_ptr, n, rows, columns, outputs, g_mask, g_strides, INT64)
+        gradient = gradient.to(tl.float32)  # [BLOCK_P, BLOCK_O]
+        if dbias_ptr is not None:
             sums += tl.where(positions == TAPS // 2, tl.sum(gradient, axis=0, keep_dims=True), 0.0)
-        if NEEDS_WEIGHT:
-            u_image = u_ptr + n * stride_un
-            v_image = v_ptr + n * stride_vn
+        if dweight_ptr is not None:
+            u_image = u_ptr + n * u_strides.n
+            v_image = v_ptr + n * v_strides.n
             u_p = tl.load(u_image + u_offsets, mask=p_mask, other=0.0)
             v_p = tl.load(v_image + v_offsets, mask=p_mask, other=0.0)
             for tap in range(TAPS - 1):
                 position = skip_centre(tap, KERNEL_H, KERNEL_W)
-                dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-                q_inside = inside(centre_rows + dy, centre_columns + dx, H, W) & valid
-                q_mask = q_inside[:, None] & o_mask[None, :]
-                u_tap = u_image + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
-                v_tap = v_image + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+                dy, dx = tap_position(position, at, KERNEL_H, KERNEL_W)
+                u_q, v_q, q_inside = load_far_ends(
+                    u_image, v_image, u_offsets, v_offsets, centre_rows, centre_columns, dy, dx, valid, o_mask, at,
+                    u_strides, v_strides, INT64,
+                )  # fmt: skip
                 flow = weighted_difference(
                     u_p,
-                    tl.load(u_tap + u_offsets, mask=q_mask, other=0.0),
+                    u_q,
                     v_p,
-                    tl.load(v_tap + v_offsets, mask=q_mask, other=0.0),
+                    v_q,
                     both_inside=(p_inside & q_inside)[:, None],
                     inverse_contrast=inverse,
                     DIFFUSIVITY=DIFFUSIVITY,
@@ -236,9 +191,9 @@ def depthwise_weight_gradient_kernel(
                 sums += tl.where(positions == position, tl.sum(product, axis=0, keep_dims=True), 0.0)
 
     row = split.to(tl.int64) * O + outputs[None, :]
-    if NEEDS_BIAS:
+    if dbias_ptr is not None:
         bias_row = tl.sum(tl.where(positions == TAPS // 2, sums, 0.0), axis=0, keep_dims=True)
         tl.store(dbias_ptr + row, bias_row, mask=o_mask[None, :])
-    if NEEDS_WEIGHT:
+    if dweight_ptr is not None:
         weight_rows = tl.where(positions == TAPS // 2, 0.0, sums)
         tl.store(dweight_ptr + row * TAPS + positions, weight_rows, mask=o_mask[None, :] & (positions < TAPS))

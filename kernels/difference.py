@@ -8,17 +8,19 @@ from sdn_triton.kernels.pixels import inside, output_of_centre, pixel_offsets
 
 
 @triton.jit
-def load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, mask, LOAD_CONTRAST: tl.constexpr):
-    """1 / k: the number ``inverse_contrast``, or [1, BLOCK_C] from a tensor of k, where that number is 1.
+def load_inverse_contrast(contrast, first, channels, mask):
+    """1 / k: the number ``contrast.inverse``, or [1, BLOCK_C] from a tensor of k, where that number is 1.
 
-    The number is a factor of every similarity even where it is 1. A product of loaded values alone would be formed in
-    the layout of the matrix operand it becomes, by every warp that reads the operand instead of once.
+    ``first`` is the first channel of the group. The number is a factor of every similarity even where it is 1. A
+    product of loaded values alone would be formed in the layout of the matrix operand it becomes, by every warp that
+    reads the operand instead of once.
     """
-    if LOAD_CONTRAST:
+    inverse = contrast.inverse
+    if contrast.ptr is not None:
         # Masked channels get k = 1: anything else than a finite 1 / k would make them NaN.
-        contrast = tl.load(contrast_ptr + channels * stride_contrast, mask=mask, other=1.0)
-        inverse_contrast = (inverse_contrast / contrast.to(tl.float32))[None, :]
-    return inverse_contrast
+        places = contrast.ptr + first * contrast.stride + channels * contrast.stride
+        inverse = (inverse / tl.load(places, mask=mask, other=1.0).to(tl.float32))[None, :]
+    return inverse
 
 
 @triton.jit
@@ -58,6 +60,31 @@ def weighted_difference(
 
 
 @triton.jit
+def load_far_ends(
+    u_image,
+    v_image,
+    u_offsets,  # [PIXELS, channels], of the near ends
+    v_offsets,
+    rows,  # of the near ends, [PIXELS]
+    columns,
+    dy,
+    dx,
+    wanted,  # [PIXELS], or True; elsewhere nothing is read
+    c_mask,  # [channels]
+    at,
+    u_strides,
+    v_strides,
+    INT64: tl.constexpr,
+):
+    """Both images at the far ends of the edges of a tap, and which of these are wanted and inside the image."""
+    q_inside = inside(rows + dy, columns + dx, at.H, at.W) & wanted
+    q_mask = q_inside[:, None] & c_mask[None, :]
+    u_q = tl.load(u_image + pixel_offsets(dy, dx, u_strides, INT64) + u_offsets, mask=q_mask, other=0.0)
+    v_q = tl.load(v_image + pixel_offsets(dy, dx, v_strides, INT64) + v_offsets, mask=q_mask, other=0.0)
+    return u_q, v_q, q_inside
+
+
+@triton.jit
 def load_edge(
     u_far,  # u and v at the far end of the tap
     v_far,
@@ -74,17 +101,9 @@ def load_edge(
     c_mask,  # [channels]
     dy,
     dx,
-    H,
-    W,
-    HO,
-    WO,
-    origin_h,
-    origin_w,
-    step_h,
-    step_w,
+    at,
     first_output_row,
-    stride_hh,
-    stride_hw,
+    h_strides,
     all_inside,  # every near and far end is inside the image and an output centre, and has all channels
     NEAR: tl.constexpr,
     FAR: tl.constexpr,
@@ -102,13 +121,13 @@ def load_edge(
         if NEAR:
             h_x = tl.load(h_tap + h_offsets)
         if FAR:
-            h_q = tl.load(h_opposite + pixel_offsets(dy, dx, stride_hh, stride_hw, INT64) + h_offsets)
+            h_q = tl.load(h_opposite + pixel_offsets(dy, dx, h_strides, INT64) + h_offsets)
     else:
-        q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
+        q_inside = inside(x_rows + dy, x_columns + dx, at.H, at.W) & x_inside
         q_mask = q_inside[:, None] & c_mask[None, :]
         u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0)
         v_q = tl.load(v_far + v_offsets, mask=q_mask, other=0)
-        i, j, q_is_centre = output_of_centre(x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO)
+        i, j, q_is_centre = output_of_centre(x_rows + dy, x_columns + dx, at)
         q_is_centre = q_is_centre & x_inside
         if ZERO_FLUX:
             x_is_centre = x_is_centre & q_inside
@@ -116,7 +135,7 @@ def load_edge(
         if NEAR:
             h_x = tl.load(h_tap + h_offsets, mask=x_is_centre[:, None] & c_mask[None, :], other=0)
         if FAR:
-            q_offsets = pixel_offsets(i - first_output_row, j, stride_hh, stride_hw, INT64)[:, None] + h_channels
+            q_offsets = pixel_offsets(i - first_output_row, j, h_strides, INT64)[:, None] + h_channels
             h_q = tl.load(h_opposite + q_offsets, mask=q_is_centre[:, None] & c_mask[None, :], other=0)
     if not NEAR:
         h_x = h_q

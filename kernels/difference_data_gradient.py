@@ -3,16 +3,26 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast, relative_difference
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
+from sdn_triton.kernels.difference import (
+    edge_fluxes,
+    load_edge,
+    load_far_ends,
+    load_inverse_contrast,
+    relative_difference,
+)
 from sdn_triton.kernels.diffusivity import diffusivity_slope
 from sdn_triton.kernels.pixels import (
-    NO_ROOM,
+    FORCE_MASKS,
     channel_offsets,
+    geometry_of,
+    image_offsets,
     inside,
     output_of_centre,
     pixel_offsets,
     room_to_move,
     skip_centre,
+    store_tile,
     tap_position,
     tile_origin,
     tile_pixels,
@@ -28,33 +38,32 @@ def add_depthwise_products(
     weight_ptr,  # K of one tap
     channels,
     c_mask,
-    stride_gc,
-    stride_ko,
+    g_strides,
+    TAPS: tl.constexpr,
     MULTIPLIER: tl.constexpr,
     INT64: tl.constexpr,
 ):
     """``accumulator + sum_j G[o,p] K[o,tap]`` over the outputs ``o = c * MULTIPLIER + j`` of each channel."""
     for j in range(MULTIPLIER):
         outputs = channels * MULTIPLIER + j
-        gradient_offsets = gradient_pixels[:, None] + channel_offsets(outputs, stride_gc, INT64)[None, :]
+        gradient_offsets = gradient_pixels[:, None] + channel_offsets(outputs, g_strides.c, INT64)[None, :]
         gradient = tl.load(gradient_ptr + gradient_offsets, mask=pixel_mask[:, None] & c_mask[None, :], other=0.0)
-        weight = tl.load(weight_ptr + outputs * stride_ko, mask=c_mask, other=0.0)
+        weight = tl.load(weight_ptr + outputs * TAPS, mask=c_mask, other=0.0)
         accumulator += gradient.to(tl.float32) * weight.to(tl.float32)[None, :]
     return accumulator
 
 
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
 def difference_data_gradient_kernel(
-    du_ptr,
-    dv_ptr,  # with VECTOR: the edge coefficients [groups * c_blocks, N, TAPS - 1, H, W] in float32
-    contrast_sums_ptr,  # [tiles, groups * C] in float32
+    du_ptr,  # or None
+    dv_ptr,  # or None; with VECTOR: the edge coefficients [groups * c_blocks, N, TAPS - 1, H, W] in float32
+    contrast_sums_ptr,  # [tiles, groups * C] in float32, or None
     h_ptr,  # [groups, images, rows of output, WO, TAPS - 1, C], with EDGES [.., TAPS // 2, C]; not depthwise
     gradient_ptr,  # of a depthwise convolution only, as its weight
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
     weight_ptr,  # [C * MULTIPLIER, TAPS], contiguous
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     N,  # images of the batch
     C,  # channels of one group
     H,
@@ -66,43 +75,17 @@ def difference_data_gradient_kernel(
     first_output_row,  # of h
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_hg,
-    stride_hn,
-    stride_hh,
-    stride_hw,
-    stride_hc,
-    stride_dun,
-    stride_duc,
-    stride_duh,
-    stride_duw,
-    stride_dvn,
-    stride_dvc,
-    stride_dvh,
-    stride_dvw,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_un,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
-    stride_contrast,
+    steps: Steps,
+    stride_hg,  # from group to group
+    h_strides: Strides,
+    du_strides: Strides,
+    dv_strides: Strides,
+    g_strides: Strides,
+    u_strides: Strides,
+    v_strides: Strides,
     MULTIPLIER: tl.constexpr,  # outputs of a channel in a depthwise convolution, 0 in any other
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    NEEDS_U: tl.constexpr,
-    NEEDS_V: tl.constexpr,
-    NEEDS_CONTRAST: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -130,6 +113,7 @@ def difference_data_gradient_kernel(
     Grid: (images * tiles of the rows * cdiv(C, BLOCK_C), groups).
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
+    at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
     c_blocks = tl.cdiv(C, BLOCK_C)
     tile = tl.program_id(0) // c_blocks
     c_block = tl.program_id(0) % c_blocks
@@ -143,38 +127,28 @@ def difference_data_gradient_kernel(
     c_mask = channels < C
     x_mask = x_inside[:, None] & c_mask[None, :]
 
-    u_ptr += n * stride_un + group * C * stride_uc
-    u_offsets = (  # [PIXELS, BLOCK_C]
-        pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, INT64)[:, None]
-        + channel_offsets(channels, stride_uc, INT64)[None, :]
-    )
+    u_ptr += n * u_strides.n + group * C * u_strides.c
+    u_offsets = image_offsets(x_rows, x_columns, channels, u_strides, INT64)  # [PIXELS, BLOCK_C]
     u_x = tl.load(u_ptr + u_offsets, mask=x_mask, other=0.0)
     if VECTOR:
-        v_ptr += n * stride_vn
+        v_ptr += n * v_strides.n
     else:
-        v_ptr += n * stride_vn + group * C * stride_vc
-        v_offsets = (
-            pixel_offsets(x_rows, x_columns, stride_vh, stride_vw, INT64)[:, None]
-            + channel_offsets(channels, stride_vc, INT64)[None, :]
-        )
+        v_ptr += n * v_strides.n + group * C * v_strides.c
+        v_offsets = image_offsets(x_rows, x_columns, channels, v_strides, INT64)
         v_x = tl.load(v_ptr + v_offsets, mask=x_mask, other=0.0)
-    if LOAD_CONTRAST:
-        contrast_ptr += group * C * stride_contrast
-    inverse = load_inverse_contrast(contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST)
-    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    inverse = load_inverse_contrast(contrast, group * C, channels, c_mask)
+    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, at)
     x_is_centre = x_is_centre & x_inside
     if MULTIPLIER > 0:
-        gradient_ptr += n * stride_gn
-        x_outputs = pixel_offsets(x_i, x_j, stride_gh, stride_gw, INT64)
+        gradient_ptr += n * g_strides.n
+        x_outputs = pixel_offsets(x_i, x_j, g_strides, INT64)
     else:
-        h_ptr += group * stride_hg + n * stride_hn
-        h_channels = channel_offsets(channels, stride_hc, INT64)[None, :]
-        x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, INT64)[:, None] + h_channels
-    up, down, left, right = room_to_move(
-        tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
-    )
+        h_ptr += group * stride_hg + n * h_strides.n
+        h_channels = channel_offsets(channels, h_strides.c, INT64)[None, :]
+        x_outputs = pixel_offsets(x_i - first_output_row, x_j, h_strides, INT64)[:, None] + h_channels
+    up, down, left, right = room_to_move(tile_row, tile_column, last_row, at, BLOCK_H, BLOCK_W)
     if (c_block + 1) * BLOCK_C > C:
-        down = NO_ROOM
+        down = FORCE_MASKS
 
     du = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     dv = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
@@ -185,58 +159,37 @@ def difference_data_gradient_kernel(
         for end in tl.static_range(ENDS):
             tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
-            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-            u_far = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
-            if VECTOR:
-                v_far, v_places = u_far, u_offsets  # of no use
-            else:
-                v_far, v_places = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64), v_offsets
+            dy, dx = tap_position(position, at, KERNEL_H, KERNEL_W)
             if MULTIPLIER > 0:
-                q_inside = inside(x_rows + dy, x_columns + dx, H, W) & x_inside
-                q_mask = q_inside[:, None] & c_mask[None, :]
-                u_q = tl.load(u_far + u_offsets, mask=q_mask, other=0.0)
-                v_q = tl.load(v_far + v_places, mask=q_mask, other=0.0)
-                q_i, q_j, q_is_centre = output_of_centre(
-                    x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
-                )
-                q_outputs = pixel_offsets(q_i, q_j, stride_gh, stride_gw, INT64)
+                u_q, v_q, q_inside = load_far_ends(
+                    u_ptr, v_ptr, u_offsets, v_offsets, x_rows, x_columns, dy, dx, x_inside, c_mask, at,
+                    u_strides, v_strides, INT64,
+                )  # fmt: skip
+                q_i, q_j, q_is_centre = output_of_centre(x_rows + dy, x_columns + dx, at)
+                q_outputs = pixel_offsets(q_i, q_j, g_strides, INT64)
                 t = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
                 t = add_depthwise_products(
-                    t,
-                    gradient_ptr,
-                    q_outputs,
-                    q_is_centre,
-                    weight_ptr + (TAPS - 1 - position),
-                    channels,
-                    c_mask,
-                    stride_gc,
-                    stride_ko=TAPS,
-                    MULTIPLIER=MULTIPLIER,
-                    INT64=INT64,
-                )
+                    t, gradient_ptr, q_outputs, q_is_centre, weight_ptr + (TAPS - 1 - position), channels, c_mask,
+                    g_strides, TAPS, MULTIPLIER, INT64,
+                )  # fmt: skip
                 t = add_depthwise_products(
-                    -t,
-                    gradient_ptr,
-                    x_outputs,
-                    x_is_centre,
-                    weight_ptr + position,
-                    channels,
-                    c_mask,
-                    stride_gc,
-                    stride_ko=TAPS,
-                    MULTIPLIER=MULTIPLIER,
-                    INT64=INT64,
-                )
+                    -t, gradient_ptr, x_outputs, x_is_centre, weight_ptr + position, channels, c_mask,
+                    g_strides, TAPS, MULTIPLIER, INT64,
+                )  # fmt: skip
                 if ZERO_FLUX:
                     t = tl.where(q_inside[:, None], t, 0.0)
             else:
+                u_far = u_ptr + pixel_offsets(dy, dx, u_strides, INT64)
+                if VECTOR:
+                    v_far, v_places = u_far, u_offsets  # of no use
+                else:
+                    v_far, v_places = v_ptr + pixel_offsets(dy, dx, v_strides, INT64), v_offsets
                 opposite = TAPS - 2 - tap
                 u_q, v_q, h_x, h_q = load_edge(
-                    u_far, v_far, h_ptr + channel_offsets(tap, C * stride_hc, INT64),
-                    h_ptr + channel_offsets(opposite, C * stride_hc, INT64), u_offsets, v_places, x_outputs, h_channels,
-                    x_rows, x_columns, x_inside, x_is_centre, c_mask, dy, dx, H, W, HO, WO, origin_h, origin_w,
-                    step_h, step_w, first_output_row, stride_hh, stride_hw,
-                    ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
+                    u_far, v_far, h_ptr + channel_offsets(tap, C * h_strides.c, INT64),
+                    h_ptr + channel_offsets(opposite, C * h_strides.c, INT64), u_offsets, v_places, x_outputs,
+                    h_channels, x_rows, x_columns, x_inside, x_is_centre, c_mask, dy, dx, at, first_output_row,
+                    h_strides, ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
                     not EDGES or end == 0, not EDGES or end == 1, ZERO_FLUX, INT64,
                 )  # fmt: skip
                 t = h_x.to(tl.float32)
@@ -247,43 +200,35 @@ def difference_data_gradient_kernel(
 
             e = u_q.to(tl.float32) - u_x.to(tl.float32)
             if VECTOR:
-                q_i, q_j, q_is_centre = output_of_centre(
-                    x_rows + dy, x_columns + dx, origin_h, origin_w, step_h, step_w, HO, WO
-                )
+                q_i, q_j, q_is_centre = output_of_centre(x_rows + dy, x_columns + dx, at)
                 # The similarity is symmetric: where x is no centre, the map of the centre x + delta has it.
-                x_map = v_ptr + channel_offsets(tap, stride_vc, INT64)
-                q_map = v_ptr + channel_offsets(TAPS - 2 - tap, stride_vc, INT64)
-                x_pixels = pixel_offsets(x_i, x_j, stride_vh, stride_vw, INT64)
-                q_pixels = pixel_offsets(q_i, q_j, stride_vh, stride_vw, INT64)
+                x_map = v_ptr + channel_offsets(tap, v_strides.c, INT64)
+                q_map = v_ptr + channel_offsets(TAPS - 2 - tap, v_strides.c, INT64)
+                x_pixels = pixel_offsets(x_i, x_j, v_strides, INT64)
+                q_pixels = pixel_offsets(q_i, q_j, v_strides, INT64)
                 s = tl.load(x_map + x_pixels, mask=x_is_centre, other=0.0)  # [PIXELS]
                 s += tl.load(q_map + q_pixels, mask=q_is_centre & x_inside & (x_is_centre == 0), other=0.0)
                 du -= s[:, None] * t
-                if NEEDS_V:
+                if dv_ptr is not None:
                     coefficient = tl.sum(e * t, axis=1) * diffusivity_slope(s, DIFFUSIVITY)
-                    dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
-                    dv_image = dv_ptr + ((group * c_blocks + c_block) * N + n) * stride_dvn
-                    dv_tap = dv_image + channel_offsets(tap, stride_dvc, INT64)
-                    tl.store(dv_tap + dv_pixels, coefficient, mask=x_inside)
+                    dv_image = dv_ptr + ((group * c_blocks + c_block) * N + n) * dv_strides.n
+                    dv_tap = dv_image + channel_offsets(tap, dv_strides.c, INT64)
+                    tl.store(dv_tap + pixel_offsets(x_rows, x_columns, dv_strides, INT64), coefficient, mask=x_inside)
             else:
                 d = relative_difference(v_x, v_q, inverse)
                 u_flux, v_flux = edge_fluxes(e, d, t, DIFFUSIVITY)
                 du -= u_flux
                 dv -= v_flux
-                if NEEDS_CONTRAST:
+                if contrast_sums_ptr is not None:
                     q_inside = inside(x_rows + dy, x_columns + dx, H, W)
                     once = tl.where(q_inside, 0.5, 1.0)[:, None]
                     contrast_sum -= tl.sum(tl.where(x_mask, v_flux * d * once, 0.0), axis=0, keep_dims=True)
 
-    if NEEDS_U:
-        du_ptr += n * stride_dun + group * C * stride_duc
-        du_pixels = pixel_offsets(x_rows, x_columns, stride_duh, stride_duw, INT64)
-        du_offsets = du_pixels[:, None] + channel_offsets(channels, stride_duc, INT64)[None, :]
-        tl.store(du_ptr + du_offsets, du.to(du_ptr.dtype.element_ty), mask=x_mask)
-    if NEEDS_V and not VECTOR:
-        dv_ptr += n * stride_dvn + group * C * stride_dvc
-        dv_pixels = pixel_offsets(x_rows, x_columns, stride_dvh, stride_dvw, INT64)
-        dv_offsets = dv_pixels[:, None] + channel_offsets(channels, stride_dvc, INT64)[None, :]
-        tl.store(dv_ptr + dv_offsets, (dv * inverse).to(dv_ptr.dtype.element_ty), mask=x_mask)
-    if NEEDS_CONTRAST and not VECTOR:
+    if du_ptr is not None:
+        store_tile(du_ptr + group * C * du_strides.c, du, n, x_rows, x_columns, channels, x_mask, du_strides, INT64)
+    if dv_ptr is not None and not VECTOR:
+        dv_group = dv_ptr + group * C * dv_strides.c
+        store_tile(dv_group, dv * inverse, n, x_rows, x_columns, channels, x_mask, dv_strides, INT64)
+    if contrast_sums_ptr is not None and not VECTOR:
         sums_ptr = contrast_sums_ptr + tile.to(tl.int64) * (tl.num_programs(1) * C) + group * C
         tl.store(sums_ptr + channels[None, :], contrast_sum * inverse, mask=c_mask[None, :])

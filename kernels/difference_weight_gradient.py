@@ -3,11 +3,15 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
 from sdn_triton.kernels.difference import load_inverse_contrast, weighted_difference
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.pixels import (
+    centres_of,
     channel_offsets,
+    geometry_of,
     inside,
+    load_tile,
     pixel_offsets,
     tap_position,
     tile_origin,
@@ -18,13 +22,12 @@ from sdn_triton.kernels.reduction import sum_over_pixels
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
 def difference_weight_gradient_kernel(
-    dweight_ptr,  # [splits, groups * O, TAPS, C] in float32
-    dbias_ptr,  # [splits, groups * O] in float32
+    dweight_ptr,  # [splits, groups * O, TAPS, C] in float32, or None
+    dbias_ptr,  # [splits, groups * O] in float32, or None
     gradient_ptr,
     u_ptr,
     v_ptr,  # guidance, or with VECTOR the similarity maps [N, TAPS - 1, HO, WO]
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     tiles,  # of all images
     C,  # channels of one group
     O,  # outputs of one group
@@ -34,28 +37,12 @@ def difference_weight_gradient_kernel(
     WO,
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_un,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
-    stride_contrast,
+    steps: Steps,
+    g_strides: Strides,
+    u_strides: Strides,
+    v_strides: Strides,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    NEEDS_WEIGHT: tl.constexpr,
-    NEEDS_BIAS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     VECTOR: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -85,73 +72,50 @@ def difference_weight_gradient_kernel(
     o_mask = outputs < O
     channels = c_block * BLOCK_C + tl.arange(0, BLOCK_C)
     c_mask = channels < C
-    gradient_ptr += group * O * stride_gc
+    gradient_ptr += group * O * g_strides.c
     groups = tl.num_programs(0) // (o_blocks * c_blocks)
     first_output = (split.to(tl.int64) * groups + group) * O  # of this split and group
 
     accumulator = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
     if position == TAPS // 2:
-        if NEEDS_BIAS:  # noqa: SIM102 (a compile-time condition is not to be mixed with one of run time)
+        if dbias_ptr is not None:  # noqa: SIM102 (a compile-time condition is not to be mixed with one of run time)
             if c_block == 0:
                 dbias = sum_over_pixels(
-                    gradient_ptr,
-                    outputs,
-                    o_mask,
-                    split,
-                    splits,
-                    tiles,
-                    HO,
-                    WO,
-                    stride_gn,
-                    stride_gc,
-                    stride_gh,
-                    stride_gw,
-                    INT64=INT64,
-                    BLOCK_H=BLOCK_H,
-                    BLOCK_W=BLOCK_W,
-                )
+                    gradient_ptr, outputs, o_mask, split, splits, tiles, HO, WO, g_strides, INT64, BLOCK_H, BLOCK_W
+                )  # fmt: skip
                 tl.store(dbias_ptr + first_output + outputs[None, :], dbias, mask=o_mask[None, :])
-    elif NEEDS_WEIGHT:
-        dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-        u_ptr += group * C * stride_uc
-        u_tap = u_ptr + pixel_offsets(dy, dx, stride_uh, stride_uw, INT64)
+    elif dweight_ptr is not None:
+        at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
+        dy, dx = tap_position(position, at, KERNEL_H, KERNEL_W)
+        u_ptr += group * C * u_strides.c
+        u_tap = u_ptr + pixel_offsets(dy, dx, u_strides, INT64)
         if VECTOR:
             tap = position - (position > TAPS // 2).to(tl.int32)
-            v_tap = v_ptr + channel_offsets(tap, stride_vc, INT64)
+            v_tap = v_ptr + channel_offsets(tap, v_strides.c, INT64)
         else:
-            v_ptr += group * C * stride_vc
-            v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
-        if LOAD_CONTRAST:
-            contrast_ptr += group * C * stride_contrast
-        inverse = load_inverse_contrast(
-            contrast_ptr, inverse_contrast, stride_contrast, channels, c_mask, LOAD_CONTRAST
-        )
-        u_channels = channel_offsets(channels, stride_uc, INT64)[None, :]
-        g_channels = channel_offsets(outputs, stride_gc, INT64)[None, :]
+            v_ptr += group * C * v_strides.c
+            v_tap = v_ptr + pixel_offsets(dy, dx, v_strides, INT64)
+        inverse = load_inverse_contrast(contrast, group * C, channels, c_mask)
 
         for tile in range(split, tiles, splits):
             n, first_row, first_column = tile_origin(tile, HO, WO, BLOCK_H, BLOCK_W)
             rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
             valid = (rows < HO) & (columns < WO)
-            centre_rows = rows * step_h + origin_h
-            centre_columns = columns * step_w + origin_w
+            centre_rows, centre_columns = centres_of(rows, columns, at)
             # Positions past the output read nothing: it might be NaN, and NaN times a zero gradient is NaN.
             p_inside = inside(centre_rows, centre_columns, H, W) & valid
             q_inside = inside(centre_rows + dy, centre_columns + dx, H, W) & valid
             p_mask = p_inside[:, None] & c_mask[None, :]
             q_mask = q_inside[:, None] & c_mask[None, :]
-            u_offsets = pixel_offsets(centre_rows, centre_columns, stride_uh, stride_uw, INT64)[:, None] + u_channels
-            u_p = tl.load(u_ptr + n * stride_un + u_offsets, mask=p_mask, other=0.0)  # [BLOCK_P, BLOCK_C]
-            u_q = tl.load(u_tap + n * stride_un + u_offsets, mask=q_mask, other=0.0)
+            u_p = load_tile(u_ptr, n, centre_rows, centre_columns, channels, p_mask, u_strides, INT64)
+            u_q = load_tile(u_tap, n, centre_rows, centre_columns, channels, q_mask, u_strides, INT64)
             if VECTOR:
-                v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
+                v_pixels = pixel_offsets(rows, columns, v_strides, INT64)
                 v_p = u_p
-                v_q = tl.load(v_tap + n * stride_vn + v_pixels, mask=valid, other=0.0)[:, None]  # [BLOCK_P, 1]
+                v_q = tl.load(v_tap + n * v_strides.n + v_pixels, mask=valid, other=0.0)[:, None]  # [BLOCK_P, 1]
             else:
-                v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
-                v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
-                v_p = tl.load(v_ptr + n * stride_vn + v_offsets, mask=p_mask, other=0.0)
-                v_q = tl.load(v_tap + n * stride_vn + v_offsets, mask=q_mask, other=0.0)
+                v_p = load_tile(v_ptr, n, centre_rows, centre_columns, channels, p_mask, v_strides, INT64)
+                v_q = load_tile(v_tap, n, centre_rows, centre_columns, channels, q_mask, v_strides, INT64)
             flow = weighted_difference(
                 u_p,
                 u_q,
@@ -163,15 +127,13 @@ def difference_weight_gradient_kernel(
                 VECTOR=VECTOR,
                 ZERO_FLUX=ZERO_FLUX,
             )
-            g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
-            gradient = tl.load(
-                gradient_ptr + n * stride_gn + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0
-            )  # [BLOCK_P, BLOCK_O]
+            g_mask = valid[:, None] & o_mask[None, :]
+            gradient = load_tile(gradient_ptr, n, rows, columns, outputs, g_mask, g_strides, INT64)
             accumulator = tl.dot(
                 tl.trans(gradient), as_factor(flow, gradient.dtype, PRECISION), accumulator, input_precision=PRECISION
             )  # [BLOCK_O, BLOCK_C]
 
-    if NEEDS_WEIGHT:
+    if dweight_ptr is not None:
         dweight_ptr += (first_output * TAPS + position) * C
         dweight_offsets = (outputs * (TAPS * C))[:, None] + channels[None, :]
         tl.store(dweight_ptr + dweight_offsets, accumulator, mask=o_mask[:, None] & c_mask[None, :])

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, inside, pixel_offsets, tap_position
+from sdn_triton.kernels.arguments import EdgeWeightStrides, Steps, Strides
+from sdn_triton.kernels.pixels import image_offsets, inside, pixel_offsets, tap_position
 
 
 @triton.jit(do_not_specialize=["places_of_image", "first_row", "columns", "HO", "WO"])
@@ -18,18 +19,10 @@ def edge_products_kernel(
     WO,
     O,
     C,
-    dilation_h,
-    dilation_w,
-    stride_hg,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_wg,
-    stride_we,
-    stride_wo,
-    stride_wt,
-    stride_wc,
+    steps: Steps,
+    h_stride,  # from group to group
+    g_strides: Strides,
+    weight_strides: EdgeWeightStrides,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -57,14 +50,13 @@ def edge_products_kernel(
     p_mask = places < places_of_image
     c_mask = channels < C
     i = first_row + places // columns
-    j = places % columns - KERNEL_W // 2 * dilation_w
-    dy, dx = tap_position(tap, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+    j = places % columns - KERNEL_W // 2 * steps.dilation_w
+    dy, dx = tap_position(tap, steps, KERNEL_H, KERNEL_W)
     near = inside(i, j, HO, WO) & p_mask
     far = inside(i + dy, j + dx, HO, WO) & p_mask
-    gradient_ptr += n * stride_gn + group * O * stride_gc
-    g_places = pixel_offsets(i, j, stride_gh, stride_gw, INT64)[:, None]
-    g_far = pixel_offsets(dy, dx, stride_gh, stride_gw, INT64)
-    weight_ptr += group * stride_wg + tap * stride_wt
+    gradient_ptr += n * g_strides.n + group * O * g_strides.c
+    g_far = pixel_offsets(dy, dx, g_strides, INT64)
+    weight_ptr += group * weight_strides.group + tap * weight_strides.tap
 
     h = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     o_blocks = tl.cdiv(O, BLOCK_O)
@@ -73,13 +65,14 @@ def edge_products_kernel(
         outputs = (step - end * o_blocks) * BLOCK_O + tl.arange(0, BLOCK_O)
         o_mask = outputs < O
         g_mask = tl.where(end == 0, near, far)
-        g_offsets = g_places + channel_offsets(outputs, stride_gc, INT64)[None, :]
+        g_offsets = image_offsets(i, j, outputs, g_strides, INT64)
         gradient = tl.load(gradient_ptr + end * g_far + g_offsets, mask=g_mask[:, None] & o_mask[None, :], other=0.0)
-        weight_offsets = (end * stride_we + outputs * stride_wo)[:, None] + (channels * stride_wc)[None, :]
+        weight_rows = end * weight_strides.end + outputs * weight_strides.output
+        weight_offsets = weight_rows[:, None] + (channels * weight_strides.channel)[None, :]
         weight = tl.load(weight_ptr + weight_offsets, mask=o_mask[:, None] & c_mask[None, :], other=0.0)
         h = tl.dot(gradient, weight, h, input_precision=PRECISION)
     h_places = (n * places_of_image + places.to(tl.int64)) * (HALF_TAPS * C)
-    h_ptr += group * stride_hg + tap * C
+    h_ptr += group * h_stride + tap * C
     tl.store(
         h_ptr + h_places[:, None] + channels[None, :],
         h.to(h_ptr.dtype.element_ty),

@@ -5,13 +5,13 @@ import triton.language as tl
 
 
 @triton.jit
-def load_affine(scale_ptr, shift_ptr, channels, mask, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr):
+def load_affine(scale_ptr, shift_ptr, channels, mask):
     """``scale`` and ``shift`` of some channels in float32, [1, BLOCK] each; 1 and 0 where there are none."""
     scale = tl.full((1, channels.shape[0]), 1.0, tl.float32)
     shift = tl.full((1, channels.shape[0]), 0.0, tl.float32)
-    if HAS_SCALE:
+    if scale_ptr is not None:
         scale = tl.load(scale_ptr + channels, mask=mask, other=0.0).to(tl.float32)[None, :]
-    if HAS_SHIFT:
+    if shift_ptr is not None:
         shift = tl.load(shift_ptr + channels, mask=mask, other=0.0).to(tl.float32)[None, :]
     return scale, shift
 

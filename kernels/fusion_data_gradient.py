@@ -3,20 +3,21 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.fusion import activation_gradient, load_affine
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import load_channels, load_tile, pixel_pointers, store_tile, tile_origin, tile_pixels
 
 
 @triton.jit(do_not_specialize=["H"])
 def fusion_data_gradient_kernel(
-    du_ptr,
+    du_ptr,  # None where nobody needs it, as the next three
     dy_ptr,
     scale_sums_ptr,  # [N * tiles, R] in float32
     shift_sums_ptr,  # [N * tiles, R] in float32
     gradient_ptr,
     y_ptr,
     weight_ptr,  # [O, C + R], contiguous
-    scale_ptr,
+    scale_ptr,  # [R], or None, as the next one
     shift_ptr,
     C,
     R,
@@ -25,28 +26,10 @@ def fusion_data_gradient_kernel(
     W,
     first_block,
     blocks,
-    stride_dun,
-    stride_duc,
-    stride_duh,
-    stride_duw,
-    stride_dyn,
-    stride_dyc,
-    stride_dyh,
-    stride_dyw,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_yn,
-    stride_yc,
-    stride_yh,
-    stride_yw,
-    NEEDS_U: tl.constexpr,
-    NEEDS_Y: tl.constexpr,
-    NEEDS_SCALE: tl.constexpr,
-    NEEDS_SHIFT: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
+    du_strides: Strides,
+    dy_strides: Strides,
+    g_strides: Strides,
+    y_strides: Strides,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
@@ -75,35 +58,28 @@ def fusion_data_gradient_kernel(
     c_mask = channels < tl.where(of_response, R, C)
     weight_columns = weight_ptr + (tl.where(of_response, C, 0) + channels)[None, :]
 
-    g_pixels = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None]
+    pixels = pixel_pointers(gradient_ptr, n, rows, columns, g_strides, INT64)
     accumulator = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for o in range(0, O, BLOCK_O):
         outputs = o + tl.arange(0, BLOCK_O)
         o_mask = outputs < O
-        g_offsets = n * stride_gn + g_pixels + channel_offsets(outputs, stride_gc, INT64)[None, :]
-        gradient = tl.load(gradient_ptr + g_offsets, mask=p_mask & o_mask[None, :], other=0.0)  # [BLOCK_P, BLOCK_O]
+        gradient = load_channels(pixels, outputs, p_mask & o_mask[None, :], g_strides, INT64)  # [BLOCK_P, BLOCK_O]
         weight_offsets = (outputs * (C + R))[:, None]
         weight = tl.load(weight_columns + weight_offsets, mask=o_mask[:, None] & c_mask[None, :], other=0.0)
         accumulator = tl.dot(gradient, weight, accumulator, input_precision=PRECISION)
 
     mask = p_mask & c_mask[None, :]
     if of_response:
-        y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
-        y_offsets = n * stride_yn + y_pixels + channel_offsets(channels, stride_yc, INT64)[None, :]
-        y = tl.load(y_ptr + y_offsets, mask=mask, other=0.0)
-        scale, shift = load_affine(scale_ptr, shift_ptr, channels, c_mask, HAS_SCALE, HAS_SHIFT)
+        y = load_tile(y_ptr, n, rows, columns, channels, mask, y_strides, INT64)
+        scale, shift = load_affine(scale_ptr, shift_ptr, channels, c_mask)
         dx = activation_gradient(accumulator, y, scale, shift, ACTIVATION)
-        if NEEDS_Y:
-            dy_pixels = pixel_offsets(rows, columns, stride_dyh, stride_dyw, INT64)[:, None]
-            dy_offsets = n * stride_dyn + dy_pixels + channel_offsets(channels, stride_dyc, INT64)[None, :]
-            tl.store(dy_ptr + dy_offsets, (dx * scale).to(dy_ptr.dtype.element_ty), mask=mask)
+        if dy_ptr is not None:
+            store_tile(dy_ptr, dx * scale, n, rows, columns, channels, mask, dy_strides, INT64)
         sums = tile.to(tl.int64) * R + channels[None, :]
-        if NEEDS_SCALE:
+        if scale_sums_ptr is not None:
             scale_sum = tl.sum(dx * y.to(tl.float32), axis=0, keep_dims=True)
             tl.store(scale_sums_ptr + sums, scale_sum, mask=c_mask[None, :])
-        if NEEDS_SHIFT:
+        if shift_sums_ptr is not None:
             tl.store(shift_sums_ptr + sums, tl.sum(dx, axis=0, keep_dims=True), mask=c_mask[None, :])
-    elif NEEDS_U:
-        du_pixels = pixel_offsets(rows, columns, stride_duh, stride_duw, INT64)[:, None]
-        du_offsets = n * stride_dun + du_pixels + channel_offsets(channels, stride_duc, INT64)[None, :]
-        tl.store(du_ptr + du_offsets, accumulator.to(du_ptr.dtype.element_ty), mask=mask)
+    elif du_ptr is not None:
+        store_tile(du_ptr, accumulator, n, rows, columns, channels, mask, du_strides, INT64)

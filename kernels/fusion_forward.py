@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import load_channels, pixel_pointers, store_tile, tile_origin, tile_pixels
 from sdn_triton.kernels.products import finished
 
 
@@ -15,29 +16,17 @@ def fusion_forward_kernel(
     u_ptr,
     y_ptr,
     weight_ptr,  # [O, C + R], contiguous
-    bias_ptr,
-    scale_ptr,
+    bias_ptr,  # [O], or None
+    scale_ptr,  # [R], or None, as the next one
     shift_ptr,
     C,
     R,
     O,
     H,
     W,
-    stride_zn,
-    stride_zc,
-    stride_zh,
-    stride_zw,
-    stride_un,
-    stride_uc,
-    stride_uh,
-    stride_uw,
-    stride_yn,
-    stride_yc,
-    stride_yh,
-    stride_yw,
-    HAS_BIAS: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
+    z_strides: Strides,
+    u_strides: Strides,
+    y_strides: Strides,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
@@ -56,31 +45,27 @@ def fusion_forward_kernel(
     o_mask = outputs < O
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     p_mask = ((rows < H) & (columns < W))[:, None]
-    u_pixels = pixel_offsets(rows, columns, stride_uh, stride_uw, INT64)[:, None]
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
     weight_rows = weight_ptr + (outputs * (C + R))[None, :]
 
+    u_pixels = pixel_pointers(u_ptr, n, rows, columns, u_strides, INT64)
+    y_pixels = pixel_pointers(y_ptr, n, rows, columns, y_strides, INT64)
     accumulator = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_O), tl.float32)
     for c in range(0, C, BLOCK_C):
         channels = c + tl.arange(0, BLOCK_C)
         c_mask = channels < C
-        u_offsets = n * stride_un + u_pixels + channel_offsets(channels, stride_uc, INT64)[None, :]
-        u = tl.load(u_ptr + u_offsets, mask=p_mask & c_mask[None, :], other=0.0)  # [BLOCK_P, BLOCK_C]
+        u = load_channels(u_pixels, channels, p_mask & c_mask[None, :], u_strides, INT64)  # [BLOCK_P, BLOCK_C]
         weight = tl.load(weight_rows + channels[:, None], mask=c_mask[:, None] & o_mask[None, :], other=0.0)
         accumulator = tl.dot(u, weight, accumulator, input_precision=PRECISION)
     for r in range(0, R, BLOCK_C):
         channels = r + tl.arange(0, BLOCK_C)
         r_mask = channels < R
-        y_offsets = n * stride_yn + y_pixels + channel_offsets(channels, stride_yc, INT64)[None, :]
-        y = tl.load(y_ptr + y_offsets, mask=p_mask & r_mask[None, :], other=0.0)
-        scale, shift = load_affine(scale_ptr, shift_ptr, channels, r_mask, HAS_SCALE, HAS_SHIFT)
+        y = load_channels(y_pixels, channels, p_mask & r_mask[None, :], y_strides, INT64)
+        scale, shift = load_affine(scale_ptr, shift_ptr, channels, r_mask)
         weight = tl.load(weight_rows + (C + channels)[:, None], mask=r_mask[:, None] & o_mask[None, :], other=0.0)
         a = as_factor(activate(y, scale, shift, ACTIVATION), weight.dtype, PRECISION)
         accumulator = tl.dot(a, weight, accumulator, input_precision=PRECISION)
         accumulator = finished(accumulator, weight.dtype, PRECISION)
 
-    if HAS_BIAS:
+    if bias_ptr is not None:
         accumulator += tl.load(bias_ptr + outputs, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    z_pixels = pixel_offsets(rows, columns, stride_zh, stride_zw, INT64)[:, None]
-    z_offsets = n * stride_zn + z_pixels + channel_offsets(outputs, stride_zc, INT64)[None, :]
-    tl.store(z_ptr + z_offsets, accumulator.to(z_ptr.dtype.element_ty), mask=p_mask & o_mask[None, :])
+    store_tile(z_ptr, accumulator, n, rows, columns, outputs, p_mask & o_mask[None, :], z_strides, INT64)

@@ -3,19 +3,20 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.factors import as_factor
 from sdn_triton.kernels.fusion import activate, load_affine
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.pixels import load_tile, tile_origin, tile_pixels
 from sdn_triton.kernels.reduction import sum_over_pixels
 
 
 @triton.jit(do_not_specialize=["tiles", "H"])
 def fusion_weight_gradient_kernel(
-    dweight_ptr,  # [splits, O, weight_columns] in float32, from the first column of this part
-    dbias_ptr,  # [splits, O] in float32
+    dweight_ptr,  # [splits, O, weight_columns] in float32, from the first column of this part, or None
+    dbias_ptr,  # [splits, O] in float32, or None
     gradient_ptr,
     x_ptr,  # the input, or the response
-    scale_ptr,
+    scale_ptr,  # [C], or None, as the next one
     shift_ptr,
     tiles,  # of all images
     C,  # channels of x
@@ -23,18 +24,8 @@ def fusion_weight_gradient_kernel(
     H,
     W,
     weight_columns,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_xn,
-    stride_xc,
-    stride_xh,
-    stride_xw,
-    NEEDS_WEIGHT: tl.constexpr,
-    NEEDS_BIAS: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_SHIFT: tl.constexpr,
+    g_strides: Strides,
+    x_strides: Strides,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
@@ -46,7 +37,7 @@ def fusion_weight_gradient_kernel(
     """``dL/dK[o,c] = sum_p G[o,p] act(scale[c] x[c,p] + shift[c])`` and ``dL/db[o] = sum_p G[o,p]``.
 
     One program: BLOCK_O outputs by BLOCK_C channels, over every splits-th tile. The programs past the last channel sum
-    the bias gradient. Grid: (cdiv(O, BLOCK_O), cdiv(C, BLOCK_C) + NEEDS_BIAS, splits).
+    the bias gradient. Grid: (cdiv(O, BLOCK_O), cdiv(C, BLOCK_C) + (1 with a bias), splits).
     """
     block = tl.program_id(1)
     split = tl.program_id(2)
@@ -55,41 +46,22 @@ def fusion_weight_gradient_kernel(
     o_mask = outputs < O
 
     if block == tl.cdiv(C, BLOCK_C):
-        if NEEDS_BIAS:
+        if dbias_ptr is not None:
             dbias = sum_over_pixels(
-                gradient_ptr,
-                outputs,
-                o_mask,
-                split,
-                splits,
-                tiles,
-                H,
-                W,
-                stride_gn,
-                stride_gc,
-                stride_gh,
-                stride_gw,
-                INT64=INT64,
-                BLOCK_H=BLOCK_H,
-                BLOCK_W=BLOCK_W,
+                gradient_ptr, outputs, o_mask, split, splits, tiles, H, W, g_strides, INT64, BLOCK_H, BLOCK_W
             )
             tl.store(dbias_ptr + split.to(tl.int64) * O + outputs[None, :], dbias, mask=o_mask[None, :])
-    elif NEEDS_WEIGHT:
+    elif dweight_ptr is not None:
         channels = block * BLOCK_C + tl.arange(0, BLOCK_C)
         c_mask = channels < C
-        scale, shift = load_affine(scale_ptr, shift_ptr, channels, c_mask, HAS_SCALE, HAS_SHIFT)
-        g_channels = channel_offsets(outputs, stride_gc, INT64)[None, :]
-        x_channels = channel_offsets(channels, stride_xc, INT64)[None, :]
+        scale, shift = load_affine(scale_ptr, shift_ptr, channels, c_mask)
         accumulator = tl.zeros((BLOCK_O, BLOCK_C), tl.float32)
         for tile in range(split, tiles, splits):
             n, first_row, first_column = tile_origin(tile, H, W, BLOCK_H, BLOCK_W)
             rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
             p_mask = ((rows < H) & (columns < W))[:, None]
-            g_offsets = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None] + g_channels
-            x_offsets = pixel_offsets(rows, columns, stride_xh, stride_xw, INT64)[:, None] + x_channels
-            g_mask = p_mask & o_mask[None, :]
-            gradient = tl.load(gradient_ptr + n * stride_gn + g_offsets, mask=g_mask, other=0.0)  # [BLOCK_P, BLOCK_O]
-            x = tl.load(x_ptr + n * stride_xn + x_offsets, mask=p_mask & c_mask[None, :], other=0.0)
+            gradient = load_tile(gradient_ptr, n, rows, columns, outputs, p_mask & o_mask[None, :], g_strides, INT64)
+            x = load_tile(x_ptr, n, rows, columns, channels, p_mask & c_mask[None, :], x_strides, INT64)
             # Pixels past the image have a zero gradient, and a finite activation of zero.
             a = as_factor(activate(x, scale, shift, ACTIVATION), gradient.dtype, PRECISION)  # [BLOCK_P, BLOCK_C]
             accumulator = tl.dot(tl.trans(gradient), a, accumulator, input_precision=PRECISION)

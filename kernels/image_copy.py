@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.arguments import Strides
+from sdn_triton.kernels.pixels import load_tile, store_tile, tile_origin, tile_pixels
 
 
 @triton.jit
@@ -14,14 +15,8 @@ def image_copy_kernel(
     source_channels,
     H,
     W,
-    stride_tn,
-    stride_tc,
-    stride_th,
-    stride_tw,
-    stride_sn,
-    stride_sc,
-    stride_sh,
-    stride_sw,
+    target_strides: Strides,
+    source_strides: Strides,
     INT64: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
@@ -39,12 +34,7 @@ def image_copy_kernel(
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     mask = ((rows < H) & (columns < W))[:, None]
 
-    source_ptr += n * stride_sn
-    source_offsets = pixel_offsets(rows, columns, stride_sh, stride_sw, INT64)[:, None]
-    source_offsets += channel_offsets(channels, stride_sc, INT64)[None, :]
-    values = tl.load(source_ptr + source_offsets, mask=mask & (channels < source_channels)[None, :], other=0.0)
-
-    target_ptr += n * stride_tn
-    target_offsets = pixel_offsets(rows, columns, stride_th, stride_tw, INT64)[:, None]
-    target_offsets += channel_offsets(channels, stride_tc, INT64)[None, :]
-    tl.store(target_ptr + target_offsets, values, mask=mask & (channels < target_channels)[None, :])
+    source_mask = mask & (channels < source_channels)[None, :]
+    values = load_tile(source_ptr, n, rows, columns, channels, source_mask, source_strides, INT64)
+    target_mask = mask & (channels < target_channels)[None, :]
+    store_tile(target_ptr, values, n, rows, columns, channels, target_mask, target_strides, INT64)

@@ -7,7 +7,8 @@ order. Nothing is ever the difference of two large sums, however far the mean is
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.arguments import Strides
+from sdn_triton.kernels.pixels import load_tile, store_tile, tile_origin, tile_pixels
 
 
 @triton.jit
@@ -98,18 +99,9 @@ def moments_gradient_kernel(
     O,
     H,
     W,
-    stride_tn,
-    stride_tc,
-    stride_th,
-    stride_tw,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_yn,
-    stride_yc,
-    stride_yh,
-    stride_yw,
+    total_strides: Strides,
+    g_strides: Strides,
+    y_strides: Strides,
     INT64: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
@@ -129,13 +121,7 @@ def moments_gradient_kernel(
     offset = tl.load(by_mean_ptr + outputs, mask=o_mask, other=0.0)[None, :] / count
     slope = 2.0 * tl.load(by_variance_ptr + outputs, mask=o_mask, other=0.0)[None, :] / count
 
-    g_pixels = pixel_offsets(rows, columns, stride_gh, stride_gw, INT64)[:, None]
-    g_offsets = n * stride_gn + g_pixels + channel_offsets(outputs, stride_gc, INT64)[None, :]
-    gradient = tl.load(gradient_ptr + g_offsets, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_P, BLOCK_O]
-    y_pixels = pixel_offsets(rows, columns, stride_yh, stride_yw, INT64)[:, None]
-    y_offsets = n * stride_yn + y_pixels + channel_offsets(outputs, stride_yc, INT64)[None, :]
-    y = tl.load(y_ptr + y_offsets, mask=mask, other=0.0).to(tl.float32)
+    gradient = load_tile(gradient_ptr, n, rows, columns, outputs, mask, g_strides, INT64).to(tl.float32)
+    y = load_tile(y_ptr, n, rows, columns, outputs, mask, y_strides, INT64).to(tl.float32)  # [BLOCK_P, BLOCK_O]
     total = gradient + offset + slope * (y - mean)
-    t_pixels = pixel_offsets(rows, columns, stride_th, stride_tw, INT64)[:, None]
-    t_offsets = n * stride_tn + t_pixels + channel_offsets(outputs, stride_tc, INT64)[None, :]
-    tl.store(total_ptr + t_offsets, total.to(total_ptr.dtype.element_ty), mask=mask)
+    store_tile(total_ptr, total, n, rows, columns, outputs, mask, total_strides, INT64)

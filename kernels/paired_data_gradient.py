@@ -6,9 +6,11 @@ That of a contrast has its dtype, mostly float32, which products in half precisi
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
 from sdn_triton.kernels.difference import edge_fluxes, load_edge, load_inverse_contrast
 from sdn_triton.kernels.pairs import WORDS, float32_differences, packed, unpacked, wide
 from sdn_triton.kernels.pixels import (
+    geometry_of,
     output_of_centre,
     pixel_offsets,
     room_to_move,
@@ -30,36 +32,32 @@ def store_channels(
     x_inside,
     first_word,
     channels_there,
-    stride_n,
-    stride_c,
-    stride_h,
-    stride_w,
+    strides,
     IN_WORDS: tl.constexpr,
     dtype: tl.constexpr,
     PTX: tl.constexpr,
 ):
     """Write channels to an image in words, or in any strides, which then may have fewer channels."""
     words = packed(lower, upper, dtype, PTX)
-    offsets = pixel_offsets(rows, columns, stride_h, stride_w, False)[:, None]
+    offsets = pixel_offsets(rows, columns, strides, False)[:, None]
     if IN_WORDS:
         place = first_word + tl.arange(0, WORDS)
-        image = ptr.to(tl.pointer_type(tl.int32)) + n * stride_n
+        image = ptr.to(tl.pointer_type(tl.int32)) + n * strides.n
         tl.store(image + offsets + place[None, :], words, mask=x_inside[:, None])
     else:
         channels = 2 * first_word + tl.arange(0, 2 * WORDS)
         mask = x_inside[:, None] & (channels < channels_there)[None, :]
-        tl.store(ptr + n * stride_n + offsets + (channels * stride_c)[None, :], unpacked(words, dtype), mask=mask)
+        tl.store(ptr + n * strides.n + offsets + (channels * strides.c)[None, :], unpacked(words, dtype), mask=mask)
 
 
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w", "first_row", "rows", "first_output_row"])
 def paired_data_gradient_kernel(
-    du_ptr,
-    dv_ptr,
+    du_ptr,  # or None
+    dv_ptr,  # or None
     h_ptr,  # [images, rows of output, WO, TAPS - 1, C], contiguous; with EDGES [.., TAPS // 2, C]
     u_ptr,
     v_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     C,  # a multiple of 32
     gradient_channels,  # those of the gradients, which may lack the last ones
     H,
@@ -71,28 +69,13 @@ def paired_data_gradient_kernel(
     first_output_row,  # of h
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
+    steps: Steps,
     stride_hn,  # of h, in words
-    stride_un,  # of u and of v, in words; the words of a pixel lie together
-    stride_uh,
-    stride_uw,
-    stride_dun,  # of their gradients, in words if these are written in words
-    stride_duc,
-    stride_duh,
-    stride_duw,
-    stride_dvn,
-    stride_dvc,
-    stride_dvh,
-    stride_dvw,
-    stride_contrast,
+    u_strides: Strides,  # of u and of v, in words; the words of a pixel lie together
+    du_strides: Strides,  # in words if gradients are written in words
+    dv_strides: Strides,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    NEEDS_U: tl.constexpr,
-    NEEDS_V: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -114,6 +97,7 @@ def paired_data_gradient_kernel(
     """
     TAPS: tl.constexpr = KERNEL_H * KERNEL_W
     dtype: tl.constexpr = u_ptr.dtype.element_ty
+    at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
     c_blocks = C // (2 * WORDS)
     tile = tl.program_id(0) // c_blocks
     c_block = tl.program_id(0) % c_blocks
@@ -123,31 +107,25 @@ def paired_data_gradient_kernel(
     x_rows, x_columns = tile_pixels(tile_row, tile_column, BLOCK_H, BLOCK_W)  # [PIXELS]
     x_inside = (x_rows < last_row) & (x_columns < W)
     x_mask = x_inside[:, None]
-    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, origin_h, origin_w, step_h, step_w, HO, WO)
+    x_i, x_j, x_is_centre = output_of_centre(x_rows, x_columns, at)
     x_is_centre = x_is_centre & x_inside
 
-    up, down, left, right = room_to_move(
-        tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w, BLOCK_H, BLOCK_W
-    )
+    up, down, left, right = room_to_move(tile_row, tile_column, last_row, at, BLOCK_H, BLOCK_W)
 
     words = c_block * WORDS + tl.arange(0, WORDS)
-    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
-    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * stride_un
+    u_words = u_ptr.to(tl.pointer_type(tl.int32)) + n * u_strides.n
+    v_words = v_ptr.to(tl.pointer_type(tl.int32)) + n * u_strides.n
     h_words = h_ptr.to(tl.pointer_type(tl.int32)) + n * stride_hn
-    offsets = pixel_offsets(x_rows, x_columns, stride_uh, stride_uw, False)[:, None] + words[None, :]
+    offsets = pixel_offsets(x_rows, x_columns, u_strides, False)[:, None] + words[None, :]
     SLOTS: tl.constexpr = TAPS // 2 if EDGES else TAPS - 1
-    stride_hw = SLOTS * (C // 2)
-    stride_hh = WO * stride_hw
-    x_outputs = pixel_offsets(x_i - first_output_row, x_j, stride_hh, stride_hw, False)[:, None] + words[None, :]
+    pixel_words = SLOTS * (C // 2)
+    h_strides = Strides(n=stride_hn, c=1, h=WO * pixel_words, w=pixel_words)
+    x_outputs = pixel_offsets(x_i - first_output_row, x_j, h_strides, False)[:, None] + words[None, :]
     u_x = tl.load(u_words + offsets, mask=x_mask, other=0)
     v_x = tl.load(v_words + offsets, mask=x_mask, other=0)
     channels = 2 * words
-    inverse_lower = load_inverse_contrast(
-        contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
-    )
-    inverse_upper = load_inverse_contrast(
-        contrast_ptr, inverse_contrast, stride_contrast, channels + 1, channels < C, LOAD_CONTRAST
-    )
+    inverse_lower = load_inverse_contrast(contrast, 0, channels, channels < C)
+    inverse_upper = load_inverse_contrast(contrast, 0, channels + 1, channels < C)
 
     zero = tl.zeros((BLOCK_H * BLOCK_W, WORDS), tl.float32)
     du_lower, du_upper, dv_lower, dv_upper = zero, zero, zero, zero
@@ -156,13 +134,13 @@ def paired_data_gradient_kernel(
         for end in tl.static_range(ENDS):
             tap = tl.cast(slot, tl.int32) if end == 0 else TAPS - 2 - tl.cast(slot, tl.int32)
             position = skip_centre(tap, KERNEL_H, KERNEL_W)
-            dy, dx = tap_position(position, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+            dy, dx = tap_position(position, at, KERNEL_H, KERNEL_W)
             own = tap * (C // 2)
-            moved = dy * stride_uh + dx * stride_uw
+            moved = pixel_offsets(dy, dx, u_strides, False)
             u_q, v_q, h_x, h_q = load_edge(
                 u_words + moved, v_words + moved, h_words + own, h_words + (TAPS - 2) * (C // 2) - own,
                 offsets, offsets, x_outputs, words[None, :], x_rows, x_columns, x_inside, x_is_centre, words < C // 2,
-                dy, dx, H, W, HO, WO, origin_h, origin_w, step_h, step_w, first_output_row, stride_hh, stride_hw,
+                dy, dx, at, first_output_row, h_strides,
                 ((up + dy) | (down - dy) | (left + dx) | (right - dx)) >= 0,
                 not EDGES or end == 0, not EDGES or end == 1, ZERO_FLUX, False,
             )  # fmt: skip
@@ -186,14 +164,13 @@ def paired_data_gradient_kernel(
             dv_lower -= v_lower
             dv_upper -= v_upper
 
-    if NEEDS_U:
+    if du_ptr is not None:
         store_channels(
-            du_ptr, du_lower, du_upper, n, x_rows, x_columns, x_inside, c_block * WORDS, gradient_channels,
-            stride_dun, stride_duc, stride_duh, stride_duw, WRITE_WORDS, dtype, PTX,
+            du_ptr, du_lower, du_upper, n, x_rows, x_columns, x_inside, c_block * WORDS, gradient_channels, du_strides,
+            WRITE_WORDS, dtype, PTX,
         )  # fmt: skip
-    if NEEDS_V:
+    if dv_ptr is not None:
         store_channels(
             dv_ptr, dv_lower * inverse_lower, dv_upper * inverse_upper, n, x_rows, x_columns, x_inside,
-            c_block * WORDS, gradient_channels,
-            stride_dvn, stride_dvc, stride_dvh, stride_dvw, WRITE_WORDS, dtype, PTX,
+            c_block * WORDS, gradient_channels, dv_strides, WRITE_WORDS, dtype, PTX,
         )  # fmt: skip

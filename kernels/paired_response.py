@@ -8,6 +8,7 @@ the plain loop is the better one, which takes a quarter less of them.
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import PairTile
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import (
     APART,
@@ -19,18 +20,17 @@ from sdn_triton.kernels.pairs import (
     unpacked,
     weighted_differences,
 )
-from sdn_triton.kernels.pixels import NO_ROOM, inside, pixel_offsets
+from sdn_triton.kernels.pixels import FORCE_MASKS, centres_of, inside, pixel_offsets
 from sdn_triton.kernels.products import finished, sums_in_tensor_memory
 
 
 @triton.jit
 def masks_inside(tile, dy, dx):
     """Which first and which second pixels of a tile moved by a tap lie in the image, [PIXELS // 2, 1] each."""
-    _, rows, columns, second_row, second_column, H, W, _, _ = tile
-    rows += dy
-    columns += dx
-    first = inside(rows, columns, H, W)
-    second = inside(rows + second_row, columns + second_column, H, W)
+    rows = tile.rows + dy
+    columns = tile.columns + dx
+    first = inside(rows, columns, tile.H, tile.W)
+    second = inside(rows + tile.second_row, columns + tile.second_column, tile.H, tile.W)
     return first[:, None], second[:, None]
 
 
@@ -40,9 +40,8 @@ def load_wanted_words(u_words, v_words, tile, word, dy, dx, wanted):
 
     Where they are not ``wanted`` nothing is read: a mask, since arithmetic does not move past a branch.
     """
-    offsets, _, _, second_row, second_column, _, _, stride_h, stride_w = tile
-    offsets += word + (dy * stride_h + dx * stride_w)
-    second = second_row * stride_h + second_column * stride_w
+    offsets = tile.offsets + (word + (dy * tile.stride_h + dx * tile.stride_w))
+    second = tile.second_row * tile.stride_h + tile.second_column * tile.stride_w
     first_mask, second_mask = masks_inside(tile, dy, dx)
     first_mask = first_mask & wanted
     second_mask = second_mask & wanted
@@ -60,9 +59,8 @@ def load_words(u_words, v_words, tile, word, dy, dx, all_inside):
     Standing on a branch also keeps these loads from being prefetched through shared memory, past the first-level cache
     where a tap finds what others have read.
     """
-    offsets, _, _, second_row, second_column, _, _, stride_h, stride_w = tile
-    offsets += word + (dy * stride_h + dx * stride_w)
-    second = second_row * stride_h + second_column * stride_w
+    offsets = tile.offsets + (word + (dy * tile.stride_h + dx * tile.stride_w))
+    second = tile.second_row * tile.stride_h + tile.second_column * tile.stride_w
     if all_inside:
         u_first = tl.load(u_words + offsets)
         u_second = tl.load(u_words + offsets + second)
@@ -109,34 +107,28 @@ def flow_of_tap(
 
 
 @triton.jit
-def contrast_of_words(
-    contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST: tl.constexpr, dtype: tl.constexpr
-):
+def contrast_of_words(contrast, first_channel, word, C, dtype: tl.constexpr):
     """1 / k of lower and of upper channels, as :func:`load_inverse_contrast`, for words [PIXELS // 2, WORDS, 2]."""
     IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     channels = IN_WORD * (word + tl.arange(0, WORDS))
-    lower = load_inverse_contrast(
-        contrast_ptr, inverse_contrast, stride_contrast, channels, channels < C, LOAD_CONTRAST
-    )
-    upper = load_inverse_contrast(
-        contrast_ptr, inverse_contrast, stride_contrast, channels + IN_WORD - 1, channels < C, LOAD_CONTRAST
-    )
-    if LOAD_CONTRAST:
+    lower = load_inverse_contrast(contrast, first_channel, channels, channels < C)
+    upper = load_inverse_contrast(contrast, first_channel, channels + IN_WORD - 1, channels < C)
+    if contrast.ptr is not None:
         lower = lower[:, :, None]
         upper = upper[:, :, None]
     return lower, upper
 
 
 @triton.jit
-def next_tap(dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, all_words):
+def next_tap(dy, dx, word, reach_h, reach_w, at, all_words):
     """The tap after ``(dy, dx)`` in the first half of the kernel, and whether it is the first one of the next words.
 
     After the last words come the first ones again: what is loaded of them then is not used.
     """
-    dx += dilation_w
+    dx += at.dilation_w
     end_of_row = dx > reach_w
     dx = tl.where(end_of_row, -reach_w, dx)
-    dy = tl.where(end_of_row, dy + dilation_h, dy)
+    dy = tl.where(end_of_row, dy + at.dilation_h, dy)
     is_first = (dy == 0) & (dx == 0)
     dy = tl.where(is_first, -reach_h, dy)
     dx = tl.where(is_first, -reach_w, dx)
@@ -150,17 +142,14 @@ def rotated_response(
     u_words,
     v_words,
     weight_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast,
+    first_channel,
     tile,
     C,
     reach_h,
     reach_w,
-    dilation_h,
-    dilation_w,
-    stride_contrast,
+    at,
     HALF_TAPS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -176,7 +165,7 @@ def rotated_response(
     not move past, and are carried from trip to trip, which keeps them from being prefetched through shared memory, past
     the first-level cache where a tap finds what others have read.
     """
-    PIXELS: tl.constexpr = 2 * tile[0].shape[0]
+    PIXELS: tl.constexpr = 2 * tile.rows.shape[0]
     IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     CHANNELS: tl.constexpr = IN_WORD * WORDS
     PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
@@ -189,9 +178,9 @@ def rotated_response(
     u_p, v_p = load_wanted_words(u_words, v_words, tile, 0, 0, 0, True)
     u_q, v_q = load_wanted_words(u_words, v_words, tile, 0, dy, dx, True)
     u_opposite, v_opposite = load_wanted_words(u_words, v_words, tile, 0, -dy, -dx, True)
-    inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, 0, C, LOAD_CONTRAST, dtype)
+    inverse = contrast_of_words(contrast, first_channel, 0, C, dtype)
     flow = flow_of_tap(u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX)
-    next_dy, next_dx, word, is_first = next_tap(dy, dx, 0, reach_h, reach_w, dilation_h, dilation_w, C // IN_WORD)
+    next_dy, next_dx, word, is_first = next_tap(dy, dx, 0, reach_h, reach_w, at, C // IN_WORD)
     u_q, v_q = load_wanted_words(u_words, v_words, tile, word, next_dy, next_dx, True)
 
     accumulator = tl.zeros((PIXELS, BLOCK_O), tl.float32)
@@ -214,13 +203,11 @@ def rotated_response(
 
         u_p = tl.where(is_first, u_next, u_p)
         v_p = tl.where(is_first, v_next, v_p)
-        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST, dtype)
+        inverse = contrast_of_words(contrast, first_channel, word, C, dtype)
         dy = next_dy
         dx = next_dx
         flow = flow_of_tap(u_p, u_q, v_p, v_q, inverse, tile, dy, dx, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX)
-        next_dy, next_dx, word, is_first = next_tap(
-            dy, dx, word, reach_h, reach_w, dilation_h, dilation_w, C // IN_WORD
-        )
+        next_dy, next_dx, word, is_first = next_tap(dy, dx, word, reach_h, reach_w, at, C // IN_WORD)
         u_q, v_q = load_wanted_words(u_words, v_words, tile, word, next_dy, next_dx, True)
         accumulator = finished(accumulator, dtype, PRECISION)
         weight_ptr += WEIGHT_TILE
@@ -232,18 +219,15 @@ def plain_response(
     u_words,
     v_words,
     weight_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast,
+    first_channel,
     tile,
     room,
     C,
     reach_h,
     reach_w,
-    dilation_h,
-    dilation_w,
-    stride_contrast,
+    at,
     HALF_TAPS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -252,7 +236,7 @@ def plain_response(
     dtype: tl.constexpr,
 ):
     """The response by a loop that makes the differences of a tap and its opposite, then forms their product."""
-    PIXELS: tl.constexpr = 2 * tile[0].shape[0]
+    PIXELS: tl.constexpr = 2 * tile.rows.shape[0]
     IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
     CHANNELS: tl.constexpr = IN_WORD * WORDS
     PRECISION: tl.constexpr = "tf32" if PTX else "ieee"
@@ -271,7 +255,7 @@ def plain_response(
     for _ in range(0, C // CHANNELS * HALF_TAPS):
         if is_first:
             u_p, v_p = load_wanted_words(u_words, v_words, tile, word, 0, 0, True)
-        inverse = contrast_of_words(contrast_ptr, inverse_contrast, stride_contrast, word, C, LOAD_CONTRAST, dtype)
+        inverse = contrast_of_words(contrast, first_channel, word, C, dtype)
         # One comparison for three: none of the sums is negative. dy is not positive; dx may be either.
         u_q, v_q = load_words(
             u_words, v_words, tile, word, dy, dx, all_inside=((up + dy) | (left + dx) | (right - dx)) >= 0
@@ -290,10 +274,10 @@ def plain_response(
         accumulator = finished(accumulator, dtype, PRECISION)
 
         weight_ptr += WEIGHT_TILE
-        dx += dilation_w
+        dx += at.dilation_w
         if dx > reach_w:
             dx = -reach_w
-            dy += dilation_h
+            dy += at.dilation_h
         is_first = (dy == 0) & (dx == 0)
         if is_first:
             dy = -reach_h
@@ -304,28 +288,18 @@ def plain_response(
 
 @triton.jit
 def paired_response_of_tile(
-    u_words,  # of the first channel of the group, as are those below
+    u_words,  # of the first channel of the group, as are v and the weight
     v_words,
     weight_ptr,  # [C / 32, TAPS // 2, BLOCK_O, 2, 32] of these outputs, see launch/paired_weight.py
-    contrast_ptr,
-    inverse_contrast,
+    contrast,
+    first_channel,  # of the group
     first_row,
     first_column,
     C,
-    H,
-    W,
-    origin_h,
-    origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_uh,
-    stride_uw: tl.constexpr,
-    stride_contrast,
+    at,
+    u_strides,  # of u and of v, in words
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -341,34 +315,38 @@ def paired_response_of_tile(
     registers while taps go by.
     """
     HALF_TAPS: tl.constexpr = KERNEL_H * KERNEL_W // 2
-    reach_h = KERNEL_H // 2 * dilation_h
-    reach_w = KERNEL_W // 2 * dilation_w
+    reach_h = KERNEL_H // 2 * at.dilation_h
+    reach_w = KERNEL_W // 2 * at.dilation_w
     pixels = first_pixels(BLOCK_H * BLOCK_W)
-    rows = (first_row + pixels // BLOCK_W) * step_h + origin_h
-    columns = (first_column + pixels % BLOCK_W) * step_w + origin_w
-    offsets = pixel_offsets(rows, columns, stride_uh, stride_uw, False)[:, None] + tl.arange(0, WORDS)[None, :]
-    second_row = APART // BLOCK_W * step_h
-    second_column = APART % BLOCK_W * step_w
-    tile = offsets, rows, columns, second_row, second_column, H, W, stride_uh, stride_uw
+    rows, columns = centres_of(first_row + pixels // BLOCK_W, first_column + pixels % BLOCK_W, at)
+    tile = PairTile(
+        offsets=pixel_offsets(rows, columns, u_strides, False)[:, None] + tl.arange(0, WORDS)[None, :],
+        rows=rows,
+        columns=columns,
+        second_row=APART // BLOCK_W * at.step_h,
+        second_column=APART % BLOCK_W * at.step_w,
+        H=at.H,
+        W=at.W,
+        stride_h=u_strides.h,
+        stride_w=u_strides.w,
+    )
     if sums_in_tensor_memory():
         # How far the tile can be moved up, down, left and right without leaving the image.
-        up = first_row * step_h + origin_h
-        left = first_column * step_w + origin_w
-        down = H - 1 - up - (BLOCK_H - 1) * step_h
-        right = W - 1 - left - (BLOCK_W - 1) * step_w
+        up = first_row * at.step_h + at.origin_h
+        left = first_column * at.step_w + at.origin_w
+        down = at.H - 1 - up - (BLOCK_H - 1) * at.step_h
+        right = at.W - 1 - left - (BLOCK_W - 1) * at.step_w
         if (up < 0) | (down < 0):
-            up = NO_ROOM
-            down = NO_ROOM
+            up = FORCE_MASKS
+            down = FORCE_MASKS
         room = up, down, left, right
         sums = plain_response(
-            u_words, v_words, weight_ptr, contrast_ptr, inverse_contrast, tile, room, C, reach_h, reach_w,
-            dilation_h, dilation_w, stride_contrast, HALF_TAPS, LOAD_CONTRAST, UNIT_CONTRAST, DIFFUSIVITY, ZERO_FLUX,
-            PTX, BLOCK_O, dtype,
+            u_words, v_words, weight_ptr, contrast, first_channel, tile, room, C, reach_h, reach_w, at,
+            HALF_TAPS, UNIT_CONTRAST, DIFFUSIVITY, ZERO_FLUX, PTX, BLOCK_O, dtype,
         )  # fmt: skip
     else:
         sums = rotated_response(
-            u_words, v_words, weight_ptr, contrast_ptr, inverse_contrast, tile, C, reach_h, reach_w,
-            dilation_h, dilation_w, stride_contrast, HALF_TAPS, LOAD_CONTRAST, UNIT_CONTRAST, DIFFUSIVITY, ZERO_FLUX,
-            PTX, BLOCK_O, dtype,
+            u_words, v_words, weight_ptr, contrast, first_channel, tile, C, reach_h, reach_w, at,
+            HALF_TAPS, UNIT_CONTRAST, DIFFUSIVITY, ZERO_FLUX, PTX, BLOCK_O, dtype,
         )  # fmt: skip
     return sums

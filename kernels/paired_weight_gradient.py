@@ -3,11 +3,14 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import WORD_BITS, WORDS, precise_weighted_differences, side_by_side, unpacked
 from sdn_triton.kernels.pixels import (
-    channel_offsets,
+    geometry_of,
+    image_offsets,
     inside,
+    next_tile,
     pixel_offsets,
     tap_position,
     tile_origin,
@@ -15,19 +18,6 @@ from sdn_triton.kernels.pixels import (
 )
 from sdn_triton.kernels.products import finished
 from sdn_triton.kernels.reduction import sum_over_pixels
-
-
-@triton.jit
-def next_tile(n, row, column, HO, WO, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
-    """Image, first row and first column of the tile that follows; see :func:`tile_origin` for the order."""
-    column += BLOCK_W
-    is_past_row = column >= WO
-    column = tl.where(is_past_row, 0, column)
-    row = tl.where(is_past_row, row + BLOCK_H, row)
-    is_past_image = row >= HO
-    row = tl.where(is_past_image, 0, row)
-    n = tl.where(is_past_image, n + 1, n)
-    return n, row, column
 
 
 @triton.jit
@@ -50,10 +40,8 @@ def flow_of_tap(
     wanted,
     dy,
     dx,
-    H,
-    W,
-    stride_h,
-    stride_w,
+    at,
+    u_strides,
     inverse_lower,
     inverse_upper,
     dtype: tl.constexpr,
@@ -63,13 +51,13 @@ def flow_of_tap(
     PTX: tl.constexpr,
 ):
     """Words of ``s(p,q) (u[q] - u[p])`` with ``q = p + (dy, dx)``, [PIXELS, WORDS]."""
-    q_inside = inside(rows + dy, columns + dx, H, W)
-    u_q, v_q = load_words(u_words, v_words, offsets + (dy * stride_h + dx * stride_w), q_inside & wanted)
+    q_inside = inside(rows + dy, columns + dx, at.H, at.W)
+    u_q, v_q = load_words(u_words, v_words, offsets + pixel_offsets(dy, dx, u_strides, False), q_inside & wanted)
     flow = precise_weighted_differences(
         u_p, u_q, v_p, v_q, inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, PTX
     )
     if ZERO_FLUX:
-        flow = tl.where((inside(rows, columns, H, W) & q_inside)[:, None], flow, 0)
+        flow = tl.where((inside(rows, columns, at.H, at.W) & q_inside)[:, None], flow, 0)
     return flow
 
 
@@ -84,12 +72,8 @@ def flows_of_taps(
     columns,
     wanted,
     first_pair,
-    dilation_h,
-    dilation_w,
-    H,
-    W,
-    stride_h,
-    stride_w,
+    at,
+    u_strides,
     inverse_lower,
     inverse_upper,
     dtype: tl.constexpr,
@@ -103,25 +87,25 @@ def flows_of_taps(
 ):
     """Those of TAP_PAIRS taps, each followed by its opposite, [PIXELS, 2 * TAP_PAIRS * WORDS]."""
     if TAP_PAIRS == 1:
-        dy, dx = tap_position(first_pair, dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = tap_position(first_pair, at, KERNEL_H, KERNEL_W)
         first = flow_of_tap(
-            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, dy, dx, H, W, stride_h, stride_w,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, dy, dx, at, u_strides,
             inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         second = flow_of_tap(
-            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, -dy, -dx, H, W, stride_h, stride_w,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, -dy, -dx, at, u_strides,
             inverse_lower, inverse_upper, dtype, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
     else:
         HALF: tl.constexpr = TAP_PAIRS // 2
         first = flows_of_taps(
-            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, dilation_h, dilation_w,
-            H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, at, u_strides,
+            inverse_lower, inverse_upper,
             dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         second = flows_of_taps(
-            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair + HALF, dilation_h, dilation_w,
-            H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+            u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair + HALF, at, u_strides,
+            inverse_lower, inverse_upper,
             dtype, HALF, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
     return side_by_side(first, second)
@@ -139,19 +123,8 @@ def flows_of_tile(
     tile_rows,  # [PIXELS]
     tile_columns,
     first_pair,
-    dilation_h,
-    dilation_w,
-    H,
-    W,
-    HO,
-    WO,
-    origin_h,
-    origin_w,
-    step_h,
-    step_w,
-    stride_n,
-    stride_h,
-    stride_w,
+    at,
+    u_strides,
     inverse_lower,
     inverse_upper,
     dtype: tl.constexpr,
@@ -168,18 +141,18 @@ def flows_of_tile(
     Loads have masks instead of branches, which arithmetic does not move past. Positions past the output read nothing:
     they might be NaN, and NaN times a zero gradient is NaN.
     """
-    u_words = u_group + n * stride_n
-    v_words = v_group + n * stride_n
-    up = row * step_h + origin_h
-    left = column * step_w + origin_w
-    rows = up + tile_rows * step_h
-    columns = left + tile_columns * step_w
-    wanted = (tile_rows < HO - row) & (tile_columns < WO - column) & is_there
-    offsets = tile_offsets + (up * stride_h + left * stride_w)
-    u_p, v_p = load_words(u_words, v_words, offsets, inside(rows, columns, H, W) & wanted)
+    u_words = u_group + n * u_strides.n
+    v_words = v_group + n * u_strides.n
+    up = row * at.step_h + at.origin_h
+    left = column * at.step_w + at.origin_w
+    rows = up + tile_rows * at.step_h
+    columns = left + tile_columns * at.step_w
+    wanted = (tile_rows < at.HO - row) & (tile_columns < at.WO - column) & is_there
+    offsets = tile_offsets + pixel_offsets(up, left, u_strides, False)
+    u_p, v_p = load_words(u_words, v_words, offsets, inside(rows, columns, at.H, at.W) & wanted)
     flows = flows_of_taps(
-        u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, dilation_h, dilation_w,
-        H, W, stride_h, stride_w, inverse_lower, inverse_upper,
+        u_words, v_words, u_p, v_p, offsets, rows, columns, wanted, first_pair, at, u_strides,
+        inverse_lower, inverse_upper,
         dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
     )  # fmt: skip
     return unpacked(flows, dtype)
@@ -187,13 +160,12 @@ def flows_of_tile(
 
 @triton.jit(do_not_specialize=["tiles", "H", "HO", "origin_h", "origin_w"])
 def paired_weight_gradient_kernel(
-    dweight_ptr,  # [splits, groups * O, TAPS, C] in float32
-    dbias_ptr,  # [splits, groups * O] in float32
+    dweight_ptr,  # [splits, groups * O, TAPS, C] in float32, or None
+    dbias_ptr,  # [splits, groups * O] in float32, or None
     gradient_ptr,
     u_ptr,
     v_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     tiles,  # of all images
     C,  # channels of one group, a multiple of 32
     O,  # outputs of one group
@@ -203,23 +175,11 @@ def paired_weight_gradient_kernel(
     WO,
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_un,  # of u and of v, in words; the words of a pixel lie together
-    stride_uh,
-    stride_uw,
-    stride_contrast,
+    steps: Steps,
+    g_strides: Strides,
+    u_strides: Strides,  # of u and of v, in words; the words of a pixel lie together
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    NEEDS_WEIGHT: tl.constexpr,
-    NEEDS_BIAS: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     UNIT_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     ZERO_FLUX: tl.constexpr,
@@ -254,55 +214,35 @@ def paired_weight_gradient_kernel(
     outputs = o_block * BLOCK_O + tl.arange(0, BLOCK_O)
     o_mask = outputs < O
     first_output = (split.to(tl.int64) * groups + group) * O  # of this split and group
-    gradient_ptr += group * O * stride_gc
+    gradient_ptr += group * O * g_strides.c
 
     if first_pair == TAPS // 2:
-        if NEEDS_BIAS:  # noqa: SIM102 (a compile-time condition is not to be mixed with one of run time)
+        if dbias_ptr is not None:  # noqa: SIM102 (a compile-time condition is not to be mixed with one of run time)
             if c_block == 0:
                 dbias = sum_over_pixels(
-                    gradient_ptr,
-                    outputs,
-                    o_mask,
-                    split,
-                    splits,
-                    tiles,
-                    HO,
-                    WO,
-                    stride_gn,
-                    stride_gc,
-                    stride_gh,
-                    stride_gw,
-                    INT64=INT64,
-                    BLOCK_H=BLOCK_H,
-                    BLOCK_W=BLOCK_W,
-                )
+                    gradient_ptr, outputs, o_mask, split, splits, tiles, HO, WO, g_strides, INT64, BLOCK_H, BLOCK_W
+                )  # fmt: skip
                 tl.store(dbias_ptr + first_output + outputs[None, :], dbias, mask=o_mask[None, :])
-        if NEEDS_WEIGHT:
+        if dweight_ptr is not None:
             centre_ptr = dweight_ptr + (first_output * TAPS + TAPS // 2) * C + c_block * CHANNELS
             centre_offsets = (outputs * (TAPS * C))[:, None] + tl.arange(0, CHANNELS)[None, :]
             tl.store(centre_ptr + centre_offsets, tl.zeros((BLOCK_O, CHANNELS), tl.float32), mask=o_mask[:, None])
-    elif NEEDS_WEIGHT:
+    elif dweight_ptr is not None:
         if TAPS // 2 == TAP_PAIRS and dtype == tl.float32:
             # So the compiler knows where all taps are, which takes fewer registers. In half types it would make use of
             # that to move the differences in front of the product.
             first_pair = 0
-        if LOAD_CONTRAST:
-            contrast_ptr += group * C * stride_contrast
+        at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
         lower = c_block * CHANNELS + IN_WORD * tl.arange(0, WORDS)
-        inverse_lower = load_inverse_contrast(
-            contrast_ptr, inverse_contrast, stride_contrast, lower, lower < C, LOAD_CONTRAST
-        )
-        inverse_upper = load_inverse_contrast(
-            contrast_ptr, inverse_contrast, stride_contrast, lower + IN_WORD - 1, lower < C, LOAD_CONTRAST
-        )
+        inverse_lower = load_inverse_contrast(contrast, group * C, lower, lower < C)
+        inverse_upper = load_inverse_contrast(contrast, group * C, lower + IN_WORD - 1, lower < C)
         group_words = group * (C // IN_WORD) + c_block * WORDS
         u_group = u_ptr.to(tl.pointer_type(tl.int32)) + group_words
         v_group = v_ptr.to(tl.pointer_type(tl.int32)) + group_words
         tile_rows, tile_columns = tile_pixels(0, 0, BLOCK_H, BLOCK_W)  # [PIXELS]
-        tile_offsets = pixel_offsets(tile_rows * step_h, tile_columns * step_w, stride_uh, stride_uw, False)
+        tile_offsets = pixel_offsets(tile_rows * at.step_h, tile_columns * at.step_w, u_strides, False)
         tile_offsets = tile_offsets[:, None] + tl.arange(0, WORDS)[None, :]
-        g_offsets = pixel_offsets(tile_rows, tile_columns, stride_gh, stride_gw, INT64)[:, None]
-        g_offsets += channel_offsets(outputs, stride_gc, INT64)[None, :]
+        g_offsets = image_offsets(tile_rows, tile_columns, outputs, g_strides, INT64)
 
         run = tl.cdiv(tiles, splits)
         first_tile = split * run
@@ -310,23 +250,20 @@ def paired_weight_gradient_kernel(
         n, row, column = tile_origin(first_tile, HO, WO, BLOCK_H, BLOCK_W)
         flows = flows_of_tile(
             u_group, v_group, n, row, column, first_tile < last_tile, tile_offsets, tile_rows, tile_columns, first_pair,
-            dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w, stride_un, stride_uh, stride_uw,
-            inverse_lower, inverse_upper,
+            at, u_strides, inverse_lower, inverse_upper,
             dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
         )  # fmt: skip
         accumulator = tl.zeros((BLOCK_O, 2 * TAP_PAIRS * CHANNELS), tl.float32)
         # The product of a tile runs under the differences of the next one, and has ended with the trip.
         for tile in range(first_tile, last_tile):
             valid = (tile_rows < HO - row) & (tile_columns < WO - column)
-            g_image = gradient_ptr + n * stride_gn + pixel_offsets(row, column, stride_gh, stride_gw, INT64)
+            g_image = gradient_ptr + n * g_strides.n + pixel_offsets(row, column, g_strides, INT64)
             gradient = tl.load(g_image + g_offsets, mask=valid[:, None] & o_mask[None, :], other=0.0)
             accumulator = tl.dot(tl.trans(gradient), flows, accumulator, input_precision=PRECISION)
             n, row, column = next_tile(n, row, column, HO, WO, BLOCK_H, BLOCK_W)
             flows = flows_of_tile(
                 u_group, v_group, n, row, column, tile + 1 < last_tile, tile_offsets, tile_rows, tile_columns,
-                first_pair, dilation_h, dilation_w, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
-                stride_un, stride_uh, stride_uw,
-                inverse_lower, inverse_upper,
+                first_pair, at, u_strides, inverse_lower, inverse_upper,
                 dtype, TAP_PAIRS, KERNEL_H, KERNEL_W, DIFFUSIVITY, UNIT_CONTRAST, ZERO_FLUX, PTX,
             )  # fmt: skip
             accumulator = finished(accumulator, dtype, PRECISION)

@@ -7,8 +7,33 @@ what they read, and the columns of a tile are contiguous whatever the width of t
 import triton
 import triton.language as tl
 
-NO_ROOM = tl.constexpr(-(2**30))
-"""How far a tile can be moved where every tap needs its masks: less than no way at all."""
+from sdn_triton.kernels.arguments import Geometry
+
+FORCE_MASKS = tl.constexpr(-(2**30))
+"""How far a tile can be moved where every tap needs its masks: a margin so negative that no tap is inside it."""
+
+
+@triton.jit
+def geometry_of(H, W, HO, WO, origin_h, origin_w, steps):
+    """Sizes and steps as one argument for the functions below, by names: Triton's cache knows no order of members."""
+    return Geometry(
+        H=H,
+        W=W,
+        HO=HO,
+        WO=WO,
+        origin_h=origin_h,
+        origin_w=origin_w,
+        step_h=steps.step_h,
+        step_w=steps.step_w,
+        dilation_h=steps.dilation_h,
+        dilation_w=steps.dilation_w,
+    )
+
+
+@triton.jit
+def centres_of(rows, columns, at):
+    """The positions in the input of the centres of outputs."""
+    return rows * at.step_h + at.origin_h, columns * at.step_w + at.origin_w
 
 
 @triton.jit
@@ -18,6 +43,19 @@ def tile_origin(tile, rows, columns, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexp
     down = tl.cdiv(rows, BLOCK_H)
     n = tile // (across * down)
     return n.to(tl.int64), tile // across % down * BLOCK_H, tile % across * BLOCK_W
+
+
+@triton.jit
+def next_tile(n, row, column, HO, WO, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """Image, first row and first column of the tile that follows; see :func:`tile_origin` for the order."""
+    column += BLOCK_W
+    is_past_row = column >= WO
+    column = tl.where(is_past_row, 0, column)
+    row = tl.where(is_past_row, row + BLOCK_H, row)
+    is_past_image = row >= HO
+    row = tl.where(is_past_image, 0, row)
+    n = tl.where(is_past_image, n + 1, n)
+    return n, row, column
 
 
 @triton.jit
@@ -34,12 +72,12 @@ def inside(rows, columns, H, W):
 
 
 @triton.jit
-def pixel_offsets(rows, columns, stride_h, stride_w, INT64: tl.constexpr):
+def pixel_offsets(rows, columns, strides, INT64: tl.constexpr):
     """Memory offsets of positions, in 64 bits where an image is too large for 32."""
     if INT64:
         rows = rows.to(tl.int64)
         columns = columns.to(tl.int64)
-    return rows * stride_h + columns * stride_w
+    return rows * strides.h + columns * strides.w
 
 
 @triton.jit
@@ -51,10 +89,42 @@ def channel_offsets(channels, stride_c, INT64: tl.constexpr):
 
 
 @triton.jit
-def tap_position(tap, dilation_h, dilation_w, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
+def image_offsets(rows, columns, channels, strides, INT64: tl.constexpr):
+    """Memory offsets of positions by channels, [BLOCK_P, BLOCK_C]."""
+    pixels = pixel_offsets(rows, columns, strides, INT64)
+    return pixels[:, None] + channel_offsets(channels, strides.c, INT64)[None, :]
+
+
+@triton.jit
+def pixel_pointers(ptr, n, rows, columns, strides, INT64: tl.constexpr):
+    """Pointers to the first channel of pixels of image ``n``, [BLOCK_P, 1]: what a loop over channels loads from."""
+    return ptr + (n * strides.n + pixel_offsets(rows, columns, strides, INT64)[:, None])
+
+
+@triton.jit
+def load_channels(pixels, channels, mask, strides, INT64: tl.constexpr):
+    """Some channels of the pixels of ``pixel_pointers``, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
+    return tl.load(pixels + channel_offsets(channels, strides.c, INT64)[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def load_tile(ptr, n, rows, columns, channels, mask, strides, INT64: tl.constexpr):
+    """Pixels of image ``n`` by channels, [BLOCK_P, BLOCK_C], and 0 where the mask is not."""
+    return tl.load(ptr + n * strides.n + image_offsets(rows, columns, channels, strides, INT64), mask=mask, other=0.0)
+
+
+@triton.jit
+def store_tile(ptr, values, n, rows, columns, channels, mask, strides, INT64: tl.constexpr):
+    """Write pixels of image ``n`` by channels in the type that the image has."""
+    places = ptr + n * strides.n + image_offsets(rows, columns, channels, strides, INT64)
+    tl.store(places, values.to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def tap_position(tap, steps, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
     """The displacement (dy, dx) from the centre of a kernel position; positions are counted row by row."""
-    dy = (tap // KERNEL_W - KERNEL_H // 2) * dilation_h
-    dx = (tap % KERNEL_W - KERNEL_W // 2) * dilation_w
+    dy = (tap // KERNEL_W - KERNEL_H // 2) * steps.dilation_h
+    dx = (tap % KERNEL_W - KERNEL_W // 2) * steps.dilation_w
     return dy, dx
 
 
@@ -65,28 +135,26 @@ def skip_centre(tap, KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr):
 
 
 @triton.jit
-def output_of_centre(rows, columns, origin_h, origin_w, step_h, step_w, HO, WO):
+def output_of_centre(rows, columns, at):
     """Output positions whose centres are the given input positions, and whether there are such outputs.
 
     ``centre = output * step + origin``; positions off the grid of steps, or past the output, are nobody's centre.
     """
-    i = (rows - origin_h) // step_h
-    j = (columns - origin_w) // step_w
-    on_grid = (i * step_h == rows - origin_h) & (j * step_w == columns - origin_w)
-    return i, j, on_grid & inside(rows - origin_h, columns - origin_w, HO * step_h, WO * step_w)
+    i = (rows - at.origin_h) // at.step_h
+    j = (columns - at.origin_w) // at.step_w
+    on_grid = (i * at.step_h == rows - at.origin_h) & (j * at.step_w == columns - at.origin_w)
+    is_output = inside(rows - at.origin_h, columns - at.origin_w, at.HO * at.step_h, at.WO * at.step_w)
+    return i, j, on_grid & is_output
 
 
 @triton.jit
-def room_to_move(
-    tile_row, tile_column, last_row, H, W, HO, WO, origin_h, origin_w, step_h, step_w,
-    BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
+def room_to_move(tile_row, tile_column, last_row, at, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
     """How far a tile can be moved up, down, left and right and still all of it is inside and an output centre."""
-    up = tl.minimum(tile_row, tile_row - origin_h)
-    left = tl.minimum(tile_column, tile_column - origin_w)
-    down = tl.minimum(H, HO + origin_h) - BLOCK_H - tile_row
-    right = tl.minimum(W, WO + origin_w) - BLOCK_W - tile_column
-    has_gaps = (step_h != 1) | (step_w != 1)
+    up = tl.minimum(tile_row, tile_row - at.origin_h)
+    left = tl.minimum(tile_column, tile_column - at.origin_w)
+    down = tl.minimum(at.H, at.HO + at.origin_h) - BLOCK_H - tile_row
+    right = tl.minimum(at.W, at.WO + at.origin_w) - BLOCK_W - tile_column
+    has_gaps = (at.step_h != 1) | (at.step_w != 1)
     if has_gaps | ((up | left | down | right | (last_row - BLOCK_H - tile_row)) < 0):
-        down = NO_ROOM
+        down = FORCE_MASKS
     return up, down, left, right

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets, tile_origin, tile_pixels
+from sdn_triton.kernels.arguments import Ratio, Strides
+from sdn_triton.kernels.pixels import image_offsets, pixel_offsets, store_tile, tile_origin, tile_pixels
 
 
 @triton.jit
@@ -23,21 +24,19 @@ def resized_at(
     mask,  # [BLOCK_P, BLOCK_C]; elsewhere the result is 0
     HV,
     WV,
-    ratio_h,
-    ratio_w,
-    stride_vh,
-    stride_vw,
+    ratio,
+    strides,
     INT64: tl.constexpr,
 ):
     """A smaller image at positions of the larger one, in its own precision, [BLOCK_P, BLOCK_C]."""
-    top, bottom, lower = source_lines(rows, HV, ratio_h)
-    left, right, further = source_lines(columns, WV, ratio_w)
+    top, bottom, lower = source_lines(rows, HV, ratio.h)
+    left, right, further = source_lines(columns, WV, ratio.w)
     lower = lower[:, None]
     further = further[:, None]
-    top_left = v_ptr + pixel_offsets(top, left, stride_vh, stride_vw, INT64)[:, None] + channels
-    top_right = v_ptr + pixel_offsets(top, right, stride_vh, stride_vw, INT64)[:, None] + channels
-    bottom_left = v_ptr + pixel_offsets(bottom, left, stride_vh, stride_vw, INT64)[:, None] + channels
-    bottom_right = v_ptr + pixel_offsets(bottom, right, stride_vh, stride_vw, INT64)[:, None] + channels
+    top_left = v_ptr + pixel_offsets(top, left, strides, INT64)[:, None] + channels
+    top_right = v_ptr + pixel_offsets(top, right, strides, INT64)[:, None] + channels
+    bottom_left = v_ptr + pixel_offsets(bottom, left, strides, INT64)[:, None] + channels
+    bottom_right = v_ptr + pixel_offsets(bottom, right, strides, INT64)[:, None] + channels
     above = (1.0 - further) * tl.load(top_left, mask=mask, other=0.0).to(tl.float32)
     above += further * tl.load(top_right, mask=mask, other=0.0).to(tl.float32)
     below = (1.0 - further) * tl.load(bottom_left, mask=mask, other=0.0).to(tl.float32)
@@ -60,18 +59,11 @@ def resize_gradient_kernel(
     W,
     HV,
     WV,
-    ratio_h,  # HV / H
-    ratio_w,
+    ratio: Ratio,
     reach_h,  # lines of the larger image that may mix one of the smaller
     reach_w,
-    stride_sn,
-    stride_sc,
-    stride_sh,
-    stride_sw,
-    stride_ln,
-    stride_lc,
-    stride_lh,
-    stride_lw,
+    small_strides: Strides,
+    large_strides: Strides,
     INT64: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
@@ -88,24 +80,21 @@ def resize_gradient_kernel(
     c_mask = (channels < C)[None, :]
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     # The first line of the larger image whose source is past the line before; one more for what rounding does.
-    start_h = tl.floor((rows.to(tl.float32) - 0.5) / ratio_h - 0.5).to(tl.int32) - 1
-    start_w = tl.floor((columns.to(tl.float32) - 0.5) / ratio_w - 0.5).to(tl.int32) - 1
-    l_channels = channel_offsets(channels, stride_lc, INT64)[None, :]
-    large_ptr += n * stride_ln
+    start_h = tl.floor((rows.to(tl.float32) - 0.5) / ratio.h - 0.5).to(tl.int32) - 1
+    start_w = tl.floor((columns.to(tl.float32) - 0.5) / ratio.w - 0.5).to(tl.int32) - 1
+    large_ptr += n * large_strides.n
 
     total = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for i in range(0, reach_h):
         r = start_h + i
-        top, bottom, lower = source_lines(r, HV, ratio_h)
+        top, bottom, lower = source_lines(r, HV, ratio.h)
         share_h = tl.where((r >= 0) & (r < H), share_of_line(rows, top, bottom, lower), 0.0)
         for j in range(0, reach_w):
             s = start_w + j
-            left, right, further = source_lines(s, WV, ratio_w)
+            left, right, further = source_lines(s, WV, ratio.w)
             share_w = tl.where((s >= 0) & (s < W), share_of_line(columns, left, right, further), 0.0)
             share = (share_h * share_w)[:, None]
-            offsets = pixel_offsets(r, s, stride_lh, stride_lw, INT64)[:, None] + l_channels
+            offsets = image_offsets(r, s, channels, large_strides, INT64)
             total += share * tl.load(large_ptr + offsets, mask=(share > 0.0) & c_mask, other=0.0).to(tl.float32)
-    s_pixels = pixel_offsets(rows, columns, stride_sh, stride_sw, INT64)[:, None]
-    s_offsets = n * stride_sn + s_pixels + channel_offsets(channels, stride_sc, INT64)[None, :]
     mask = ((rows < HV) & (columns < WV))[:, None] & c_mask
-    tl.store(small_ptr + s_offsets, total.to(small_ptr.dtype.element_ty), mask=mask)
+    store_tile(small_ptr, total, n, rows, columns, channels, mask, small_strides, INT64)

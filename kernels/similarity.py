@@ -3,25 +3,40 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
 from sdn_triton.kernels.difference import relative_difference
 from sdn_triton.kernels.diffusivity import diffusivity
 from sdn_triton.kernels.pixels import (
+    centres_of,
     channel_offsets,
+    geometry_of,
+    image_offsets,
     inside,
+    load_channels,
     pixel_offsets,
+    pixel_pointers,
     skip_centre,
+    store_tile,
     tap_position,
     tile_origin,
     tile_pixels,
 )
 
 
+@triton.jit
+def load_inverse_number(contrast):
+    """1 / k of a contrast that is one number for all channels."""
+    inverse = contrast.inverse
+    if contrast.ptr is not None:
+        inverse = 1.0 / tl.load(contrast.ptr).to(tl.float32)
+    return inverse
+
+
 @triton.jit(do_not_specialize=["H", "HO", "origin_h", "origin_w"])
 def similarity_kernel(
     s_ptr,  # [N, TAPS - 1, HO, WO] in float32, contiguous
     v_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     CG,  # channels of the guidance
     H,
     W,
@@ -29,21 +44,11 @@ def similarity_kernel(
     WO,
     origin_h,
     origin_w,
-    step_h,
-    step_w,
-    dilation_h,
-    dilation_w,
-    stride_sn,
-    stride_sc,
-    stride_sh,
-    stride_sw,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
+    steps: Steps,
+    s_strides: Strides,
+    v_strides: Strides,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     DIFFUSIVITY: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -57,61 +62,44 @@ def similarity_kernel(
     n, first_row, first_column = tile_origin(tl.program_id(0), HO, WO, BLOCK_H, BLOCK_W)
     rows, columns = tile_pixels(first_row, first_column, BLOCK_H, BLOCK_W)  # [BLOCK_P]
     tap = tl.program_id(1)
-    dy, dx = tap_position(skip_centre(tap, KERNEL_H, KERNEL_W), dilation_h, dilation_w, KERNEL_H, KERNEL_W)
-    centre_rows = rows * step_h + origin_h
-    centre_columns = columns * step_w + origin_w
+    at = geometry_of(H, W, HO, WO, origin_h, origin_w, steps)
+    dy, dx = tap_position(skip_centre(tap, KERNEL_H, KERNEL_W), at, KERNEL_H, KERNEL_W)
+    centre_rows, centre_columns = centres_of(rows, columns, at)
     p_inside = inside(centre_rows, centre_columns, H, W)
     q_inside = inside(centre_rows + dy, centre_columns + dx, H, W)
-    if LOAD_CONTRAST:
-        inverse_contrast = 1.0 / tl.load(contrast_ptr).to(tl.float32)
+    inverse_contrast = load_inverse_number(contrast)
 
-    v_ptr += n * stride_vn
-    v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
-    v_pixels = pixel_offsets(centre_rows, centre_columns, stride_vh, stride_vw, INT64)
+    v_near = pixel_pointers(v_ptr, n, centre_rows, centre_columns, v_strides, INT64)
+    v_far = v_near + pixel_offsets(dy, dx, v_strides, INT64)
     squares = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for c in range(0, CG, BLOCK_C):
         channels = c + tl.arange(0, BLOCK_C)
         c_mask = (channels < CG)[None, :]
-        v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]
-        v_p = tl.load(v_ptr + v_offsets, mask=p_inside[:, None] & c_mask, other=0.0)
-        v_q = tl.load(v_tap + v_offsets, mask=q_inside[:, None] & c_mask, other=0.0)
+        v_p = load_channels(v_near, channels, p_inside[:, None] & c_mask, v_strides, INT64)
+        v_q = load_channels(v_far, channels, q_inside[:, None] & c_mask, v_strides, INT64)
         t = relative_difference(v_p, v_q, inverse_contrast)
         squares += t * t
     s = diffusivity(tl.sum(squares, axis=1), DIFFUSIVITY)  # [BLOCK_P]
-    s_tap = s_ptr + n * stride_sn + channel_offsets(tap, stride_sc, INT64)
-    tl.store(s_tap + pixel_offsets(rows, columns, stride_sh, stride_sw, INT64), s, mask=(rows < HO) & (columns < WO))
+    s_tap = s_ptr + n * s_strides.n + channel_offsets(tap, s_strides.c, INT64)
+    tl.store(s_tap + pixel_offsets(rows, columns, s_strides, INT64), s, mask=(rows < HO) & (columns < WO))
 
 
 @triton.jit(do_not_specialize=["H"])
 def similarity_gradient_kernel(
-    dv_ptr,
-    contrast_sums_ptr,  # [N * tiles * c_blocks] in float32
+    dv_ptr,  # None where nobody needs it
+    contrast_sums_ptr,  # [N * tiles * c_blocks] in float32, or None
     edge_ptr,  # [N, TAPS - 1, H, W] in float32, from the data gradient kernel
     v_ptr,
-    contrast_ptr,
-    inverse_contrast,
+    contrast: Contrast,
     CG,  # channels of the guidance
     H,
     W,
-    dilation_h,
-    dilation_w,
-    stride_dvn,
-    stride_dvc,
-    stride_dvh,
-    stride_dvw,
-    stride_edge_n,
-    stride_edge_c,
-    stride_edge_h,
-    stride_edge_w,
-    stride_vn,
-    stride_vc,
-    stride_vh,
-    stride_vw,
+    steps: Steps,  # from pixel to pixel, and of the taps
+    dv_strides: Strides,
+    edge_strides: Strides,
+    v_strides: Strides,
     KERNEL_H: tl.constexpr,
     KERNEL_W: tl.constexpr,
-    NEEDS_V: tl.constexpr,
-    NEEDS_CONTRAST: tl.constexpr,
-    LOAD_CONTRAST: tl.constexpr,
     INT64: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
@@ -131,36 +119,31 @@ def similarity_gradient_kernel(
     c_mask = (channels < CG)[None, :]
     x_inside = inside(rows, columns, H, W)
     x_mask = x_inside[:, None] & c_mask
-    if LOAD_CONTRAST:
-        inverse_contrast = 1.0 / tl.load(contrast_ptr).to(tl.float32)
+    inverse_contrast = load_inverse_number(contrast)
 
-    v_ptr += n * stride_vn
-    v_pixels = pixel_offsets(rows, columns, stride_vh, stride_vw, INT64)
-    v_offsets = v_pixels[:, None] + channel_offsets(channels, stride_vc, INT64)[None, :]  # [BLOCK_P, BLOCK_C]
+    v_ptr += n * v_strides.n
+    v_offsets = image_offsets(rows, columns, channels, v_strides, INT64)  # [BLOCK_P, BLOCK_C]
     v_x = tl.load(v_ptr + v_offsets, mask=x_mask, other=0.0)
-    edge_ptr += n * stride_edge_n
-    edge_pixels = pixel_offsets(rows, columns, stride_edge_h, stride_edge_w, INT64)
+    edge_ptr += n * edge_strides.n
+    edge_pixels = pixel_offsets(rows, columns, edge_strides, INT64)
 
     dv = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     contrast_terms = tl.zeros((BLOCK_H * BLOCK_W, BLOCK_C), tl.float32)
     for tap in range(KERNEL_H * KERNEL_W - 1):
-        dy, dx = tap_position(skip_centre(tap, KERNEL_H, KERNEL_W), dilation_h, dilation_w, KERNEL_H, KERNEL_W)
+        dy, dx = tap_position(skip_centre(tap, KERNEL_H, KERNEL_W), steps, KERNEL_H, KERNEL_W)
         q_inside = x_inside & inside(rows + dy, columns + dx, H, W)
-        v_tap = v_ptr + pixel_offsets(dy, dx, stride_vh, stride_vw, INT64)
+        v_tap = v_ptr + pixel_offsets(dy, dx, v_strides, INT64)
         v_q = tl.load(v_tap + v_offsets, mask=q_inside[:, None] & c_mask, other=0.0)
-        edge_tap = edge_ptr + channel_offsets(tl.cast(tap, tl.int32), stride_edge_c, INT64)
+        edge_tap = edge_ptr + channel_offsets(tl.cast(tap, tl.int32), edge_strides.c, INT64)
         edge = tl.load(edge_tap + edge_pixels, mask=x_inside, other=0.0)[:, None]  # [BLOCK_P, 1]
         t = relative_difference(v_x, v_q, inverse_contrast)
         dv -= edge * t
-        if NEEDS_CONTRAST:
+        if contrast_sums_ptr is not None:
             contrast_terms -= edge * t * t * tl.where(q_inside, 0.5, 1.0)[:, None]
 
-    if NEEDS_V:
-        dv_ptr += n * stride_dvn
-        dv_pixels = pixel_offsets(rows, columns, stride_dvh, stride_dvw, INT64)
-        dv_offsets = dv_pixels[:, None] + channel_offsets(channels, stride_dvc, INT64)[None, :]
-        tl.store(dv_ptr + dv_offsets, (dv * inverse_contrast).to(dv_ptr.dtype.element_ty), mask=x_mask)
-    if NEEDS_CONTRAST:
+    if dv_ptr is not None:
+        store_tile(dv_ptr, dv * inverse_contrast, n, rows, columns, channels, x_mask, dv_strides, INT64)
+    if contrast_sums_ptr is not None:
         # Pixels past the image have no edge coefficients, so that their terms are zero.
         total = tl.sum(tl.sum(contrast_terms, axis=1), axis=0) * inverse_contrast
         tl.store(contrast_sums_ptr + tl.program_id(0).to(tl.int64), total)

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from sdn_triton.kernels.arguments import MatrixStrides, Strides
 from sdn_triton.kernels.pixels import channel_offsets, pixel_offsets
 
 
@@ -15,16 +16,9 @@ def tap_products_kernel(
     WO,
     O,
     COLUMNS,  # taps, without the centre, times channels
-    stride_hg,
-    stride_hp,
-    stride_hk,
-    stride_gn,
-    stride_gc,
-    stride_gh,
-    stride_gw,
-    stride_wg,
-    stride_wo,
-    stride_wk,
+    h_strides: MatrixStrides,
+    g_strides: Strides,
+    weight_strides: MatrixStrides,
     ONE_ROW: tl.constexpr,  # all pixels of an image lie as those of a row do
     PRECISION: tl.constexpr,
     INT64: tl.constexpr,
@@ -46,22 +40,22 @@ def tap_products_kernel(
     columns = tl.program_id(0) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
     p_mask = pixels < pixels_of_image
     c_mask = columns < COLUMNS
-    gradient_ptr += n * stride_gn + group * O * stride_gc
-    weight_ptr += group * stride_wg
+    gradient_ptr += n * g_strides.n + group * O * g_strides.c
+    weight_ptr += group * weight_strides.group
     if ONE_ROW:
-        g_pixels = channel_offsets(pixels, stride_gw, INT64)
+        g_pixels = channel_offsets(pixels, g_strides.w, INT64)
     else:
-        g_pixels = pixel_offsets(pixels // WO, pixels % WO, stride_gh, stride_gw, INT64)
+        g_pixels = pixel_offsets(pixels // WO, pixels % WO, g_strides, INT64)
 
     h = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for o in range(0, O, BLOCK_O):
         outputs = o + tl.arange(0, BLOCK_O)
         o_mask = outputs < O
-        g_offsets = g_pixels[:, None] + channel_offsets(outputs, stride_gc, INT64)[None, :]
+        g_offsets = g_pixels[:, None] + channel_offsets(outputs, g_strides.c, INT64)[None, :]
         gradient = tl.load(gradient_ptr + g_offsets, mask=p_mask[:, None] & o_mask[None, :], other=0.0)
-        weight_offsets = (outputs * stride_wo)[:, None] + (columns * stride_wk)[None, :]
+        weight_offsets = (outputs * weight_strides.row)[:, None] + (columns * weight_strides.column)[None, :]
         weight = tl.load(weight_ptr + weight_offsets, mask=o_mask[:, None] & c_mask[None, :], other=0.0)
         h = tl.dot(gradient, weight, h, input_precision=PRECISION)
-    h_ptr += group * stride_hg + n * pixels_of_image * stride_hp
-    h_offsets = pixels.to(tl.int64)[:, None] * stride_hp + columns.to(tl.int64)[None, :] * stride_hk
+    h_ptr += group * h_strides.group + n * pixels_of_image * h_strides.row
+    h_offsets = pixels.to(tl.int64)[:, None] * h_strides.row + columns.to(tl.int64)[None, :] * h_strides.column
     tl.store(h_ptr + h_offsets, h.to(h_ptr.dtype.element_ty), mask=p_mask[:, None] & c_mask[None, :])

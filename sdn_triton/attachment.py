@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves, tree_structure
 from typing_extensions import Unpack  # comes with torch; Python's own since 3.11
 
 from sdn_triton.checks import Size, check_name, integers
+from sdn_triton.dispatch_state import is_symbolic
 from sdn_triton.dry_run import check_channels_first, check_no_image, observe
-from sdn_triton.features import (
-    Features,
-    Select,
-    check_select,
-    describe,
-    differ_in_size,
-    find_features,
-    runs_coarse_to_fine,
-)
+from sdn_triton.features import Features, Select, check_select, describe, find_features, in_order
 from sdn_triton.modules import SDNNeck
 from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
-from sdn_triton.tracing import is_symbolic
+from sdn_triton.parts import Part, find_part, uncompiled
 
 Side = Literal["input", "output"]
 SIDES: tuple[Side, ...] = get_args(Side)
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")
-"""What the wrappers of torch.compile and of activation checkpointing call the module that they stand for."""
 
 
 class NeckOptions(TypedDict, total=False):
@@ -130,36 +119,37 @@ def attach(
         >>> torch.equal(model(image), before), "decode_head.sdn_neck.guidance.weight" in model.state_dict()
         (True, True)
     """
-    model, target, at, inside = _part(model, at, side, select)
-    holder = target.get_submodule(".".join(inside))
-    _check_free(target, holder, at, name)
+    model = uncompiled(model)
+    check_name("side", side, SIDES)
+    check_select(select)
+    part = find_part(model, at, side)
+    _check_free(part, name)
     each = None if channels is None else integers("channels", channels)
+    features: Features | None = None
     coarse_to_fine: bool | None = None
     if example is not None:
-        seen = observe(model, target, at, side, select, example)
-        found = seen.tensors()
-        what = f"the {side} of {at!r}"
+        observed = observe(model, part.module, part.name, side, select, example)
+        what = f"the {side} of {part.name!r}"
         if select is None:
-            check_no_image(what, found, example)
+            check_no_image(what, observed.tensors(), example)
         if each is None:
-            check_channels_first(what, found, example)
-        # Stages of one size tell nothing: they are taken as they come, and other calls may tell.
-        coarse_to_fine = runs_coarse_to_fine(found) if differ_in_size(found) else None
-        found = found[:: -1 if coarse_to_fine else 1]
-        each = tuple(feature.shape[1] for feature in found) if each is None else each
-        _check_channels(at, side, found, each)
+            check_channels_first(what, observed.tensors(), example)
+        features, coarse_to_fine = in_order(observed, None, each)
+        each = features.channels() if each is None else each
+        _check_channels(part.name, side, features, each)
     if each is None:
         raise ValueError(
             "give channels (of each feature, fine to coarse) or example (an input of the model, to find them)"
         )
-    like = next((p for p in (*target.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
+    like = next((p for p in (*part.module.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
     placed: NeckOptions = {"device": like.device, "dtype": like.dtype}
-    neck = SDNNeck(each, **(placed | options)).train(target.training)
-    hook = Attachment(at, side, (*inside, name), None if select is None else (*select,), each, coarse_to_fine)
-    if example is not None:
-        hook.remember(seen, -1 if coarse_to_fine else 1)
-    holder.add_module(name, neck)
-    hook.register(target)
+    neck = SDNNeck(each, **(placed | options)).train(part.module.training)
+    selected = None if select is None else (*select,)
+    hook = Attachment(part.name, side, (*part.path, name), selected, each, coarse_to_fine, options)
+    if features is not None:
+        hook.remember(features)
+    part.holder.add_module(name, neck)
+    hook.register(part.module)
     _forget_compiled()
     return neck
 
@@ -177,14 +167,17 @@ def detach(model: nn.Module, at: str, *, side: Side = "input", name: str = "sdn_
         >>> detach(model, at="1") is neck, len(model.state_dict())
         (True, 4)
     """
-    model, target, at, inside = _part(model, at, side, None)
-    hook = next((h for h in _hooks_of(target) if (h.name, h.side) == (name, side)), None)
+    model = uncompiled(model)
+    check_name("side", side, SIDES)
+    part = find_part(model, at, side)
+    hook = next((h for h in _hooks_of(part.module) if (h.name, h.side) == (name, side)), None)
     if hook is None:
-        raise ValueError(f"no neck {name!r} is attached at {at!r}, side {side!r}; attached are: {_attached(model)}")
+        raise ValueError(
+            f"no neck {name!r} is attached at {part.name!r}, side {side!r}; attached are: {_attached(model)}"
+        )
     hook.handle.remove()
-    holder = target.get_submodule(".".join(inside))
-    neck: SDNNeck = getattr(holder, name)
-    delattr(holder, name)
+    neck: SDNNeck = getattr(part.holder, name)
+    delattr(part.holder, name)
     _forget_compiled()
     return neck
 
@@ -194,6 +187,8 @@ class Attachment:
 
     places: tuple[int, list[int]] | None = None
     """How many leaves the last call had, and which of them were the features, fine to coarse."""
+    options: NeckOptions | None = None
+    """Those that the neck was made with; None of what was pickled before they were kept."""
 
     def __init__(
         self,
@@ -203,6 +198,7 @@ class Attachment:
         select: Select,
         channels: tuple[int, ...],
         coarse_to_fine: bool | None,
+        options: NeckOptions,
     ) -> None:
         self.at = at
         self.side = side
@@ -210,6 +206,7 @@ class Attachment:
         self.select = select
         self.channels = channels
         self.coarse_to_fine = coarse_to_fine
+        self.options = options
 
     def register(self, target: nn.Module) -> None:
         # The handle is kept here, where copies and pickles of the model take it along.
@@ -227,19 +224,16 @@ class Attachment:
             if any(map(is_symbolic, tree_leaves(tree))):
                 return self._symbolic(module, tree)
             raise ValueError(f"the neck at the {self.side} of {self.at!r}: {error}") from None
-        found = features.tensors()
-        coarse_to_fine = self._runs_coarse_to_fine(found)
-        step = -1 if coarse_to_fine else 1
-        _check_channels(self.at, self.side, found[::step], self.channels)
-        if differ_in_size(found) and not torch.compiler.is_compiling():  # a trace has no side effects
+        features, coarse_to_fine = in_order(features, self.coarse_to_fine, self.channels)
+        _check_channels(self.at, self.side, features, self.channels)
+        if not torch.compiler.is_compiling():  # a trace has no side effects
             self.coarse_to_fine = coarse_to_fine
-        if not torch.compiler.is_compiling():
-            self.remember(features, step)
-        return features.replaced(self._neck_of(module)(found[::step])[::step])
+            self.remember(features)
+        return features.replaced(self.neck_of(module)(features.tensors()))
 
-    def remember(self, features: Features, step: int) -> None:
-        """Where features were, for who cannot see it."""
-        self.places = len(features.leaves), features.places[::step]
+    def remember(self, features: Features) -> None:
+        """Where features were, for a call that shows no shapes."""
+        self.places = len(features.leaves), features.places
 
     def _symbolic(self, module: nn.Module, tree: Any) -> Any:
         """For ``torch.fx``, whose stand-ins have no shape: features are where they were in the last call."""
@@ -250,11 +244,12 @@ class Attachment:
                 "where the last call had them, and there was none like this one: call the model once before"
             )
         _, places = self.places
-        outputs = self._neck_of(module)([leaves[place] for place in places])
         features = Features(list(leaves), tree_structure(tree), places)
+        outputs = self.neck_of(module)(features.tensors())
         return features.replaced(outputs[i] for i in range(len(places)))
 
-    def _neck_of(self, module: nn.Module) -> Any:
+    def neck_of(self, module: nn.Module) -> Any:
+        """The neck of a copy of the part."""
         for name in self.path:
             module = getattr(module, name)
         return module
@@ -263,88 +258,27 @@ class Attachment:
     def name(self) -> str:
         return self.path[-1]
 
-    def _runs_coarse_to_fine(self, features: list[Tensor]) -> bool:
-        if self.coarse_to_fine is not None:
-            return self.coarse_to_fine
-        if differ_in_size(features):
-            return runs_coarse_to_fine(features)
-        channels = tuple(feature.shape[1] for feature in features)
-        return channels != self.channels and channels[::-1] == self.channels
 
-
-def _part(model: nn.Module, at: str, side: str, select: Select) -> tuple[nn.Module, nn.Module, str, tuple[str, ...]]:
-    """The model, the part of it that takes a neck, that part's name, and the way from it to the neck's holder."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    check_name("side", side, SIDES)
-    check_select(select)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile returned
-    names = dict(model.named_modules(remove_duplicate=False))
-    if at not in names:
-        close = difflib.get_close_matches(str(at), names, n=3) or [name for name, _ in model.named_children()]
-        raise ValueError(f"at={at!r} is no part of {type(model).__name__}; there are {', '.join(map(repr, close))}")
-    above = [names[""], *(names[".".join(at.split(".")[: i + 1])] for i in range(at.count(".") + 1) if at)]
-    late = next((module for module in above if isinstance(module, _distributors())), None)
-    if late is not None:
-        raise ValueError(f"model is inside {type(late).__name__}, which would not see the neck: attach it before")
-    target = names[at]
-    while (inner := next((name for name in WRAPPED if name in target._modules), None)) is not None:
-        at = f"{at}.{inner}" if at else inner
-        target = names[at]
-    if isinstance(target, torch.jit.ScriptModule):
-        raise TypeError(f"at={at!r} is scripted: attach to the module it was made from")
-    while type(target).forward is nn.Sequential.forward and len(target):
-        child = list(target._modules)[0 if side == "input" else -1]
-        at = f"{at}.{child}" if at else child
-        target = names[at]
-        if sum(module is target for module in names.values()) > 1:
-            raise ValueError(f"{at!r}, where the neck would go, is used in several places: give it a module of its own")
-    inside = None if _is_never_called(target) else _holder(target)
-    if inside is None:
-        raise ValueError(
-            f"at={at!r} is a {type(target).__name__} that is never called, or holds nothing to keep a neck in: "
-            "attach to a part of it, or to what takes its outputs"
-        )
-    return model, target, at, inside
-
-
-def _is_never_called(module: nn.Module) -> bool:
-    return type(module).forward is nn.Module.forward and "forward" not in vars(module)
-
-
-def _holder(module: nn.Module) -> tuple[str, ...] | None:
-    """The way to the first part of a container that is none itself: it does not run whatever it holds. None: no way."""
-    if not isinstance(module, CONTAINERS):
-        return ()
-    ways = ((name, _holder(child)) for name, child in module.named_children())
-    return next(((name, *way) for name, way in ways if way is not None), None)
-
-
-def _distributors() -> tuple[type, ...]:
-    """Wrappers that have to know all parameters when they are made; those of FSDP only if somebody imported it."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    sharding = () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
-    return nn.parallel.DistributedDataParallel, *sharding
-
-
-def _check_free(target: nn.Module, holder: nn.Module, at: str, name: str) -> None:
+def _check_free(part: Part, name: str) -> None:
     if not name.isidentifier():
         raise ValueError(f"name must be a Python identifier, got {name!r}")
-    if any(hook.name == name for hook in _hooks_of(target)):
-        raise ValueError(f"a neck {name!r} is attached at {at!r} already: detach it, or give this one another name")
-    if hasattr(holder, name):
-        raise ValueError(f"{at!r} has an attribute {name!r} already: give the neck another name")
+    if any(hook.name == name for hook in _hooks_of(part.module)):
+        raise ValueError(
+            f"a neck {name!r} is attached at {part.name!r} already: detach it, or give this one another name"
+        )
+    if hasattr(part.holder, name):
+        raise ValueError(f"{part.name!r} has an attribute {name!r} already: give the neck another name")
 
 
-def _check_channels(at: str, side: str, features: Sequence[Tensor], channels: tuple[int, ...]) -> None:
+def _check_channels(at: str, side: str, features: Features, channels: tuple[int, ...]) -> None:
     """Raise unless ``features``, fine to coarse, are those a neck is made for."""
-    seen = tuple(feature.shape[1] for feature in features)
-    if seen != channels:
-        is_reversed = seen == channels[::-1]
-        advice = f"channels={list(seen)} would be" if is_reversed else "leave some out by select=[places among them]"
+    present = features.channels()
+    if present != channels:
+        is_reversed = present == channels[::-1]
+        advice = f"channels={list(present)} would be" if is_reversed else "leave some out by select=[places among them]"
         raise ValueError(
             f"the neck at the {side} of {at!r} is for features of {list(channels)} channels, fine to coarse, "
-            f"but there are {list(seen)}: {describe(features)}; {advice}"
+            f"but there are {list(present)}: {describe(features.tensors())}; {advice}"
         )
 
 
@@ -353,9 +287,14 @@ def _hooks_of(module: nn.Module) -> list[Attachment]:
     return [hook for hook in hooks if isinstance(hook, Attachment)]
 
 
+def attachments_of(model: nn.Module) -> list[tuple[str, nn.Module, Attachment]]:
+    """The parts of ``model`` that have necks, by name, and how each neck is attached."""
+    return [(at, module, hook) for at, module in model.named_modules() for hook in _hooks_of(module)]
+
+
 def _attached(model: nn.Module) -> str:
-    found = [".".join((at, *hook.path)) for at, module in model.named_modules() for hook in _hooks_of(module)]
-    return ", ".join(map(repr, found)) or "none"
+    necks = [".".join((at, *hook.path)) for at, _, hook in attachments_of(model)]
+    return ", ".join(map(repr, necks)) or "none"
 
 
 def _forget_compiled() -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
@@ -92,23 +93,19 @@ def is_interpreted() -> bool:
     return os.environ.get(INTERPRETED, "0").lower() in ("1", "true", "on")
 
 
+def is_on_gpu(input: Tensor) -> bool:
+    """Whether ``input`` is on a GPU, or taken to be on one that is not there."""
+    kind = input.device.type
+    return kind == "cuda" or (kind in ("cpu", "meta") and pretended_target() is not None)
+
+
 def why_no_device(input: Tensor) -> str | None:
     """Why the kernels cannot run on the device of ``input``; None if they can."""
-    if input.device.type == "cuda":
-        return None
-    if input.device.type == "cpu" and is_interpreted():
-        return None
-    if input.device.type in ("cpu", "meta") and pretended_target() is not None:
+    if is_on_gpu(input) or (input.device.type == "cpu" and is_interpreted()):
         return None
     if input.device.type == "cpu":
         return f"the tensors are on the CPU, where Triton kernels run only under {INTERPRETED}=1"
     return f"the tensors are on {input.device}, and the Triton kernels run on CUDA devices"
-
-
-def is_on_gpu(input: Tensor) -> bool:
-    """Whether ``input`` is on a GPU, or taken to be on one that is not there."""
-    kind = input.device.type
-    return kind == "cuda" or (kind == "cpu" and pretended_target() is not None)
 
 
 def prefers_triton(backend: str, input: Tensor) -> bool:
@@ -116,27 +113,27 @@ def prefers_triton(backend: str, input: Tensor) -> bool:
     return backend == "triton" or (backend == "auto" and is_on_gpu(input))
 
 
-def choose(backend: str, input: Tensor, why_not: str | None) -> tuple[str, str]:
-    """Path and reason for tensors like ``input``; ``why_not`` says what the kernels cannot do with this call.
+def choose(backend: str, input: Tensor, why_not: Callable[..., str | None], *call: Any) -> tuple[str, str]:
+    """The path of a call on tensors like ``input``, and the reason.
 
-    ``"auto"`` takes Triton on CUDA where it can and says once per reason where it cannot. A forced backend that
-    cannot run raises :class:`BackendUnavailableError`.
+    ``why_not(*call)`` says what the kernels cannot do with it; it is asked only where the Triton path is preferred.
+    ``"auto"`` takes that path on CUDA where it can, and warns once per reason where it cannot.
+
+    Raises:
+        BackendUnavailableError: ``backend="triton"``, and the kernels cannot run the call.
     """
     if backend == "eager":
         return "eager", "backend='eager'"
-    if backend == "auto" and input.device.type == "cpu" and pretended_target() is None:
-        return "eager", "the tensors are on cpu"  # a constant: to write out a device takes the host a microsecond
-    obstacle = why_no_device(input) or why_not
+    if not prefers_triton(backend, input):
+        # A constant where it can be: to write out a device takes the host a microsecond.
+        return "eager", "the tensors are on cpu" if input.is_cpu else f"the tensors are on {input.device}"
+    obstacle = why_no_device(input) or why_not(*call)
+    if obstacle is None:
+        return "triton", "backend='triton'" if backend == "triton" else "CUDA tensors that the kernels can read"
     if backend == "triton":
-        if obstacle is not None:
-            raise BackendUnavailableError(f"backend='triton' cannot run: {obstacle}")
-        return "triton", "backend='triton'"
-    if not is_on_gpu(input):
-        return "eager", f"the tensors are on {input.device}"
-    if obstacle is not None:
-        _warn_once(obstacle)
-        return "eager", obstacle
-    return "triton", "CUDA tensors that the kernels can read"
+        raise BackendUnavailableError(f"backend='triton' cannot run: {obstacle}")
+    _warn_once(obstacle)
+    return "eager", obstacle
 
 
 @cache

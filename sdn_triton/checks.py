@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdn_triton.dispatch_state import is_jit_traced, is_plain, is_transformed
 from sdn_triton.options import (
     ACTIVATIONS,
     BACKENDS,
@@ -24,7 +25,6 @@ from sdn_triton.options import (
     Contrast,
     DifferenceOptions,
 )
-from sdn_triton.tracing import is_jit_traced, is_plain, is_transformed
 
 Size = int | Sequence[int]
 """Rows and columns: one number for both, or a pair."""

@@ -54,34 +54,34 @@ def observe(model: nn.Module, target: nn.Module, at: str, side: str, select: Sel
     return seen[0]
 
 
-def check_no_image(what: str, found: Sequence[Tensor], example: Any) -> None:
-    """Raise where the image itself, or a normalised form of it, is among the features ``found``.
+def check_no_image(what: str, features: Sequence[Tensor], example: Any) -> None:
+    """Raise where the image itself, or a normalised form of it, is among the ``features``.
 
     A model all of whose features are inputs is a decoder, unless it is given one image.
     """
     inputs = [leaf for leaf in pytree.tree_leaves(example) if is_feature(leaf)]
-    images = [place for place, feature in enumerate(found) if any(_is_same(feature, given) for given in inputs)]
-    if not images or (len(images) == len(found) and (len(found) > 1 or found[0].shape[1] > IMAGE_CHANNELS)):
+    images = [place for place, feature in enumerate(features) if any(_is_same(feature, image) for image in inputs)]
+    if not images or (len(images) == len(features) and (len(features) > 1 or features[0].shape[1] > IMAGE_CHANNELS)):
         return
-    others = [place for place in range(len(found)) if place not in images]
-    way_out = f"leave it out by select={others}" if others else "attach to a part behind the encoder"
+    selected = [place for place in range(len(features)) if place not in images]
+    way_out = f"leave it out by select={selected}" if selected else "attach to a part behind the encoder"
     raise ValueError(
-        f"{what} has the model's own input among {describe(found)}, at place {images[0]}, which is no feature: "
+        f"{what} has the model's own input among {describe(features)}, at place {images[0]}, which is no feature: "
         f"{way_out}; if the neck is to take it nonetheless, name it in select"
     )
 
 
-def _is_same(feature: Tensor, given: Tensor) -> bool:
-    """Whether a feature is the given tensor, but for a factor and an offset of each channel."""
-    if feature.shape != given.shape or feature.device != given.device:
+def _is_same(feature: Tensor, image: Tensor) -> bool:
+    """Whether a feature is the image, but for a factor and an offset of each channel."""
+    if feature.shape != image.shape or feature.device != image.device:
         return False
-    one, other = (x.double() - x.double().mean((0, 2, 3), keepdim=True) for x in (feature, given))
+    one, other = (x.double() - x.double().mean((0, 2, 3), keepdim=True) for x in (feature, image))
     products = [(x * y).sum((0, 2, 3)) for x, y in ((one, other), (one, one), (other, other))]
     return bool((products[0].square() >= 0.999 * products[1] * products[2]).all())
 
 
-def check_channels_first(what: str, found: Sequence[Tensor], example: Any) -> None:
-    """Raise where the features ``found`` look like ``[N, H, W, C]``.
+def check_channels_first(what: str, features: Sequence[Tensor], example: Any) -> None:
+    """Raise where the ``features`` look like ``[N, H, W, C]``.
 
     They do where all have the proportions of the image when read so, and one has not when read as ``[N, C, H, W]``.
     """
@@ -96,11 +96,11 @@ def check_channels_first(what: str, found: Sequence[Tensor], example: Any) -> No
         least = max(height / (rows + 1), width / (columns + 1))
         return least * (rows - 1) <= height and least * (columns - 1) <= width
 
-    sizes = [feature.shape[1:] for feature in found]
+    sizes = [feature.shape[1:] for feature in features]
     if all(fits(first, second) for first, second, _ in sizes) and not all(fits(*size[1:]) for size in sizes):
         raise ValueError(
-            f"{what} has {describe(found)} of an image {shape(image)}, which look like [N, H, W, C], and a neck takes "
-            "[N, C, H, W]: permute them before, or have the encoder do so; if they are [N, C, H, W], give "
+            f"{what} has {describe(features)} of an image {shape(image)}, which look like [N, H, W, C], and a neck "
+            "takes [N, C, H, W]: permute them before, or have the encoder do so; if they are [N, C, H, W], give "
             f"channels={[size[0] for size in sizes]}, fine to coarse"
         )
 

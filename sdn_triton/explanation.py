@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from sdn_triton.backend import Decision, recorded_decisions
+from sdn_triton.ops.rehearsal import lies_at_word, stand_in
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,24 @@ def explain(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
             all taps at once, as for every small map
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    foreign: dict[int, Tensor] = {}
 
-    def stand_in(value: Any) -> Any:
-        return mode.from_tensor(value) if isinstance(value, Tensor) else value
+    def without_memory(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        fake = mode.from_tensor(value)
+        if lies_at_word(fake) == lies_at_word(value):
+            return fake
+        with mode:  # a fake tensor does not know where memory of another library starts
+            return foreign.setdefault(id(value), stand_in(value, value.device))
 
     names = {id(module): name for name, module in call.named_modules()} if isinstance(call, nn.Module) else {}
     with _uncompiled(), recorded_decisions(lambda: _at_work(names)) as decisions, mode:
         if isinstance(call, nn.Module):
             state = {**dict(call.named_parameters()), **dict(call.named_buffers())}
-            functional_call(call, tree_map(stand_in, state), tree_map(stand_in, args), tree_map(stand_in, kwargs))
+            functional_call(call, *tree_map(without_memory, (state, args, kwargs)))
         else:
-            call(*tree_map(stand_in, args), **tree_map(stand_in, kwargs))
+            call(*tree_map(without_memory, args), **tree_map(without_memory, kwargs))
     return Explanation(tuple(decisions))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sdn_triton import tracing
+from sdn_triton import dispatch_state
 
 
 @contextmanager
@@ -26,8 +26,8 @@ def decomposed() -> Iterator[None]:
         >>> any("sdn_triton" in str(node.target) for node in program.graph.nodes)
         False
     """
-    before, tracing.decomposing = tracing.decomposing, True
+    before, dispatch_state.decomposing = dispatch_state.decomposing, True
     try:
         yield
     finally:
-        tracing.decomposing = before
+        dispatch_state.decomposing = before

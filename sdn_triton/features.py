@@ -1,16 +1,16 @@
-"""Which tensors of a call are features, and from which side they run fine to coarse: nested lists, tuples and dicts."""
+"""Which tensors of a call are features, in nested lists, tuples and dicts, and how they come fine to coarse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from itertools import pairwise
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sdn_triton.checks import shape
+from sdn_triton.modules.pyramid import is_fine_to_coarse
 
 Select: TypeAlias = Sequence[int] | Sequence[str] | None
 """Which features are meant: None for all, some by place among them, or those below some keys or keyword names."""
@@ -67,12 +67,12 @@ def find_features(tree: Any, select: Select) -> Features:
     else:
         leaves, nested = pytree.tree_flatten(tree)
         paths = []
-    found = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
-    if not found:
+    places = [place for place, leaf in enumerate(leaves) if is_feature(leaf)]
+    if not places:
         unknown = next((type(leaf).__name__ for leaf in leaves if _is_container(leaf)), None)
         hint = "" if unknown is None else f"; PyTorch does not look into {unknown} unless it is registered"
         raise ValueError(f"no feature [N, C, H, W] of a floating dtype is there, only {describe(leaves)}{hint}")
-    firsts = {place: next(first for first in found if leaves[first] is leaves[place]) for place in found}
+    firsts = {place: next(first for first in places if leaves[first] is leaves[place]) for place in places}
     different = list(dict.fromkeys(firsts.values()))
     return Features(leaves, nested, different if select is None else _selected(firsts, leaves, paths, select))
 
@@ -106,28 +106,35 @@ def _selected(
     return list(dict.fromkeys(firsts[place] for place in chosen))
 
 
-def runs_coarse_to_fine(features: Sequence[Tensor]) -> bool:
-    """Whether features come coarse to fine, by their number of pixels; where all are equal they do not.
+def in_order(
+    features: Features, coarse_to_fine: bool | None, channels: tuple[int, ...] | None
+) -> tuple[Features, bool | None]:
+    """``features`` fine to coarse, and whether they come coarse to fine; None where sizes do not tell.
+
+    ``coarse_to_fine`` is what is known from another call. Stages of one size tell nothing: there the order is that of
+    ``channels``, if these are given, and else the one in which they come.
 
     Raises:
         ValueError: they come in neither order.
     """
-    pixels = [feature.shape[2] * feature.shape[3] for feature in features]
-    # Pairs, not sorted(): sizes may be symbols of a trace.
-    if all(own >= following for own, following in pairwise(pixels)):
-        return False
-    if all(own <= following for own, following in pairwise(pixels)):
+    if coarse_to_fine is None:
+        coarse_to_fine = _runs_coarse_to_fine(features.tensors())
+    is_reversed = coarse_to_fine
+    if is_reversed is None:
+        is_reversed = features.channels() != channels and features.channels()[::-1] == channels
+    return (replace(features, places=features.places[::-1]) if is_reversed else features), coarse_to_fine
+
+
+def _runs_coarse_to_fine(features: Sequence[Tensor]) -> bool | None:
+    """Whether features come coarse to fine, by their number of pixels; None where all are equal."""
+    if is_fine_to_coarse(features):
+        return None if is_fine_to_coarse(features[::-1]) else False
+    if is_fine_to_coarse(features[::-1]):
         return True
     raise ValueError(
         f"features come neither fine to coarse nor coarse to fine: {describe(features)}; "
         "say which, in which order, by select=[places of the features, fine to coarse]"
     )
-
-
-def differ_in_size(features: Sequence[Tensor]) -> bool:
-    """Whether two of them have different numbers of pixels, so that their order shows."""
-    pixels = [feature.shape[2] * feature.shape[3] for feature in features]
-    return any(own != following for own, following in pairwise(pixels))
 
 
 def describe(leaves: Iterable[Any]) -> str:

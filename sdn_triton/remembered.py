@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sdn_triton.checks import Padding, Size, check_difference, check_fusion, check_positive
+from sdn_triton.dispatch_state import ORDINARY, quietly
 from sdn_triton.options import Contrast, DifferenceOptions
-from sdn_triton.tracing import ORDINARY, quietly
 
 Result = TypeVar("Result")
 
@@ -44,8 +44,8 @@ class Remembered(Generic[Result]):
         except TypeError:  # Lists are allowed, and cannot be looked up.
             return None
         if entry is not None:
-            for given, known in zip(sizes, entry.sizes):
-                if given is not known:
+            for size, checked in zip(sizes, entry.sizes):
+                if size is not checked:
                     return None
         return entry
 

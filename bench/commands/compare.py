@@ -1,45 +1,42 @@
-"""``sdn-triton compare``: the layers on the pyramids of real networks, beside what would otherwise be used."""
+"""``sdn-triton compare``: the layers on the pyramids of real networks, beside what would otherwise be used.
+
+What ``sdn-triton bench run`` does, with cases and providers that are done in minutes, and both passes in one table.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-
-import torch
+from collections.abc import Sequence
 
 from .. import arguments
-from ..measuring.environment import settle
-from ..measuring.saving import save
-from ..problems.cases import DTYPES, FORMATS
-from ..problems.checking import Setting
-from ..problems.networks import NETWORKS, distinct_networks
-from ..problems.providers import FLOOR, PROVIDERS
+from ..problems.cases import DTYPES, BenchCase
+from ..problems.networks import NETWORKS
+from ..problems.providers import PROVIDERS
 from ..problems.workloads import Workload, workloads_of
-from ..reports.compare_tables import conclusion, introduction, restlessness, workload_table
+from ..reports.compare_tables import LEGEND, PASSES, by_workload, restlessness, summary_tables, workload_table
 from ..reports.images import MissingExtraError, image_features
-from ..runs.session import Budget, Session
-from ..terminal import BAD, Report
+from ..runs.runner import UnusableDeviceError
+from ..runs.saved_runs import Run
+from ..terminal import Report, Table
+from . import options
+from .running import View, chosen_providers, kept, run_and_show, runner_for
 
 COMPARED = ("conv2d", "triton", "eager", "compile", "unfold")
 """What is compared unless providers are named; ``sdn-triton bench run`` has all of them."""
+ROUNDS = {"cpu": (3, 40), "cuda": (5, 100)}
+QUICK_ROUNDS = (3, 8)
+SECONDS, QUICK_SECONDS = 300.0, 30.0
+"""For a pyramid: enough to compile every workload of four stages, see ``runs/budget.py``."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``compare``."""
     add = parser.add_argument
-    add(
-        "--network",
-        action="append",
-        type=str.lower,
-        choices=[*NETWORKS, "all"],
-        help="whose feature pyramid; may be repeated (default: segformer-b0)",
-    )
-    add(
-        "--size",
-        action="append",
-        type=arguments.size,
-        metavar="HxW",
-        help="size of the image; may be repeated (default: 512x512, on a GPU 1024x2048 too)",
+    options.add_pyramids(
+        parser,
+        "whose feature pyramid (default: segformer-b0)",
+        "default: 512x512, on a GPU 1024x2048 too",
     )
     add(
         "--image",
@@ -47,107 +44,95 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="features of this image through the network with random weights",
     )
-    add("--batch", type=arguments.count, default=1, metavar="N", help="images a batch (default: 1)")
-    add(
-        "--provider",
-        action="append",
-        choices=list(PROVIDERS),
-        help=f"these and the floor; may be repeated (default: {', '.join(COMPARED)})",
+    options.add_numbers(
+        parser, list(DTYPES), "default: float32 and contiguous on a CPU, bfloat16 and channels_last on a GPU"
     )
-    add("--device", type=arguments.device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
-    add("--dtype", type=arguments.dtype, choices=list(DTYPES), help="default: float32 on a CPU, bfloat16 on a GPU")
-    add(
-        "--memory-format",
-        choices=list(FORMATS),
-        help="default: contiguous on a CPU, channels_last on a GPU",
-    )
+    options.add_providers(parser, f"default: {', '.join(COMPARED)}")
+    options.add_device(parser)
     add("--backward", action=argparse.BooleanOptionalAction, default=True, help="time forward + backward too")
-    add(
-        "--tf32", action=argparse.BooleanOptionalAction, help="TF32 for float32 on a GPU (default: as for convolutions)"
-    )
-    add("--threads", type=arguments.count, metavar="N", help="CPU threads (default: as torch finds)")
-    add("--quick", action="store_true", help="a first impression: a fifth of the time, no torch.compile")
-    add(
-        "--budget", type=arguments.seconds, metavar="SECONDS", help="time for the run (default: 270 a network and size)"
-    )
-    add(
-        "--json",
-        type=arguments.writable_file,
-        metavar="FILE",
-        help="write environment and all figures, after every workload anew",
-    )
+    add("--quick", action="store_true", help="a first impression: a tenth of the time, no torch.compile")
+    options.add_budget(parser, f"default: {SECONDS:.0f} a network, size and batch; {QUICK_SECONDS:.0f} with --quick")
+    options.add_file(parser, None, "write environment and all figures, as `bench run` does, after every case anew")
     parser.set_defaults(run=run, parser=parser)
 
 
-def _workloads(args: argparse.Namespace) -> list[Workload]:
-    names = distinct_networks() if "all" in args.network else list(dict.fromkeys(args.network))
-    found: list[Workload] = []
-    for name in names:
-        for height, width in args.size:
+def _workloads(args: argparse.Namespace) -> list[list[Workload]]:
+    """The workloads of each pyramid."""
+    found = []
+    for name in options.networks(args):
+        for height, width in dict.fromkeys(args.size):
             features = None
             if args.image is not None:
                 try:
                     features = image_features(name, args.image, height, width)
                 except (MissingExtraError, ValueError) as error:
                     args.parser.error(str(error))
-            kinds = ("layer", "block", "neck")
-            every = workloads_of(NETWORKS[name], height, width, args.batch, features, kinds)
-            # Blocks take their time to be compiled; that of the finest stage says what fusing is worth.
-            found += [w for w in every if w.kind != "block" or w.stages == every[0].stages]
+            for batch in dict.fromkeys(args.batch):
+                every = workloads_of(NETWORKS[name], height, width, batch, features, ("layer", "block", "neck"))
+                # Blocks take their time to be compiled; that of the finest stage says what fusing is worth.
+                found.append([w for w in every if w.kind != "block" or w.stages == every[0].stages])
     return found
 
 
-def _complete(args: argparse.Namespace) -> Setting:
-    """Put the defaults that depend on the device into ``args``."""
-    if args.device is None:
-        args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = args.device.type == "cuda"
-    args.network = args.network or ["segformer-b0"]
-    args.size = args.size or ([(512, 512), (1024, 2048)] if on_gpu else [(512, 512)])
-    args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
-    args.memory_format = args.memory_format or ("channels_last" if on_gpu else "contiguous")
-    settle(args.device, args.threads, args.tf32)
-    return Setting(args.device, DTYPES[args.dtype], FORMATS[args.memory_format], args.backward)
+class PassesSideBySide(View):
+    """A table a workload, with both passes."""
+
+    def __init__(self, passes: Sequence[str], heading: str) -> None:
+        super().__init__()
+        self.passes, self.legend = passes, (heading, "", *LEGEND)
+
+    def steps(self, cases: Sequence[BenchCase]) -> int:
+        return len(cases) // len(self.passes)
+
+    def begin(self, report: Report, case: BenchCase) -> None:
+        if case.pass_ == self.passes[0]:
+            report.begin(case.workload.title)
+
+    def done(self, report: Report, run: Run, case: BenchCase) -> None:
+        if case.pass_ == self.passes[-1]:
+            report.done()
+            report.show(workload_table(run, case.workload.title, by_workload(run.cases)[-1], self.told))
+
+    def summary(self, run: Run) -> list[Table]:
+        return summary_tables(run)
+
+    def remark(self, run: Run, unfinished: int, cases: int) -> str | None:
+        return restlessness(run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print, write; the exit status is 1 if a provider gave wrong results or failed."""
-    setting, asked = _complete(args), args.json
-    workloads = _workloads(args)
-    if args.budget is None:
-        pyramids = len({workload.network for workload in workloads})
-        args.budget = (30.0 if args.quick else 270.0) * pyramids
-    names = {FLOOR, *(args.provider or COMPARED)}
-    chosen = [provider for provider in PROVIDERS.values() if provider.name in names]
-    session = Session(setting, chosen, Budget(args.budget, workloads), quick=args.quick)
-    session.settings |= {
-        "command": args.command,
-        "dtype": args.dtype,
-        "memory_format": args.memory_format,
-        "image": None if args.image is None else args.image.name,
-    }
-    report = Report(len(workloads))
+    on_gpu = options.take_device(args)
+    args.network = args.network or ["segformer-b0"]
+    args.size = args.size or ([options.SIZE, (1024, 2048)] if on_gpu else [options.SIZE])
+    args.batch = args.batch or [1]
+    dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
+    memory_format = args.memory_format or ("channels_last" if on_gpu else "contiguous")
+    pyramids = _workloads(args)
+    args.budget = args.budget or (QUICK_SECONDS if args.quick else SECONDS) * len(pyramids)
+    passes = PASSES if args.backward else PASSES[:1]
+    cases = [
+        BenchCase(workload, dtype, memory_format, pass_, "operator", "cold" if on_gpu else "warm")
+        for workloads in pyramids
+        for workload in workloads
+        for pass_ in passes
+    ]
+    names = chosen_providers(args.provider, COMPARED)
+    left_out = {name: "--quick leaves compilation out" for name in names if args.quick and PROVIDERS[name].compiled}
+    runner = runner_for(
+        args,
+        [name for name in names if name not in left_out],
+        QUICK_ROUNDS if args.quick else ROUNDS[args.device.type],
+        replace=True,
+        quick=args.quick,
+        image=None if args.image is None else args.image.name,
+    )
+    view = PassesSideBySide(passes, f"{dtype}, {memory_format}; budget {args.budget:.0f} s")
     try:
-        with report:
-            for line in introduction(session):
-                report.say(line)
-            for workload in workloads:
-                report.begin(workload.title)
-                results = session.run(workload, report.doing)
-                report.done()
-                if args.json is not None:
-                    args.json = save(args.json, session.describe(complete=False))
-                report.show(workload_table(workload, results))
-            if args.json is not None:
-                args.json = save(args.json, session.describe(complete=True))
-            for table in conclusion(session):
-                report.show(table)
-            if warning := restlessness(session):
-                report.say(warning, BAD)
+        return run_and_show(runner, cases, view, left_out, with_roofs=not args.quick)
     except KeyboardInterrupt:
-        kept = f"; the finished part is in {args.json}" if args.json is not None and args.json.exists() else ""
-        print(f"stopped{kept}", file=sys.stderr)
+        print(kept(runner.record.path), file=sys.stderr)
         return 130
-    if session.went_wrong:
-        report.say("A provider gave wrong results or failed: see above.", BAD)
-    return int(session.went_wrong or args.json != asked)
+    except UnusableDeviceError as error:
+        print(f"{error}; `sdn-triton bench run` goes on in a new process", file=sys.stderr)
+        return 1

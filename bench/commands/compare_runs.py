@@ -17,14 +17,14 @@ broke; 2 if a file cannot be read or the two have no case in common.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..measuring.intervals import Estimate, Interval, estimate, least_samples, ratio_samples
-from ..reports.run_tables import floor_of
-from ..runs.record import RecordError, differences, read_record
+from ..runs.record import differences
+from ..runs.saved_runs import Case, Result, Run, RunFileError, read_run
+from ..runs.verdicts import floor_of
 from ..terminal import BAD, FAINT, GOOD, Report, Table, milliseconds, ratio
 
 LEVEL = 0.99
@@ -88,41 +88,35 @@ def direction(before: Estimate, after: Estimate, threshold: float) -> str:
 class Comparison:
     """Two files, case by case."""
 
-    def __init__(self, before: Mapping[str, Any], after: Mapping[str, Any], threshold: float = THRESHOLD) -> None:
+    def __init__(self, before: Run, after: Run, threshold: float = THRESHOLD) -> None:
         self.before, self.after, self.threshold = before, after, threshold
-        old, new = ({case["id"]: case for case in content["cases"]} for content in (before, after))
+        old, new = ({case.id: case for case in run.cases} for run in (before, after))
         self.pairs = [(case, new[name]) for name, case in old.items() if name in new]
         self.only_before = [name for name in old if name not in new]
         self.only_after = [name for name in new if name not in old]
-        self.changes = [self._change(a, b, name) for a, b, name in self._both_timed()]
+        both = ((a, b, x, y) for a, b in self.pairs for x, y in _results(a, b))
+        self.changes = [self._change(*pair) for pair in both if pair[2].ok and pair[3].ok]
 
-    def _both_timed(self) -> Iterator[tuple[Any, Any, str]]:
-        for a, b in self.pairs:
-            for name, result in a["results"].items():
-                other = b["results"].get(name)
-                if other is not None and result["status"] == other["status"] == "ok":
-                    yield a, b, name
-
-    def _change(self, a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> Change:
-        found = [case["results"][name]["samples_ms"] for case in (a, b)]
-        before, after = (estimate(samples, LEVEL) for samples in found)
-        floor = floor_of(self.before, a)
+    def _change(self, a: Case, b: Case, old: Result, new: Result) -> Change:
+        before, after = (estimate(result.samples, LEVEL) for result in (old, new))
+        floors = floor_of(self.before, a), floor_of(self.after, b)
+        of_floor = floors[0] is old
         verdict = direction(before, after, self.threshold)
-        if min(map(len, found)) < least_samples(LEVEL):
+        if min(old.rounds, new.rounds) < least_samples(LEVEL):
             verdict = UNKNOWN
-        elif verdict != SAME and name != floor and (pair := self._beside_floor(a, b, name, floor)) is not None:
+        elif verdict != SAME and not of_floor and (pair := self._beside_floor((old, new), floors)) is not None:
             verdict = verdict if direction(*pair, self.threshold) == verdict else SAME
-        return Change(a["id"], name, verdict, before, after, name == floor)
+        return Change(a.id, old.provider, verdict, before, after, of_floor)
 
     def _beside_floor(
-        self, a: Mapping[str, Any], b: Mapping[str, Any], name: str, floor: str | None
+        self, results: tuple[Result, Result], floors: tuple[Result | None, Result | None]
     ) -> tuple[Estimate, Estimate] | None:
         """The times in multiples of the floor's of the same round, before and after; None without such rounds."""
-        interleaved = all(content["settings"].get("interleaved") for content in (self.before, self.after))
-        if not interleaved or floor is None or b["results"].get(floor, {}).get("status") != "ok":
+        old, new = floors
+        if old is None or new is None or not (self.before.interleaved and self.after.interleaved):
             return None
-        pairs = [[case["results"][n]["samples_ms"] for n in (name, floor)] for case in (a, b)]
-        first, second = (estimate(ratio_samples(over, under), LEVEL) for over, under in pairs)
+        pairs = zip(results, (old, new), strict=True)
+        first, second = (estimate(ratio_samples(over.samples, under.samples), LEVEL) for over, under in pairs)
         return first, second
 
     def of(self, verdict: str) -> list[Change]:
@@ -133,13 +127,12 @@ class Comparison:
     @property
     def became(self) -> list[tuple[str, str, str, str, str | None]]:
         """Where a provider has a time on one side only: case, provider, both statuses, and why on the side without."""
-        found = []
-        for a, b in self.pairs:
-            for name in a["results"].keys() & b["results"].keys():
-                x, y = a["results"][name], b["results"][name]
-                if x["status"] != y["status"]:
-                    found.append((a["id"], name, x["status"], y["status"], y["why"] or x["why"]))
-        return sorted(found)
+        return sorted(
+            (a.id, x.provider, x.status, y.status, y.why or x.why)
+            for a, b in self.pairs
+            for x, y in _results(a, b)
+            if x.status != y.status
+        )
 
     @property
     def is_worse(self) -> bool:
@@ -147,13 +140,20 @@ class Comparison:
         return bool(self.of(SLOWER)) or any(after in BROKEN for _, _, _, after, _ in self.became)
 
 
+def _results(a: Case, b: Case) -> Iterator[tuple[Result, Result]]:
+    """What both cases have of each provider."""
+    for result in a.results:
+        if (other := b.result(result.provider)) is not None:
+            yield result, other
+
+
 def run(args: argparse.Namespace) -> int:
     """Show what differs between the environments, what changed, and how much was compared."""
     try:
-        before, after = read_record(args.before), read_record(args.after)
-    except RecordError as error:
+        before, after = read_run(args.before), read_run(args.after)
+    except RunFileError as error:
         args.parser.error(str(error))
-    on_cpu = before["environment"].get("device", {}).get("type") == "cpu"
+    on_cpu = before.environment.get("device", {}).get("type") == "cpu"
     threshold = args.threshold if args.threshold is not None else CPU_THRESHOLD if on_cpu else THRESHOLD
     comparison = Comparison(before, after, threshold)
     if not comparison.pairs:
@@ -161,9 +161,9 @@ def run(args: argparse.Namespace) -> int:
     report = Report(0)
     for name, old, new in differences(before, after):
         report.say(f"The environments differ in {name}: {old!r}, then {new!r}", BAD)
-    for name, content in ((args.before, before), (args.after, after)):
-        if not content["complete"]:
-            report.say(f"{name} was cut off: only what it has is compared", FAINT)
+    for found in (before, after):
+        if not found.complete:
+            report.say(f"{found.path} was cut off: only what it has is compared", FAINT)
     for table in tables(comparison):
         report.show(table)
     for line in conclusion(comparison):

@@ -11,28 +11,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
+from typing import NoReturn
 
 from .. import arguments
 from ..measuring.clocks import CACHES, MODES
-from ..measuring.environment import fingerprint, settle
-from ..measuring.roofs import measure_roofs
-from ..problems.cases import DTYPES, FORMATS, BenchCase, grid
-from ..problems.networks import NETWORKS, distinct_networks
-from ..problems.providers import FLOOR, KINDS, PROVIDERS
+from ..problems.cases import DTYPES, BenchCase, grid
+from ..problems.networks import NETWORKS
+from ..problems.providers import KINDS, PROVIDERS
 from ..problems.suites import SUITES
 from ..problems.workloads import PASSES
-from ..reports.run_tables import case_table, legend, summary_tables
-from ..runs.record import Record, RecordError
-from ..runs.runner import ROUNDS, Row, Runner, UnusableDeviceError
-from ..terminal import BAD, FAINT, Report
+from ..runs.runner import ROUNDS, UnusableDeviceError
+from . import options
+from .running import View, chosen_providers, kept, run_and_show, runner_for
 
 DEFAULT = Path("bench.json")
+SECONDS = 900.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=list(SUITES),
         help="which shapes (default: cpu, on a GPU gpu); the options below choose in it",
     )
-    add(
-        "--network",
-        action="append",
-        type=str.lower,
-        choices=[*NETWORKS, "all"],
-        help="instead of a suite: the shapes of this pyramid; may be repeated",
-    )
-    add("--size", action="append", type=arguments.size, metavar="HxW", help="with --network (default: 512x512)")
-    add("--batch", action="append", type=arguments.count, metavar="N", help="images a batch")
+    options.add_pyramids(parser, "instead of a suite: the shapes of this pyramid", "with --network; default: 512x512")
     add("--kind", action="append", choices=KINDS, help="of what is called; this and the next ones may be repeated")
-    add("--dtype", action="append", type=arguments.dtype, choices=list(DTYPES), help="of features and weights")
-    add("--memory-format", action="append", choices=list(FORMATS), help="of the features")
+    options.add_numbers(parser, list(DTYPES), "default: those of the suite", several=True)
     add("--pass", action="append", choices=PASSES, dest="pass_", help="training: forward and backward")
     add(
         "--mode",
@@ -63,10 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="operator: as called; kernel: a CUDA graph; host: without waiting",
     )
     add("--cache", action="append", choices=CACHES, help="cold: the last cache is overwritten before every call")
-    add("--provider", action="append", choices=list(PROVIDERS), help="these and the floor (default: all)")
-    add("--device", type=arguments.device, help="cpu, cuda or cuda:INDEX (default: the GPU if there is one)")
-    add("--threads", type=arguments.count, metavar="N", help="CPU threads (default: as torch finds)")
-    add("--tf32", action=argparse.BooleanOptionalAction, help="TF32 for float32 on a GPU")
+    options.add_providers(parser, "default: all")
+    options.add_device(parser)
     add(
         "--rounds",
         type=arguments.count,
@@ -74,21 +59,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("LEAST", "MOST"),
         help="of every case (default: 8 40, on a GPU 10 100)",
     )
-    add("--budget", type=arguments.seconds, default=900.0, metavar="SECONDS", help="for all of it (default: 900)")
-    add("--json", type=arguments.writable_file, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT}")
+    options.add_budget(parser, f"default: {SECONDS:.0f}")
+    options.add_file(parser, DEFAULT, f"default: {DEFAULT}")
     add("--resume", action="store_true", help="go on with the file: keep what is finished")
     add("--list", action="store_true", help="show the cases and run nothing")
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, budget=SECONDS)
 
 
 def chosen_cases(args: argparse.Namespace) -> list[BenchCase]:
     """The cases that the options ask for, each once, in the order of the suite."""
     if args.network:
-        names = distinct_networks() if "all" in args.network else args.network
         on_gpu = args.device.type == "cuda"
         cases = grid(
-            [NETWORKS[name] for name in dict.fromkeys(names)],
-            args.size or [(512, 512)],
+            [NETWORKS[name] for name in options.networks(args)],
+            args.size or [options.SIZE],
             batches=args.batch or (1,),
             kinds=args.kind or KINDS,
             dtypes=args.dtype or ("bfloat16" if on_gpu else "float32",),
@@ -100,8 +84,12 @@ def chosen_cases(args: argparse.Namespace) -> list[BenchCase]:
     else:
         if args.size:
             args.parser.error("--size needs --network: a suite has sizes of its own")
-        cases = SUITES[args.suite or ("gpu" if args.device.type == "cuda" else "cpu")]()
+        cases = SUITES[_suite(args)]()
     return [case for case in dict.fromkeys(cases) if _is_asked_for(case, args)]
+
+
+def _suite(args: argparse.Namespace) -> str:
+    return args.suite or ("gpu" if args.device.type == "cuda" else "cpu")
 
 
 def _is_asked_for(case: BenchCase, args: argparse.Namespace) -> bool:
@@ -119,32 +107,27 @@ def _is_asked_for(case: BenchCase, args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is asked for, show every case, then where the library wins and where it loses."""
-    args.device = args.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options.take_device(args)
     cases = chosen_cases(args)
     if not cases:
         args.parser.error("no case of the suite is left by these options")
     if args.list:
         print("\n".join(case.id for case in cases))
         return 0
-    settle(args.device, args.threads, args.tf32)
-    chosen = [name for name in PROVIDERS if not args.provider or name in args.provider or name == FLOOR]
     rounds = tuple(args.rounds) if args.rounds else ROUNDS[args.device.type]
     if rounds[0] > rounds[1]:
         args.parser.error(f"--rounds LEAST MOST: the least must not be above the most, got {rounds[0]} and {rounds[1]}")
+    suite = None if args.network else _suite(args)
+    names = chosen_providers(args.provider, list(PROVIDERS))
+    runner = runner_for(args, names, rounds, resume=args.resume, suite=suite)
     try:
-        record = Record(args.json, fingerprint(args.device), _settings(args, rounds), args.resume)
-    except RecordError as error:
-        args.parser.error(str(error))
-    record.content["providers"] |= {n: {"title": PROVIDERS[n].title, "role": PROVIDERS[n].role} for n in chosen}
-    runner = Runner(args.device, chosen, record, args.budget, rounds)
-    try:
-        return _run(runner, cases, args)
+        return run_and_show(runner, cases, View())
     except KeyboardInterrupt:
-        print(f"stopped; {args.json} has every finished case, --resume goes on", file=sys.stderr)
+        print(f"{kept(runner.record.path)}, --resume goes on", file=sys.stderr)
         return 130
     except UnusableDeviceError as error:
         print(f"{error}; a new process goes on", file=sys.stderr)
-        _go_on(args.command, runner.left)
+        _go_on(args.command, runner.budget.left)
 
 
 def _go_on(command: Sequence[str], seconds: float) -> NoReturn:
@@ -161,60 +144,3 @@ def _go_on(command: Sequence[str], seconds: float) -> NoReturn:
                 os.set_inheritable(descriptor, False)
     options = ["--resume", "--budget", f"{max(seconds, 1.0):.0f}"]
     os.execv(sys.executable, [sys.executable, "-m", "sdn_triton", *command, *options])
-
-
-def _settings(args: argparse.Namespace, rounds: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "command": args.command,
-        "suite": None if args.network else args.suite or ("gpu" if args.device.type == "cuda" else "cpu"),
-        "budget_seconds": args.budget,
-        "rounds": list(rounds),
-        "interleaved": True,
-        "interval_level": 0.95,
-    }
-
-
-def _run(runner: Runner, cases: list[BenchCase], args: argparse.Namespace) -> int:
-    record, todo = runner.record, runner.unfinished(cases)
-    report = Report(len(todo), most=lambda: runner.left)
-    with report:
-        for line in legend(record.content):
-            report.say(line)
-        if len(todo) < len(cases):
-            report.say(f"{len(cases) - len(todo)} of {len(cases)} cases are finished and kept.", FAINT)
-        if record.content["roofs"] is None and todo:
-            report.doing("measuring the roofs")
-            dtypes = tuple(DTYPES[name] for name in dict.fromkeys(case.dtype for case in cases))
-            record.content["roofs"] = measure_roofs(args.device, dtypes)
-            record.write()
-
-        told: set[str] = set()
-
-        def done(case: BenchCase, results: Mapping[str, Row]) -> None:
-            report.done()
-            report.show(case_table(record.content, case.describe() | {"results": results}, told))
-
-        runner.run(todo, lambda case: report.begin(case.id), report.doing, done)
-        record.content["complete"] = not runner.unfinished(cases)
-        record.write()
-        for table in summary_tables(record.content):
-            report.show(table)
-        if left := len(runner.unfinished(cases)):
-            report.say(
-                f"{left} of {len(cases)} cases did not fit the budget: the same command with --resume goes on.", BAD
-            )
-        report.say(f"Written to {record.path}")
-    went_wrong = _mistakes(record.content)
-    for line in went_wrong:
-        report.say(line, BAD)
-    return int(bool(went_wrong) or record.path != args.json)
-
-
-def _mistakes(content: Mapping[str, Any]) -> list[str]:
-    """Where a provider that is no compiler's was wrong or broke: a compiler's mistakes are shown, and not ours."""
-    return [
-        f"{case['id']}: {name} {result['status']}: {result['why']}"
-        for case in content["cases"]
-        for name, result in case["results"].items()
-        if result["status"] in ("refused", "failed") and name in PROVIDERS and not PROVIDERS[name].compiled
-    ]

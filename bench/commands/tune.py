@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from sdn_triton.backend import INTERPRETED, is_interpreted
 from sdn_triton.launch.run import target_of
 from sdn_triton.tuning.files import write_json
 from sdn_triton.tuning.lookup import SHIPPED, user_folder
-from sdn_triton.tuning.shapes import DTYPES, LAYOUTS, LayerShape, read_shapes
+from sdn_triton.tuning.shapes import DTYPES, LayerShape, read_shapes
 from sdn_triton.tuning.tables import TableError, table_of
 
 from .. import arguments
 from ..machine_code.throughput import MULTIPROCESSORS
 from ..measuring.environment import device_slug
-from ..problems.networks import NETWORKS, Network, distinct_networks
+from ..problems.networks import NETWORKS, Network
 from ..terminal import BAD, GOOD, Report, Table
+from . import options
 
 BUDGET = 600.0
 NOT_RUN = "it does not run", "it is not run"
@@ -34,54 +36,31 @@ NO_GPU = (
 )
 
 
-def _shape(text: str) -> LayerShape:
-    try:
-        return LayerShape.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _shapes(text: str) -> list[LayerShape]:
-    try:
-        return read_shapes(Path(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``tune``."""
     add = parser.add_argument
-    add("--network", action="append", type=str.lower, choices=[*NETWORKS, "all"], help="the shapes of its neck")
+    options.add_pyramids(parser, "the shapes of its neck", "with --network; default: 512x512")
     add(
-        "--size",
-        type=arguments.size,
-        default=(512, 512),
-        metavar="HxW",
-        help="size of the network's image (default: 512x512)",
-    )
-    add("--batch", type=arguments.count, default=1, metavar="N", help="images a batch of the network (default: 1)")
-    add("--shapes", type=_shapes, action="append", metavar="FILE", help="a JSON list, as record_shapes writes it")
-    add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help="as in explain(): c=256,h=64,w=64")
-    add(
-        "--dtype",
-        type=arguments.dtype,
-        choices=DTYPES,
-        help="of all shapes (default: their own; bfloat16 for networks); tf32 is float32 with TF32 allowed",
+        "--shapes",
+        type=arguments.saying(lambda text: read_shapes(Path(text))),
+        action="append",
+        metavar="FILE",
+        help="a JSON list, as record_shapes writes it",
     )
     add(
-        "--memory-format",
-        "--layout",
-        dest="layout",
-        choices=list(LAYOUTS),
-        help="of all shapes (default: their own; channels_last for networks)",
+        "--shape",
+        type=arguments.saying(LayerShape.parse),
+        action="append",
+        metavar="KEY=VALUE,...",
+        help="as in explain(): c=256,h=64,w=64",
     )
-    add(
-        "--budget",
-        type=arguments.seconds,
-        default=BUDGET,
-        metavar="SECONDS",
-        help=f"time for the run (default: {BUDGET:.0f})",
+    options.add_numbers(
+        parser,
+        DTYPES,
+        "tf32: float32 with TF32; default: the shapes' own, for networks bfloat16 and channels_last",
+        layout=True,
     )
+    options.add_budget(parser, f"default: {BUDGET:.0f}")
     add("--table", type=Path, metavar="FILE", help="the table, gone on with if it is there (default: the user's own)")
     add("--export", action="store_true", help="put the finished entries where a pull request would, into the package")
     add(
@@ -95,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="ARCH",
         help="without a GPU: rank by machine code",
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, budget=BUDGET)
 
 
 def shapes_of_network(network: Network, size: tuple[int, int], batch: int) -> list[LayerShape]:
@@ -109,13 +88,14 @@ def shapes_of_network(network: Network, size: tuple[int, int], batch: int) -> li
 
 
 def _chosen_shapes(args: argparse.Namespace) -> list[LayerShape]:
-    names = distinct_networks() if "all" in (args.network or ()) else args.network or ()
-    found = [shape for name in names for shape in shapes_of_network(NETWORKS[name], args.size, args.batch)]
+    pyramids = product(options.networks(args), args.size or [options.SIZE], args.batch or [1])
+    found = [shape for name, size, batch in pyramids for shape in shapes_of_network(NETWORKS[name], size, batch)]
     found += [shape for shapes in args.shapes or () for shape in shapes]
     found += args.shape or ()
     if not found:
         args.parser.error("no shapes: use --network, --shapes or --shape (explain() prints one for a call)")
-    changes = {name: value for name in ("dtype", "layout") if (value := getattr(args, name)) is not None}
+    asked = {"dtype": args.dtype, "layout": args.memory_format}
+    changes = {name: value for name, value in asked.items() if value is not None}
     return list(dict.fromkeys(replace(shape, **changes) for shape in found))
 
 
@@ -139,7 +119,7 @@ def _tune(args: argparse.Namespace, shapes: list[LayerShape], device: torch.devi
     from ..tuner.tuner import Tuner
 
     path = args.table or user_folder() / f"{device_slug(device)}.json"
-    units = units_of(shapes)
+    units = units_of(shapes, target_of(device))
     report = Report(len(units))
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +188,8 @@ def export(path: Path, device: torch.device) -> Path:
 
 
 def _rank(args: argparse.Namespace, shapes: list[LayerShape]) -> int:
+    from sdn_triton.aot.compile import TARGETS
+
     from ..tuner.static_ranking import NOTES, rank, ranking_table, why_not_static, workers
     from ..tuner.trials import units_of
 
@@ -216,7 +198,7 @@ def _rank(args: argparse.Namespace, shapes: list[LayerShape]) -> int:
             args.parser.error(obstacle)
     if args.export or args.table:
         args.parser.error("--static measures nothing, so that there is no table to write")
-    units = units_of(shapes)
+    units = units_of(shapes, TARGETS[args.static])
     report = Report(len(units))
     until = time.perf_counter() + args.budget
     with report, workers() as executor:

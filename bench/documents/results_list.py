@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reports.markdown import table
-from ..reports.page_tables import Cell, Sheet
+from ..terminal import Cell, Table
 
 KNOWN = {
     "eager-forward": (
@@ -46,7 +46,7 @@ KNOWN = {
 
 def table_of_files(results: Path) -> str:
     """A table of all JSON files, with device, date and revision as they have them."""
-    sheet = Sheet("", ("file", "what", "command", "measured on", "when", "revision"))
+    sheet = Table("", ("file", "what", "command", "measured on", "when", "revision"), text=True)
     for path in sorted(results.rglob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         what, command = _described(path, content)
@@ -57,12 +57,14 @@ def table_of_files(results: Path) -> str:
         revision = f"{git['revision'][:10]}{', changed' if git.get('dirty') else ''}" if git.get("revision") else ""
         name = path.relative_to(results).as_posix()
         sheet.add(
-            Cell(f"[{name}]({name})"),
-            what,
-            Cell(f"`{command}`" if command else ""),
-            device["name"] if isinstance(device, Mapping) else "no device",
-            str(environment.get("time", "")).partition("T")[0],
-            revision,
+            [
+                Cell(f"[{name}]({name})"),
+                what,
+                Cell(f"`{command}`" if command else ""),
+                device["name"] if isinstance(device, Mapping) else "no device",
+                str(environment.get("time", "")).partition("T")[0],
+                revision,
+            ]
         )
     return table(sheet)
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from ..gpu.predicted import Prediction, by_case, compared, newest
 from ..reports.markdown import table
-from ..reports.page_tables import Cell, Sheet, figure
+from ..runs.saved_runs import read_run
+from ..terminal import Cell, Table, figure
 
 CPU = "cpu-amd-epyc"
 """The folder of the machine whose figures the documents quote."""
@@ -50,7 +51,7 @@ LEAST_MEMORY = 16 * 2**20
 def eager_forward(results: Path, link: str) -> str:
     """The table of ``sdn_triton.bench.experiments.eager_forward``, four cases in a row, and which aims it misses."""
     content = load(results, f"{CPU}/eager-forward.json")
-    sheet = Sheet("", ("C = O, size", *(name for name, _, _ in _EAGER_COLUMNS), "extra memory [MiB]"))
+    sheet = Table("", ("C = O, size", *(name for name, _, _ in _EAGER_COLUMNS), "extra memory [MiB]"), text=True)
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in content["shapes"]:
         shape = row["shape"]
@@ -58,7 +59,7 @@ def eager_forward(results: Path, link: str) -> str:
     for name, rows in groups.items():
         cells = [_eager_cell(rows, ratio, choose) for _, ratio, choose in _EAGER_COLUMNS]
         memory = max(row["extra_memory_bytes"] for row in rows) / 2**20
-        sheet.add(name, *cells, f"{memory:.1f}")
+        sheet.add([name, *cells, f"{memory:.1f}"])
     head = prose(
         f"{where(content)}, float32, 3x3: ours over the other way, below 1 ours is faster. A row has four cases, batch "
         "1 and 4, contiguous and channels_last: the median of them over conv2d, and the slowest of them over unfolding "
@@ -171,12 +172,12 @@ def predictions(results: Path, link: str) -> str:
     content = json.loads(path.read_text(encoding="utf-8"))
     predicted = {f"triton {entry['triton']}": by_case(content, entry["triton"]) for entry in content["versions"]}
     measured = dict(_measured(content, results))
-    sheet = Sheet("", ("case", "pass", *predicted, *measured))
+    sheet = Table("", ("case", "pass", *predicted, *measured), text=True)
     for case in dict.fromkeys(case for version in predicted.values() for case in version):
         network, kind, name, *_, pass_, _, _ = case.split("/")
         cells = [_predicted(version.get(case)) for version in predicted.values()]
         cells += [run.get(case, "not measured") for run in measured.values()]
-        sheet.add(f"{network}, {kind} of {name}", pass_, *cells)
+        sheet.add([f"{network}, {kind} of {name}", pass_, *cells])
     none = "" if measured else " **No GPU has run any of it yet.**"
     return f"{table(sheet)}\n\n" + prose(
         f"Predicted on {path.stem} from machine code, for an H100 ([figures]({link}/predictions/{path.name})): "
@@ -196,8 +197,8 @@ def _predicted(found: Prediction | None) -> str:
 def _measured(content: Mapping[str, Any], results: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """For each run with cases that were predicted its name, and their times and how far off they were."""
     for file in sorted(results.rglob("bench.json")):
-        run = json.loads(file.read_text(encoding="utf-8"))
-        rows = list(compared(by_case(content, run["environment"]["triton"]), run))
+        run = read_run(file)
+        rows = list(compared(by_case(content, run.environment["triton"]), run))
         if rows:
             name = file.parent.relative_to(results).as_posix()
             yield name, {row.predicted.id: f"{row.ms * 1e3:.1f} us, {row.ratio:.2f}x: {row.verdict}" for row in rows}
@@ -206,22 +207,22 @@ def _measured(content: Mapping[str, Any], results: Path) -> Iterator[tuple[str, 
 def row_sharded(results: Path, link: str) -> str:
     """Memory of a rank by the number of ranks."""
     rows = load(results, f"{CPU}/row-sharded.json")["rows"]
-    sheet = Sheet("", ("ranks", *(str(row["ranks"]) for row in rows)))
+    sheet = Table("", ("ranks", *(str(row["ranks"]) for row in rows)), text=True)
     peaks = [max(row["peak_bytes"]) / 2**20 for row in rows]
-    sheet.add("MiB a rank", *(figure(peak, f"{peak:.0f}") for peak in peaks))
+    sheet.add(["MiB a rank", *(figure(peak, f"{peak:.0f}") for peak in peaks)])
     return table(sheet)
 
 
 def proofs(results: Path, link: str) -> str:
     """Every verdict on a compiled kernel, and what was used."""
     content = load(results, "proofs.json")
-    sheet = Sheet("", ("kernel", "for", "claim", "verdict", "seconds", "launch", "what the verifier adds"))
+    sheet = Table("", ("kernel", "for", "claim", "verdict", "seconds", "launch", "what the verifier adds"), text=True)
     for v in content["verdicts"]:
         mark = "bad" if v["verdict"] == "refuted" else ""
         reason = v["reason"] or ("" if v["verdict"] == "proved" else v["result"])
         seconds = figure(v["seconds"], f"{v['seconds']:.0f}")
         sheet.add(
-            v["function"], v["architecture"], v["claim"], Cell(v["verdict"], mark=mark), seconds, v["launch"], reason
+            [v["function"], v["architecture"], v["claim"], Cell(v["verdict"], mark=mark), seconds, v["launch"], reason]
         )
     counts = Counter(v["verdict"] for v in content["verdicts"])
     used = ", ".join(f"{name} {content['environment'][name]}" for name in ("sentryward", "triton", "torch"))

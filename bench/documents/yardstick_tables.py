@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reports.markdown import table
-from ..reports.page_tables import Cell, Sheet, figure
+from ..terminal import Cell, Table, figure
 from ..yardstick.aims import PASSES, TRAINING, WAYS, ahead, aims_of, layer_of, missed, our_ratios
 from ..yardstick.reasons import reasons
 from .tables import load, prose
@@ -47,12 +47,12 @@ def yardstick(results: Path, link: str) -> str:
         *_OTHERS,
         "ahead of us",
     )
-    sheet = Sheet("", columns)
+    sheet = Table("", columns, text=True)
     for cell in cells:
-        sheet.add(*_row(cell))
-    why = Sheet("", ("layer", "pass", "should take", "takes", "why"))
+        sheet.add(_row(cell))
+    why = Table("", ("layer", "pass", "should take", "takes", "why"), text=True)
     for row in reasons(cells):
-        why.add(row.layer, NAMES[row.aim], row.limit_is, figure(row.value, f"{row.value:.2f}"), row.text)
+        why.add([row.layer, NAMES[row.aim], row.limit_is, figure(row.value, f"{row.value:.2f}"), row.text])
     return "\n\n".join((_legend(content, link), table(sheet), _counts(cells), _WHY, table(why)))
 
 
@@ -67,7 +67,7 @@ _WHY = prose(
 _OTHERS = ("torch.compile: forward, weight, data, training", "unfolding: training", "convolution: training")
 
 
-def _row(cell: Mapping[str, Any]) -> list[Cell | str]:
+def _row(cell: Mapping[str, Any]) -> list[str]:
     own, aims, others, too_slow = our_ratios(cell), aims_of(cell), cell["others"], missed(cell)
     methods = sorted({kernel["ratio_is"] for name in PASSES for kernel in cell["ours"][name]["kernels"]})
     marks = {name: "bad" if name in too_slow else "" for name in own}

@@ -16,7 +16,7 @@ from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 
 from ..problems.launches import EXAMPLES, Arguments, Example, errors_and_bounds
-from ..runs.session import first_line
+from ..terminal import first_line
 from .findings import AS_CHOSEN
 from .variants import VARIANTS, compiled
 from .where import Place

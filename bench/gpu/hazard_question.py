@@ -26,7 +26,7 @@ from sdn_triton.tuning.shapes import LayerShape
 
 from ..machine_code import hazards
 from ..machine_code.examination import read_code
-from ..runs.session import first_line
+from ..terminal import first_line
 from ..tuner.trials import Trial, Unit, units_of
 from .findings import QUESTION
 from .where import Place, emulator
@@ -79,10 +79,10 @@ class HazardTask:
     def spoils_its_process(self) -> bool:
         return self.form == UNGUARDED
 
-    def unit(self, sizes: Mapping[str, int]) -> Unit:
+    def unit(self, sizes: Mapping[str, int], target: Target) -> Unit:
         """The kernel with its shape."""
         shape = LayerShape.parse(SHAPES[self.kernel].format(**sizes, dtype=self.dtype))
-        return next(unit for unit in units_of([shape]) if unit.kernel == self.kernel)
+        return next(unit for unit in units_of([shape], target) if unit.kernel == self.kernel)
 
     def configs(self, unit: Unit, target: Target) -> tuple[KernelConfig, KernelConfig]:
         """Those that are compared: as the kernel is run, but for its stages, of which one has one."""
@@ -131,7 +131,7 @@ class HazardTask:
         return row
 
     def _found(self, place: Place) -> dict[str, Any]:
-        unit = self.unit(EMULATED if place.is_emulated else ON_A_GPU)
+        unit = self.unit(EMULATED if place.is_emulated else ON_A_GPU, place.target)
         trial = Trial(unit, place.device)
         configs = self.configs(unit, place.target)
         one, several = map(trial.call, configs)
@@ -158,7 +158,7 @@ def hazards_in_code(unit: Unit, config: KernelConfig, target: Target) -> int:
     """How many instructions of a kernel's machine code use registers of unfinished products."""
     with pretended(target), recorded_launches() as launches:
         Trial(unit, torch.device("meta")).call(config)()
-    codes = [compile_launch(launch, target) for launch in launches if launch.config is config]
+    codes = [compile_launch(launch, target) for launch in launches if launch.tuned_as == unit.kernel]
     found = [hazards.find_hazards(read_code(code, config.num_warps, unit.work.arithmetic)) for code in codes]
     return sum(map(hazards.count_hazards, found))
 

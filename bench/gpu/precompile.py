@@ -31,7 +31,7 @@ from sdn_triton.tuning.shapes import LayerShape
 
 from .. import arguments
 from ..problems.suites import SUITES
-from ..runs.session import first_line
+from ..terminal import first_line
 from . import specialisations
 from .archive import ArchiveError, compression_of, in_mebibytes, own_keys, pack, take_keys_of, unpack
 from .specialisations import Specialisation
@@ -166,7 +166,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=arguments.seconds, default=float("inf"), help="nothing is begun, nor waited for, after these")
     add("--cache", type=Path, metavar="FOLDER", help="default: Triton's own, see TRITON_CACHE_DIR")
     add("--suite", choices=list(SUITES), default="gpu", help="of the benchmark (default: gpu)")
-    add("--shape", type=_shape, action="append", metavar="KEY=VALUE,...", help=f"tuned (default: {SHAPE})")
+    add(
+        "--shape",
+        type=arguments.saying(LayerShape.parse),
+        action="append",
+        metavar="KEY=VALUE,...",
+        help=f"tuned (default: {SHAPE})",
+    )
     add(
         "--candidates",
         type=arguments.count,
@@ -184,13 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--keys-of", type=Path, metavar="FOLDER", help="name kernels as the triton package in this folder does")
     add("--unpack", type=arguments.existing_file, metavar="FILE", help="put an archive into the cache, and do no more")
     return parser
-
-
-def _shape(text: str) -> LayerShape:
-    try:
-        return LayerShape.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _archive_file(text: str) -> Path:

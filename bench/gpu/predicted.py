@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from .. import RESULTS
 from ..measuring.intervals import Interval, median_interval
-from ..reports.run_tables import relative, timed
+from ..runs.saved_runs import Run, RunFileError, read_run
+from ..runs.verdicts import relative
 from ..terminal import Report, Table, milliseconds, ratio
 
 FOLDER = RESULTS / "predictions"
@@ -76,13 +77,14 @@ def _prediction(row: Mapping[str, Any]) -> Prediction:
     return Prediction(row["id"], row["ms"], ranges[0], row["whole_waves_ms"], row["ratio"], ranges[1])
 
 
-def compared(found: Mapping[str, Prediction], bench: Mapping[str, Any]) -> Iterator[Row]:
+def compared(found: Mapping[str, Prediction], bench: Run) -> Iterator[Row]:
     """Every case that was both predicted and measured, in the order of the benchmark."""
-    for case in bench["cases"]:
-        if case["id"] in found and {OURS, FLOOR} <= timed(case).keys():
-            result = case["results"][OURS]
-            times = median_interval(result["samples_ms"])
-            yield Row(found[case["id"]], result["median_ms"], times, *relative(case, OURS, FLOOR))
+    for case in bench.cases:
+        timed = {result.provider: result for result in case.timed()}
+        if case.id in found and {OURS, FLOOR} <= timed.keys():
+            ours = timed[OURS]
+            times = median_interval(ours.samples)
+            yield Row(found[case.id], ours.median, times, *relative(bench, ours, timed[FLOOR]))
 
 
 def table_of(rows: Sequence[Row]) -> Table:
@@ -101,7 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Show and write the rows; 1 if there is none."""
     from .. import arguments
     from ..measuring.saving import save
-    from ..runs.record import RecordError, read_record
 
     parser = argparse.ArgumentParser(
         prog="python -m sdn_triton.bench.gpu.predicted", description=(__doc__ or "").partition("\n")[0]
@@ -114,10 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.predictions is None:
         parser.error(f"--predictions: {FOLDER} has none; `python -m sdn_triton.bench.gpu.predictions` makes them")
     try:
-        bench = read_record(args.bench)
-    except RecordError as error:
+        bench = read_run(args.bench)
+    except RunFileError as error:
         parser.error(str(error))
-    triton = bench["environment"]["triton"]
+    triton = bench.environment["triton"]
     rows = list(compared(by_case(json.loads(args.predictions.read_text()), triton), bench))
     if rows:
         Report(0).show(table_of(rows))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -55,8 +56,26 @@ class Specialisation:
     data: str
 
     def compile(self) -> Any:
-        """Compile it for the active driver's device, or find it in the cache."""
-        return getattr(importlib.import_module(self.module), self.name).preload(self.data)
+        """Compile it for the device that it was recorded for, or find it in the cache.
+
+        Triton's own ``preload`` would do, did it not forget the names of the members of tuples.
+        """
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        kernel, data = getattr(importlib.import_module(self.module), self.name), json.loads(self.data)
+        kinds = inspect.get_annotations(kernel.fn)
+        signature = {
+            name: kinds[name](*kind) if isinstance(kind, list) else kind for name, kind in data["signature"].items()
+        }
+        constants, attributes = (
+            {tuple(place): value for place, value in zip(data[f"{what}_keys"], data[f"{what}_vals"])}
+            for what in ("constant", "attrs")
+        )
+        options = {name: tuple(x) if isinstance(x, list) else x for name, x in data["options"].items()}
+        source = ASTSource(kernel, signature, constants, attributes)
+        return triton.compile(source, target=GPUTarget(**data["target"]), options=options)
 
 
 class UnseenDevice(OfflineDriver):
@@ -92,7 +111,7 @@ def of_smoke(arch: str) -> None:
             task.example.call(task.arguments(META), "triton")
     for hazard in hazard_tasks():
         if hazard.form == SHIPPED and hazard.why_not_asked(TARGETS[arch]) is None:
-            unit = hazard.unit(ON_A_GPU)
+            unit = hazard.unit(ON_A_GPU, TARGETS[arch])
             for config in hazard.configs(unit, TARGETS[arch]):
                 Trial(unit, META).call(config)()
 
@@ -132,7 +151,7 @@ def _answers(case: BenchCase, provider: Provider) -> None:
 
 def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
     """Launch the first candidates of the paired kernels of these shapes, as ``sdn-triton tune`` does."""
-    for unit in units_of(list(shapes)):
+    for unit in units_of(list(shapes), TARGETS[arch]):
         if unit.kernel in PAIRED_KERNELS:
             with precision_of(unit.shape):
                 trial = Trial(unit, META)

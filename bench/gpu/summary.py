@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..reports.run_tables import relative, timed
+from ..runs.saved_runs import Case, Run, read_run
+from ..runs.verdicts import relative
 from . import predicted
 from .files import BENCH, ENVIRONMENT, SANITIZER, TABLE, TESTS, Folders, read_json
 from .findings import Sanitizer, Smoke, Tests
@@ -33,7 +34,7 @@ def summary(folders: Folders) -> str:
         *_smoke(Smoke.of(folders)),
         *_tests(Tests.of(folders.found(TESTS))),
         *_sanitizer(folders.found(SANITIZER)),
-        *_speed(read_json(folders.found(BENCH))),
+        *_speed(folders.found(BENCH)),
         *_tuning(read_json(folders.found(TABLE))),
     ]
     return shortened(lines)
@@ -117,34 +118,34 @@ def _sanitizer(path: Path | None) -> Iterable[str]:
     yield from (f"  {line}" for line in found.said[:3])
 
 
-def _speed(bench: Mapping[str, Any] | None) -> Iterable[str]:
-    if bench is None:
+def _speed(path: Path | None) -> Iterable[str]:
+    if path is None:
         return
-    file = predicted.newest()
+    bench, file = read_run(path), predicted.newest()
     content = read_json(file) or {"versions": []}
-    rows = predicted.compared(predicted.by_case(content, bench["environment"]["triton"]), bench)
+    rows = predicted.compared(predicted.by_case(content, bench.environment["triton"]), bench)
     found = {row.predicted.id: row for row in rows}
     source = f"predictions of {file.stem}" if file else "no predictions"
     yield f"SPEED: microseconds (medians), times of conv2d with its 95 % interval; {source}"
-    for case in bench["cases"]:
-        yield f"  {_case(case, found.get(case['id']))}"
-    if not bench["complete"]:
+    for case in bench.cases:
+        yield f"  {_case(bench, case, found.get(case.id))}"
+    if not bench.complete:
         yield "  not all cases were reached"
 
 
-def _case(case: Mapping[str, Any], row: predicted.Row | None) -> str:
-    stage = "x".join(map(str, case["stages"][0]))
-    name = f"{case['kind']} {case['network']} {stage} {case['pass']} {case['mode']}"
-    times, results = timed(case), case["results"]
+def _case(bench: Run, case: Case, row: predicted.Row | None) -> str:
+    stage = "x".join(map(str, case.stages[0]))
+    name = f"{case.kind} {case.network} {stage} {case.what} {case.condition.mode}"
+    times = {result.provider: result for result in case.timed()}
     ours = next((provider for provider in ("triton", "eager") if provider in times), None)
-    wrong = [f"{other} {r['status'].upper()}: {r['why']}" for other, r in results.items() if r["status"] in BAD]
+    wrong = [f"{r.provider} {r.status.upper()}: {r.why}" for r in case.results if r.status in BAD]
     if ours is None:
-        reasons = wrong or [str(result["why"]) for result in results.values()]
+        reasons = wrong or [str(result.why) for result in case.results]
         return f"{name}: no time: {'; '.join(reasons[:2])}"
-    shown = [f"{other} {times[other]['median_ms'] * 1e3:.1f}" for other in (ours, *OTHERS) if other in times]
+    shown = [f"{other} {times[other].median * 1e3:.1f}" for other in (ours, *OTHERS) if other in times]
     text = f"{name}: {', '.join(dict.fromkeys(shown))}"
     if predicted.FLOOR in times:
-        median, (low, high) = relative(case, ours, predicted.FLOOR)
+        median, (low, high) = relative(bench, times[ours], times[predicted.FLOOR])
         text += f"; {median:.2f} [{low:.2f}-{high:.2f}]"
     if row is not None:
         text += f"; predicted {row.predicted.ms * 1e3:.1f}, {row.predicted.ratio:.2f}: {row.verdict}"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sdn_triton.launch.run import target_of
-from sdn_triton.tuning.configs import config_from_json
+from sdn_triton.tuning.configs import Target, config_from_json
 from sdn_triton.tuning.shapes import LayerShape
 
 from .. import arguments
@@ -31,9 +31,9 @@ AGAIN = 0.15
 """The share of the time that the last comparison takes."""
 
 
-def units(shape: LayerShape, without: Sequence[str] = ()) -> list[Unit]:
+def units(shape: LayerShape, target: Target, without: Sequence[str] = ()) -> list[Unit]:
     """What is tuned: the paired kernels of a layer, but for those that are named."""
-    return [unit for unit in units_of([shape]) if unit.kernel in TUNED and unit.kernel not in without]
+    return [unit for unit in units_of([shape], target) if unit.kernel in TUNED and unit.kernel not in without]
 
 
 def finalists(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", type=LayerShape.parse, default=SHAPE, help=f"default: {SHAPE}")
     parser.add_argument("--without", action="append", default=[], choices=TUNED, help="leave this kernel out")
     args = parser.parse_args(argv)
-    todo = units(args.shape, args.without)
-    tuner = Tuner(args.table, args.device, target_of(args.device), args.seconds, doing=print)
+    target = target_of(args.device)
+    todo = units(args.shape, target, args.without)
+    tuner = Tuner(args.table, args.device, target, args.seconds, doing=print)
     again = AGAIN * args.seconds
     for number, unit in enumerate(todo):
         if not tuner.is_complete(unit):

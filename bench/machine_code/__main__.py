@@ -34,7 +34,7 @@ from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import ARITHMETICS, KernelConfig
 from sdn_triton.tuning.kernels import DEPTHWISE_KERNELS
 
-from .. import FOLDER, ROOT
+from .. import FOLDER, ROOT, arguments
 from ..measuring.environment import package_version
 from ..measuring.revision import git_revision
 from ..measuring.saving import save
@@ -63,19 +63,6 @@ def _config(text: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def _count(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
-def _json(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: it must be a file in an existing folder")
-    return path
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sdn_triton.bench.machine_code", description=(__doc__ or "").partition("\n")[0]
@@ -89,8 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--arch", action="append", choices=list(MULTIPROCESSORS), help="may be repeated (default: sm_90)")
     add("--dtype", action="append", choices=ARITHMETICS, help="may be repeated; ieee is float32 (default: bf16)")
-    add("--channels", action="append", type=_count, metavar="C", help="may be repeated (default: 256 and 128)")
-    add("--outputs", action="append", type=_count, metavar="O", help="may be repeated (default: as many as channels)")
+    add("--channels", action="append", type=arguments.count, metavar="C", help="may be repeated (default: 256 and 128)")
+    add(
+        "--outputs",
+        action="append",
+        type=arguments.count,
+        metavar="O",
+        help="may be repeated (default: as many as channels)",
+    )
     add(
         "--config",
         action="append",
@@ -99,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"change the heuristic's configuration; may be repeated. Keys: {', '.join(CONFIG_KEYS)}",
     )
     add("--memory-format", choices=("channels_last", "contiguous"), default="channels_last")
-    add("--json", type=_json, metavar="FILE", help="write a list of objects, one a row of the tables")
+    add("--json", type=arguments.writable_file, metavar="FILE", help="write a list of objects, one a row of the tables")
     add("--against", metavar="REV", help="compare with the kernels of another git revision")
     return parser
 
@@ -107,8 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine, print, write; 0, or 1 where a kernel cannot be compiled, understood or trusted, 2 for a wrong option."""
     parser = _parser()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     if find_spec("triton") is None:
         parser.error(f"needs triton: {how_to_install('interpreter')}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
@@ -123,8 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _sizes(args),
         args.config or ((),),
     ):
-        if arch.startswith("gfx") and arithmetic == "tf32":
-            parser.error(f"there is no tf32 on {arch}: use --dtype ieee")
         outputs = channels if kernel in DEPTHWISE_KERNELS else outputs
         case = Case(kernel, arch, arithmetic, channels, outputs, args.memory_format, overrides)
         try:

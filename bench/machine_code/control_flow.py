@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import networkx  # torch brings it
+
 from .schedule import Control
 
 
@@ -54,7 +56,7 @@ class Instruction:
     @property
     def is_inverse_root(self) -> bool:
         """Whether this is the reciprocal square root in the default diffusivity."""
-        return self.opcode.startswith(("MUFU.RSQ", "v_rsq_"))
+        return self.opcode.startswith("MUFU.RSQ")
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ class ControlFlow:
         self.code = code
         self._starts = _block_starts(code)
         self._successors = [self._find_successors(block) for block in range(len(self._starts))]
-        self._order = _reverse_postorder(self._successors)
+        self._graph = networkx.DiGraph(dict(enumerate(self._successors)))
+        self._order = list(networkx.dfs_postorder_nodes(self._graph, 0))[::-1]
+        """The blocks that can be reached, each before its successors but for jumps backwards."""
         self._position = {block: position for position, block in enumerate(self._order)}
         self.loops = _nest(self._natural_loops(), self._position)
 
@@ -172,24 +176,19 @@ class ControlFlow:
         return list(dict.fromkeys(found))
 
     def _natural_loops(self) -> list[Loop]:
-        dominators = _dominators(self._order, self._successors)
-        predecessors: dict[int, list[int]] = {block: [] for block in self._order}
-        for block in self._order:
-            for successor in self._successors[block]:
-                predecessors[successor].append(block)
+        reached = self._graph.subgraph(self._order)
         bodies: dict[int, set[int]] = {}
         for block in self._order:
             for header in self._successors[block]:
                 if self._position[header] > self._position[block]:
                     continue
-                if header not in dominators[block]:
+                body = bodies.setdefault(header, {header})
+                if block == header:
+                    continue
+                others = reached.subgraph(other for other in self._order if other != header)
+                if header != self._order[0] and networkx.has_path(others, self._order[0], block):
                     raise UnreadableCodeError("a jump leads into the middle of a loop")
-                body, pending = bodies.setdefault(header, {header}), [block]
-                while pending:
-                    inner = pending.pop()
-                    if inner not in body:
-                        body.add(inner)
-                        pending += predecessors[inner]
+                body |= {block, *networkx.ancestors(others, block)}
         return [Loop(header, frozenset(body)) for header, body in bodies.items()]
 
     def path(self, loop: Loop | None) -> Path:
@@ -253,38 +252,6 @@ def _block_starts(code: Code) -> list[int]:
             starts.add(index + 1)
         starts.update(code.labels[target] for target in instruction.targets if target in code.labels)
     return sorted(start for start in starts if start < len(code.instructions))
-
-
-def _reverse_postorder(successors: Sequence[Sequence[int]]) -> list[int]:
-    """The blocks that can be reached from the first, each before its successors but for jumps backwards."""
-    finished: list[int] = []
-    seen = {0}
-    stack: list[tuple[int, Iterator[int]]] = [(0, iter(successors[0]))]
-    while stack:
-        block, pending = stack[-1]
-        fresh = next((successor for successor in pending if successor not in seen), None)
-        if fresh is None:
-            finished.append(block)
-            stack.pop()
-        else:
-            seen.add(fresh)
-            stack.append((fresh, iter(successors[fresh])))
-    return finished[::-1]
-
-
-def _dominators(order: Sequence[int], successors: Sequence[Sequence[int]]) -> dict[int, set[int]]:
-    """For each block the blocks that every way to it leads through, itself included."""
-    dominators = {block: set(order) for block in order}
-    dominators[order[0]] = {order[0]}
-    changed = True
-    while changed:
-        changed = False
-        for block in order[1:]:
-            ways = [dominators[p] for p in order if block in successors[p]]
-            found = set.intersection(*ways) | {block}
-            if found != dominators[block]:
-                dominators[block], changed = found, True
-    return dominators
 
 
 def _nest(loops: Sequence[Loop], position: dict[int, int]) -> list[Loop]:

@@ -18,7 +18,6 @@ from sdn_triton.tuning.defaults import Work as LaunchWork
 from sdn_triton.tuning.defaults import default_config
 from sdn_triton.tuning.kernels import KERNELS
 
-from .amdgcn import read_amdgcn
 from .control_flow import Code, UnreadableCodeError
 from .hazards import count_hazards, find_hazards
 from .kernel_cost import Block, Cost, hot_loop
@@ -189,7 +188,6 @@ FIGURES = (
     "ratio_range",
     "ratio_reason",
     "floor_ratio",
-    "busy",
 )
 """What a row holds besides what it is of."""
 
@@ -230,8 +228,6 @@ def _analyse(
 def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
     """The instructions of a compiled kernel."""
     text = compiled.machine_code()
-    if compiled.target.kind != "cuda":
-        return read_amdgcn(text, warps)
     ptx = compiled.assembly["ptx"]
     threads = re.search(r"\.(?:max|req)ntid\s+(\d+)", ptx)
     if threads is not None and int(threads[1]) != compiled.threads:
@@ -271,5 +267,4 @@ def _figures(cost: Cost, prediction: Prediction) -> dict[str, Any]:
         "ratio_range": None if prediction.low is None else [prediction.low, prediction.high],
         "ratio_reason": prediction.reason,
         "floor_ratio": prediction.floor.ratio,
-        "busy": prediction.busy,
     }

@@ -6,6 +6,8 @@ Three figures, from certain to likely:
 - the *bound*: only what the order of instructions allows overlaps (``timeline/overlap.py``);
 - *simulated*, on Hopper: the machine code played in time, with latencies, queues and waits
   (``timeline/simulation.py``).
+
+What these can say and what they cannot: "What the model can and cannot predict" in bench/README.md.
 """
 
 from __future__ import annotations
@@ -16,12 +18,11 @@ from dataclasses import dataclass
 from .control_flow import Code, UnreadableCodeError
 from .kernel_cost import Cost, HotLoop
 from .kernel_work import Work
-from .throughput import KINDS, MULTIPROCESSORS, Multiprocessor
+from .throughput import KINDS, MULTIPROCESSORS, WARP, Multiprocessor
 from .timeline.first_touch import first_touches
 from .timeline.hopper import ALTERNATIVES, Hopper
 from .timeline.overlap import least_clocks
 from .timeline.simulation import Multiprocessor as SimulatedMultiprocessor
-from .timeline.simulation import Outcome
 from .timeline.trip import Tiles, trips_of
 
 SIMULATED = "sm_90"
@@ -46,8 +47,7 @@ class Prediction:
     """The time of a kernel over the plain convolution's.
 
     ``ratio`` is what ``method`` says: "simulated" or "bound". ``low`` and ``high`` are its range over the alternatives
-    of ``timeline/hopper.py``, ``busy`` the share of the time that parts are busy in the loop; only of what was
-    simulated. ``reason`` says why it was not.
+    of ``timeline/hopper.py``; only of what was simulated. ``reason`` says why it was not.
     """
 
     floor: Floor
@@ -55,7 +55,6 @@ class Prediction:
     ratio: float
     low: float | None = None
     high: float | None = None
-    busy: Mapping[str, float] | None = None
     reason: str | None = None
 
 
@@ -87,7 +86,7 @@ class Subject:
     @property
     def trip_elements(self) -> float:
         """Elements that a block makes in a trip."""
-        return self.hot.cost.elements_per_trip * self.warps * self.device.wave
+        return self.hot.cost.elements_per_trip * self.warps * WARP
 
 
 def floor_of(cost: Cost, work: Work, device: Multiprocessor, arithmetic: str) -> Floor:
@@ -113,13 +112,13 @@ def predict(subject: Subject, with_range: bool = True) -> Prediction:
         clocks = least_clocks(subject.hot.way, subject.device, subject.flop_a_clock, subject.warps)
         bound = _ratio(subject, clocks / max(subject.blocks, 1), max(subject.blocks, 1))
         return Prediction(floor, "bound", max(bound, floor.ratio), reason=str(error))
-    ratios = [_ratio(subject, outcome.clocks / subject.blocks, 1) for outcome in outcomes]
+    ratios = [_ratio(subject, clocks / subject.blocks, 1) for clocks in outcomes]
     low, high = (min(ratios), max(ratios)) if with_range else (None, None)
-    return Prediction(floor, "simulated", ratios[0], low, high, outcomes[0].busy)
+    return Prediction(floor, "simulated", ratios[0], low, high)
 
 
-def _simulated(subject: Subject, alternatives: Mapping[str, Hopper]) -> list[Outcome]:
-    """The outcome under the assumptions, and then under each alternative."""
+def _simulated(subject: Subject, alternatives: Mapping[str, Hopper]) -> list[float]:
+    """The clocks of a trip under the assumptions, and then under each alternative."""
     if subject.arch != SIMULATED:
         raise UnreadableCodeError(f"the simulation knows {SIMULATED} only")
     if not subject.hot.is_loop:

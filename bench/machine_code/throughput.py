@@ -6,7 +6,6 @@ P  CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions" (r
    "Technical Specifications per Compute Capability"; limits also in the tuning guides of the architectures.
 W  Whitepapers and datasheets: peak rate / multiprocessors / boost clock. A100 80 GB, RTX A6000, L40S, H100 SXM, B200,
    RTX PRO 6000; dense, with float32 sums. GeForce cards of these architectures do half of it in half types.
-A  AMD CDNA3 whitepaper and instruction set manual (MI300X: 304 compute units, 2.1 GHz).
 E  Estimate. Others saw 5.5 to 5.7 TB/s from an H100's second-level cache when it was only read: 24 bytes a clock and
    multiprocessor, some 60 % of the 5120 bytes a clock that the whitepapers give the whole cache of an A100; taken alike
    for the others. For Hopper it is 38: with 24 a plain product of 128x256x64 tiles would end at half of the tensor
@@ -18,6 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+WARP = 32
+REGISTERS, REGISTER_UNIT = 65_536, 256
+"""Of a multiprocessor; what a warp is given is a multiple of the second (P)."""
+RESERVED_SHARED_BYTES = 1024
+"""Of every block (P)."""
 TENSOR_COLUMNS = 512
 """Columns of tensor memory that the blocks on a multiprocessor share (PTX, tcgen05.alloc)."""
 
@@ -38,22 +42,16 @@ class Multiprocessor:
     blocks: int
     shared_bytes: int
     l1_bytes: float = 128.0
-    l1_is_shared_memory: bool = True
-    """Whether cached loads and shared memory go through one data path of ``l1_bytes``, or have one each."""
-    wave: int = 32
-    registers: int = 65_536
-    register_unit: int = 256
-    reserved_shared_bytes: int = 1024
+    """Of the data path that cached loads and shared memory have in common."""
 
     def blocks_resident(self, threads: int, registers: int, shared_bytes: int, tensor_columns: int = 0) -> int:
         """Blocks that the multiprocessor holds at once."""
-        waves = -(-threads // self.wave)
-        a_wave = -(-max(registers, 1) * self.wave // self.register_unit) * self.register_unit
-        # Each of the four schedulers has a quarter of the registers, and the waves that live in it.
-        waves_resident = 4 * (self.registers // 4 // a_wave)
-        limits = [self.blocks, self.threads // threads, waves_resident // waves]
-        if shared := shared_bytes + self.reserved_shared_bytes:
-            limits.append(self.shared_bytes // shared)
+        warps = -(-threads // WARP)
+        a_warp = -(-max(registers, 1) * WARP // REGISTER_UNIT) * REGISTER_UNIT
+        # Each of the four schedulers has a quarter of the registers, and the warps that live in it.
+        warps_resident = 4 * (REGISTERS // 4 // a_warp)
+        limits = [self.blocks, self.threads // threads, warps_resident // warps]
+        limits.append(self.shared_bytes // (shared_bytes + RESERVED_SHARED_BYTES))
         if tensor_columns:
             limits.append(TENSOR_COLUMNS // tensor_columns)
         return min(limits)
@@ -67,9 +65,7 @@ class Multiprocessor:
 
     def cache_clocks(self, l1_bytes: float, scratchpad_bytes: float) -> float:
         """Clocks that the first-level cache and shared memory need for so many bytes."""
-        if self.l1_is_shared_memory:
-            return (l1_bytes + scratchpad_bytes) / self.l1_bytes
-        return max(l1_bytes, scratchpad_bytes) / self.l1_bytes
+        return (l1_bytes + scratchpad_bytes) / self.l1_bytes
 
 
 KINDS = ("fp", "pair", "half", "multiply", "integer", "special", "memory", "tensor", "other")
@@ -140,21 +136,5 @@ MULTIPROCESSORS = {
         blocks=24,
         shared_bytes=100 * 1024,
     ),
-    "gfx942": Multiprocessor(
-        # A: four units of 16 lanes do all vector arithmetic, special functions at a quarter of the rate; matrix,
-        # memory and scalar instructions are issued beside it.
-        pipes={"issue": {"fp": 64.0, "integer": 64.0, "special": 16.0}},
-        tensor={"bf16": 2048.0, "fp16": 2048.0, "tf32": 1024.0, "ieee": 256.0},  # A: 1307 TF
-        l2_bytes=32.0,  # E: A has 2 KiB a clock for 38 compute units
-        memory_bytes=8.3,  # A: 5.3 TB/s
-        l1_is_shared_memory=False,
-        threads=2048,
-        blocks=32,
-        shared_bytes=64 * 1024,
-        wave=64,
-        registers=4 * 512 * 64,
-        register_unit=8 * 64,
-        reserved_shared_bytes=0,
-    ),
 }
-"""The device model of each target that kernels are compiled for."""
+"""The device model of each architecture of NVIDIA's that kernels are compiled for."""

@@ -17,6 +17,9 @@ from .workloads import PASSES, Workload, workloads_of
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
+ProblemKey = tuple[Workload, str, str]
+"""Workload, dtype and memory format: what cases have in common whose providers are checked together."""
+
 
 @dataclass(frozen=True)
 class BenchCase:
@@ -37,11 +40,12 @@ class BenchCase:
         """The case in one line: two runs are compared by it."""
         work = self.workload
         parts = [work.network, work.kind, work.name, f"batch {work.batch}", self.dtype, self.memory_format]
-        return "/".join([*parts, self.pass_, self.mode, self.cache])
+        image = [] if work.features is None else ["image"]
+        return "/".join([*parts, self.pass_, self.mode, self.cache, *image])
 
     @property
-    def problem(self) -> tuple[Workload, str, str]:
-        """What cases have in common whose providers are checked together."""
+    def problem(self) -> ProblemKey:
+        """What it shares with other cases."""
         return self.workload, self.dtype, self.memory_format
 
     @property

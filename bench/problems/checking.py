@@ -10,9 +10,10 @@ the floor is ``sqrt(eps)``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from sdn_triton.tuning.precision import convolutions_may_use_tf32
 
 from ..measuring.clocks import Call, Prepared
 from ..measuring.contract import TF32_EPS, bound_of, floor_of
+from ..terminal import first_line
 from .plain import DifferenceFunction
 from .providers import Provider, composite
 from .workloads import Workload
@@ -221,3 +223,61 @@ def violations(errors: Mapping[str, float], bounds: Mapping[str, float]) -> Sequ
         for name, error in errors.items()
         if not error <= bounds[name]
     ]
+
+
+@dataclass
+class Finding:
+    """What a check has found about a provider; ``status`` is ok, refused (it is wrong), failed or unavailable."""
+
+    status: str = "ok"
+    why: str | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+    first_call_seconds: float | None = None
+
+    def figures(self) -> dict[str, float | None]:
+        """The errors for the JSON file; None where nothing was compared, or nothing comparable came."""
+        return {
+            "error": _largest(error / self.bounds[name] for name, error in self.errors.items()),
+            "output_error": _largest(error for name, error in self.errors.items() if name.startswith("output")),
+            "gradient_error": _largest(error for name, error in self.errors.items() if name.startswith("gradient")),
+        }
+
+
+def _largest(errors: Iterator[float]) -> float | None:
+    worst = max(errors, default=math.inf)
+    return worst if worst < math.inf else None
+
+
+def check(problem: Problem, provider: Provider) -> tuple[Finding, Case | None]:
+    """Run a provider and hold its outputs and gradients against float64; no case where it must not be timed."""
+    finding = Finding()
+    try:
+        with _no_trials():
+            finding.bounds = problem.bounds(provider)
+            start = time.perf_counter()
+            case = problem.case(provider)
+            answers = case.answers(problem.setting.backward)
+            finding.first_call_seconds = time.perf_counter() - start
+            finding.errors = problem.errors(provider, answers)
+    except torch.OutOfMemoryError:
+        finding.status, finding.why = "unavailable", "out of memory"
+        return finding, None
+    except Exception as error:
+        finding.status, finding.why = "failed", first_line(error)
+        return finding, None
+    if found := violations(finding.errors, finding.bounds):
+        finding.status, finding.why = "refused", "; ".join(found)
+        return finding, None
+    return finding, case
+
+
+@contextmanager
+def _no_trials() -> Iterator[None]:
+    """Inside, cuDNN does not time all of its algorithms to take the fastest: float64 references need no fast one."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

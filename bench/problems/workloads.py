@@ -51,17 +51,8 @@ class Workload:
     def title(self) -> str:
         """As shown above a table."""
         batch = f", batch {self.batch}" if self.batch > 1 else ""
-        return f"{self.network}, {self.full_name}: {', '.join(map(str, self.stages))}{batch}"
-
-    @property
-    def full_name(self) -> str:
-        """The name, told apart from that of another kind of workload."""
-        return self.name
-
-    @property
-    def label(self) -> str:
-        """As shown in a table about its network."""
-        return f"{self.full_name} {self.stages[0]}" if len(self.stages) == 1 else self.full_name
+        name = self.kind if self.name == self.kind else f"{self.kind} {self.name}"
+        return f"{self.network}, {name}: {', '.join(map(str, self.stages))}{batch}"
 
     def inputs(self) -> dict[str, Tensor]:
         """The tensors by name, float32 on the CPU; always the same."""
@@ -169,10 +160,6 @@ class Block(Layer):
 
     kind = "block"
     gates_gradients = True
-
-    @property
-    def full_name(self) -> str:
-        return f"block of {self.name}"
 
     def module(self, provider: Provider) -> nn.Module:
         return provider.block(self.stages[0].channels)

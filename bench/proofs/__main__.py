@@ -204,7 +204,7 @@ def describe(launch: Launch, compiled: Compiled) -> dict[str, Any]:
     """Grid, threads, shared memory and numbers of a launch; pointers stay symbols, each to memory of its own."""
     kinds = {"i32": "u32", "i64": "u64", "fp32": "f32"}
     numbers = [
-        {"parameter": f"{launch.name}_param_{place}", "type": kinds[kind], "value": launch.arguments[name]}
+        {"parameter": f"{launch.name}_param_{place}", "type": kinds[kind], "value": launch.value_of(name)}
         for place, (name, kind) in enumerate(compiled.parameters.items())
         if not kind.startswith("*")
     ]

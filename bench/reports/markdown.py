@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..runs.saved_runs import Run
+from ..terminal import Cell, Table
 from .page_tables import (
     DOES_NOT_TELL,
     TELLS,
-    Cell,
-    Sheet,
     absent_sheet,
     answer,
     case_sheets,
@@ -22,7 +21,7 @@ from .page_tables import (
 )
 
 
-def table(sheet: Sheet) -> str:
+def table(sheet: Table) -> str:
     """A Markdown table, without its title; losing and wrong figures are bold."""
     if not sheet.rows:
         return "None."
@@ -32,11 +31,11 @@ def table(sheet: Sheet) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = " ".join(cell.text.replace("|", "\\|").replace("<", "&lt;").split())
+    text = " ".join(cell.replace("|", "\\|").replace("<", "&lt;").split())
     return f"**{text}**" if cell.mark == "bad" and text else text
 
 
-def section(sheet: Sheet, level: int = 3) -> str:
+def section(sheet: Table, level: int = 3) -> str:
     """A table under its title."""
     return f"{'#' * level} {sheet.title}\n\n{table(sheet)}"
 

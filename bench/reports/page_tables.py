@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Any
 
+from ..runs.record import flat
 from ..runs.saved_runs import Case, Result, Run
 from ..runs.verdicts import (
     LEAST_ROUNDS,
@@ -21,45 +20,7 @@ from ..runs.verdicts import (
     standings,
     summaries,
 )
-from ..terminal import error_size, mebibytes, milliseconds, ratio
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is shown, by what a column is sorted (None: last), and whether it is good, bad or faint."""
-
-    text: str
-    key: float | str | None = None
-    mark: str = ""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass
-class Sheet:
-    """Rows under a title. The first ``heads`` columns say what the row is about, the others are figures or words."""
-
-    title: str
-    columns: Sequence[str]
-    rows: list[list[Cell]] = field(default_factory=list)
-    heads: int = 1
-
-    def add(self, *cells: Cell | str | None) -> None:
-        """Append a row; a missing cell is left empty."""
-        row = [cell if isinstance(cell, Cell) else Cell(cell or "", cell or None) for cell in cells]
-        if len(row) != len(self.columns):
-            raise ValueError(f"{self.title}: {len(row)} cells for {len(self.columns)} columns")
-        self.rows.append(row)
-
-    def is_figure(self, column: int) -> bool:
-        """Whether a column holds numbers and is aligned to the right."""
-        return any(isinstance(row[column].key, float) for row in self.rows)
-
-
-def figure(value: float | None, text: str, mark: str = "") -> Cell:
-    """A cell with a number."""
-    return Cell("", None) if value is None else Cell(text, float(value), mark)
+from ..terminal import Cell, Table, error_size, figure, mebibytes, milliseconds, ratio
 
 
 def times_as_fast(found: Standing) -> Cell:
@@ -79,65 +40,65 @@ def _ms(value: float) -> str:
     return milliseconds(value / 1e3)
 
 
-def environment_sheet(run: Run) -> Sheet:
+def environment_sheet(run: Run) -> Table:
     """Where the figures come from, as found, with the settings of the run."""
-    sheet = Sheet("Environment and settings", ("what", "value"))
-    for name, value in _flat({"environment": run.environment, "settings": run.settings}):
-        sheet.add(name.partition(".")[2], value)
+    sheet = Table("Environment and settings", ("what", "value"), text=True)
+    for name, value in (*flat(run.environment).items(), *flat(run.settings).items()):
+        sheet.add([name, _setting(value)])
     roofs = run.roofs
     if roofs is None:
-        sheet.add("measured roofs", "none")
+        sheet.add(["measured roofs", "none"])
     else:
-        sheet.add("measured roof: copy", f"{roofs.copy / 1e9:.3g} GB/s")
-        sheet.add(f"measured roof: matrix product, {roofs.dtype}", f"{roofs.matmul / 1e9:.3g} Gflop/s")
+        sheet.add(["measured roof: copy", f"{roofs.copy / 1e9:.3g} GB/s"])
+        sheet.add([f"measured roof: matrix product, {roofs.dtype}", f"{roofs.matmul / 1e9:.3g} Gflop/s"])
     return sheet
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{name}.")
-        elif isinstance(value, list):
-            yield f"{before}{name}", " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
-        else:
-            yield f"{before}{name}", {None: "none", True: "yes", False: "no"}.get(value, str(value))
+def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in value)
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def provider_sheet(run: Run) -> Sheet:
+def provider_sheet(run: Run) -> Table:
     """Who took part, as what, and how often with what outcome."""
-    sheet = Sheet("Providers", ("provider", "what it is", "role", "timed", "not timed"))
+    sheet = Table("Providers", ("provider", "what it is", "role", "timed", "not timed"), text=True)
     for provider in run.providers.values():
         results = [r for case in run.cases if (r := case.result(provider.name)) is not None]
         timed = sum(result.ok for result in results)
         missing = len(run.cases) - timed
         sheet.add(
-            provider.name,
-            provider.title,
-            provider.role,
-            figure(timed, str(timed)),
-            figure(missing, str(missing), "bad" if missing else ""),
+            [
+                provider.name,
+                provider.title,
+                provider.role,
+                figure(timed, str(timed)),
+                figure(missing, str(missing), "bad" if missing else ""),
+            ]
         )
     return sheet
 
 
-def summary_sheet(run: Run, by_condition: bool = True) -> Sheet:
+def summary_sheet(run: Run, by_condition: bool = True) -> Table:
     """How often each path of ours is faster and slower than the fastest baseline, and by how much."""
     by_condition = by_condition and len(run.conditions()) > 1
     columns = ["path", "workload", "pass", *(["condition"] if by_condition else []), "cases", *VERDICTS]
     columns += ["speed-up: median (least to most)", f"time / {floor_name(run)}: median (least to most)"]
-    sheet = Sheet("Against the fastest baseline", columns, heads=columns.index("cases"))
+    sheet = Table("Against the fastest baseline", columns, heads=columns.index("cases"), text=True)
     for summary in summaries(run, by_condition):
         counts = {verdict: summary.count(verdict) for verdict in VERDICTS}
         marks = {"slower": "bad" if counts["slower"] else "", "faster": "good" if counts["faster"] else ""}
         sheet.add(
-            summary.provider,
-            summary.kind,
-            summary.what,
-            *([run.told_apart(summary.condition)] if by_condition and summary.condition else []),
-            figure(len(summary.standings), str(len(summary.standings))),
-            *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
-            _three(summary.speedups),
-            _three(summary.floors),
+            [
+                summary.provider,
+                summary.kind,
+                summary.what,
+                *([run.told_apart(summary.condition)] if by_condition and summary.condition else []),
+                figure(len(summary.standings), str(len(summary.standings))),
+                *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
+                _three(summary.speedups),
+                _three(summary.floors),
+            ]
         )
     return sheet
 
@@ -149,7 +110,7 @@ def _three(values: tuple[float, float, float] | None) -> Cell:
     return figure(median, f"{ratio(median)} ({ratio(least)} to {ratio(most)})")
 
 
-def standing_sheets(run: Run) -> list[Sheet]:
+def standing_sheets(run: Run) -> list[Table]:
     """Three lists, the slower first: where ours stands in every case, the worst first."""
     titles = {
         "slower": "Slower than the fastest baseline",
@@ -162,16 +123,21 @@ def standing_sheets(run: Run) -> list[Sheet]:
         chosen = [standing for standing in found if standing.verdict == verdict]
         columns = ["case", "pass", *_condition(run, "condition"), "path"]
         columns += ["times as fast", "at least, at most", "fastest baseline"]
-        sheet = Sheet(
-            f"{titles[verdict]}: {len(chosen)} of {len(found)}", columns, heads=columns.index("times as fast")
+        sheet = Table(
+            f"{titles[verdict]}: {len(chosen)} of {len(found)}",
+            columns,
+            heads=columns.index("times as fast"),
+            text=True,
         )
         for s in chosen:
             cells = (s.case.label, s.case.what, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
             sheet.add(
-                *cells,
-                times_as_fast(s),
-                span(s.interval, min(s.own.rounds, s.baseline.rounds), ratio),
-                s.baseline.provider,
+                [
+                    *cells,
+                    times_as_fast(s),
+                    span(s.interval, min(s.own.rounds, s.baseline.rounds), ratio),
+                    s.baseline.provider,
+                ]
             )
         sheets.append(sheet)
     return sheets
@@ -182,9 +148,9 @@ def _condition(run: Run, text: str) -> list[str]:
     return [text] if len(run.conditions()) > 1 else []
 
 
-def absent_sheet(run: Run) -> Sheet:
+def absent_sheet(run: Run) -> Table:
     """Who was refused, failed or could not run, why, and where."""
-    sheet = Sheet("Not timed, and why", ("provider", "outcome", "reason", "cases", "which"), heads=2)
+    sheet = Table("Not timed, and why", ("provider", "outcome", "reason", "cases", "which"), heads=2, text=True)
     found: dict[tuple[str, str, str], list[Case]] = {}
     for case in run.cases:
         for result in case.results:
@@ -195,7 +161,7 @@ def absent_sheet(run: Run) -> Sheet:
         which = "all" if everywhere else "; ".join(_place(run, c) for c in cases[:3])
         more = "" if everywhere or len(cases) <= 3 else f"; and {len(cases) - 3} more"
         mark = "bad" if status in ("refused", "failed") else "faint"
-        sheet.add(provider, Cell(status, status, mark), why, figure(len(cases), str(len(cases))), which + more)
+        sheet.add([provider, Cell(status, status, mark), why, figure(len(cases), str(len(cases))), which + more])
     return sheet
 
 
@@ -204,23 +170,23 @@ def _place(run: Run, case: Case) -> str:
     return f"{case.label} ({', '.join(filter(None, (case.what, run.told_apart(case.condition))))})"
 
 
-def case_sheets(run: Run) -> list[Sheet]:
+def case_sheets(run: Run) -> list[Table]:
     """A table for each network and condition: every provider in every case."""
     columns = ["shape", "pass", "provider", "time [ms]", "95% interval [ms]", f"/ {floor_name(run)}"]
     columns += ["against fastest baseline", "of the roof", "peak [MiB]", "error"]
     sheets = []
     for network, condition in dict.fromkeys((case.network, case.condition) for case in run.cases):
-        sheet = Sheet(f"{network}: {condition}", columns, heads=3)
+        sheet = Table(f"{network}: {condition}", columns, heads=3, text=True)
         for case in run.under(condition):
             if case.network == network:
                 for result in case.results:
-                    sheet.add(*_case_row(run, case, result))
+                    sheet.add(_case_row(run, case, result))
         sheets.append(sheet)
     return sheets
 
 
-def _case_row(run: Run, case: Case, result: Result) -> list[Cell | str | None]:
-    names: list[Cell | str | None] = [f"{case.workload}: {case.shape}", case.what, result.provider]
+def _case_row(run: Run, case: Case, result: Result) -> list[str | None]:
+    names: list[str | None] = [f"{case.workload}: {case.shape}", case.what, result.provider]
     if not result.ok:
         mark = "bad" if result.status in ("refused", "failed") else "faint"
         return [*names, Cell(result.status, None, mark), *[None] * 4, None, _error(result)]
@@ -274,8 +240,9 @@ TELLS = (
     "Times are medians of interleaved rounds; the interval holds the median with 95% confidence. Every provider's "
     "results are checked against float64 before it is timed; one that is wrong is refused and has no time.",
     "Speed-up is always against the fastest baseline of the same case: the time of that baseline over that of ours. "
-    "Above 1 ours is faster, below 1 slower. It is undecided where the two intervals overlap. The least and the most "
-    "that are shown come from the ends of both intervals and are therefore wide.",
+    "Above 1 ours is faster, below 1 slower. It is undecided where the two medians' intervals overlap. At least, at "
+    "most: the interval of the ratio, round by round; where the providers did not take turns it comes from the ends of "
+    "both intervals and is wide.",
     "A floor is another, cheaper operator, such as the vanilla 3x3 convolution (conv2d) that times are divided by. It "
     "computes something else and is never a baseline.",
     "Of the roof: the least time that the measured copy and matrix product of this device would take for the bytes and "

@@ -1,11 +1,12 @@
-"""The tables that ``sdn-triton bench run`` shows; they are made from what is in the JSON file."""
+"""The tables that ``sdn-triton bench run`` shows, a case each, and what they share with those of ``compare``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
 
-from ..measuring.intervals import Estimate, Interval, median_interval, ratio_samples
+from ..measuring.intervals import Interval
+from ..runs.saved_runs import Case, Result, Roofs, Run
+from ..runs.verdicts import Standing, over_floor, standing, standings
 from ..terminal import BAD, FAINT, GOOD, Table, error_size, mebibytes, milliseconds, ratio
 
 COLUMNS = (
@@ -22,75 +23,20 @@ COLUMNS = (
     "error\n/bound",
 )
 SUMMARY = ("case", "/floor", "fastest\nbaseline", "against\nit", "95 %", "verdict")
+LEGEND = (
+    "ms: median, and the interval that holds the true median at 95 %. /floor: over the time of the vanilla",
+    "convolution. GB/s, GFLOP/s: the least traffic and the products of the operator over the time, beside it in",
+    "shares of what a copy and a matrix product reach here. MiB: peak memory beyond inputs and weights.",
+    "error/bound: the largest error against float64 in sizes of what is allowed.",
+)
+VERDICT_STYLES = {"faster": GOOD, "slower": BAD, "undecided": FAINT}
+WRONG = ("refused", "failed")
+"""What became of a provider whose results are not right."""
 
 
-class Against(NamedTuple):
-    """A provider beside the fastest baseline of its case: its name, and how many times as fast the provider is.
-
-    ``interval`` is that of the ratio, round by round. The verdict asks for more: that the two medians' own intervals
-    have nothing in common.
-    """
-
-    baseline: str
-    speedup: float
-    interval: Interval
-    verdict: str
-
-
-def timed(case: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The results that have times."""
-    return {name: result for name, result in case["results"].items() if result["status"] == "ok"}
-
-
-def fastest_baseline(content: Mapping[str, Any], case: Mapping[str, Any]) -> str | None:
-    """The fastest other way to the same result; None if none was timed."""
-    roles = content["providers"]
-    rivals = {name: r["median_ms"] for name, r in timed(case).items() if roles[name]["role"] == "baseline"}
-    return min(rivals, key=lambda name: rivals[name]) if rivals else None
-
-
-def floor_of(content: Mapping[str, Any], case: Mapping[str, Any]) -> str | None:
-    """The first floor that was timed."""
-    return next((name for name in timed(case) if content["providers"][name]["role"] == "floor"), None)
-
-
-def relative(case: Mapping[str, Any], over: str, under: str) -> Estimate:
-    """The time of one provider in times of another's: of the medians, and the interval of the ratio in each round.
-
-    Rounds that were not measured in turns cannot be set beside each other: there the interval is as wide as the ends
-    of the two medians' intervals allow.
-    """
-    a, b = (case["results"][name] for name in (over, under))
-    samples = a["samples_ms"], b["samples_ms"]
-    if len(samples[0]) == len(samples[1]):
-        interval = median_interval(ratio_samples(*samples))
-    else:
-        ends = [median_interval(values) for values in samples]
-        interval = Interval(ends[0].low / ends[1].high, ends[0].high / ends[1].low)
-    return Estimate(a["median_ms"] / b["median_ms"], interval)
-
-
-def verdict(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Whether one result is "faster" or "slower" than another; "undecided" where their intervals overlap."""
-    if own["interval_ms"] is None or other["interval_ms"] is None:
-        return "undecided"
-    if not Interval(*own["interval_ms"]).is_apart_from(Interval(*other["interval_ms"])):
-        return "undecided"
-    return "faster" if own["median_ms"] < other["median_ms"] else "slower"
-
-
-def against(content: Mapping[str, Any], case: Mapping[str, Any], name: str) -> Against | None:
-    """One of the library's own providers beside the fastest baseline; nothing else has a speed-up."""
-    baseline = fastest_baseline(content, case)
-    if baseline is None or name not in timed(case) or content["providers"][name]["role"] != "ours":
-        return None
-    results = case["results"]
-    return Against(baseline, *relative(case, baseline, name), verdict(results[name], results[baseline]))
-
-
-def legend(content: Mapping[str, Any]) -> list[str]:
-    """What runs where, and how to read the tables."""
-    environment = content["environment"]
+def introduction(run: Run, left_out: Mapping[str, str], *said: str) -> list[str]:
+    """What runs where, what does not and why not, and what else is to be ``said`` before the tables."""
+    environment = run.environment
     device, git = environment["device"], environment["git"]
     threads = f", {device['threads']} thread(s)" if "threads" in device else f", driver {device['driver']}"
     versions = ", ".join(f"{name} {environment[name]}" for name in ("torch", "triton", "python") if environment[name])
@@ -99,96 +45,114 @@ def legend(content: Mapping[str, Any]) -> list[str]:
     load, cores = (environment["load"] or [0.0])[0], device.get("cores")
     if cores and load > 0.5 * cores:
         lines.append(f"This machine is busy with other work (load {load:.1f} on {cores} cores): times will vary.")
-    lines += ["", *(f"{name} ({p['role']}): {p['title']}" for name, p in content["providers"].items()), ""]
-    return [
-        *lines,
-        "ms: median, and the interval that holds the true median at 95 %. /floor: over the time of the vanilla",
-        "convolution. GB/s, GFLOP/s: the least traffic and the products of the operator over the time, beside it in",
-        "shares of what a copy and a matrix product reach here. MiB: peak memory beyond inputs and weights.",
-        "error/bound: the largest error against float64 in sizes of what is allowed.",
-        "",
-    ]
+    running = [provider for name, provider in run.providers.items() if name not in left_out]
+    lines += ["", *(f"{provider.name} ({provider.role}): {provider.title}" for provider in running)]
+    lines += [f"{name}: not run: {why}" for name, why in left_out.items()]
+    return [*lines, "", *said, ""]
 
 
-def case_table(content: Mapping[str, Any], case: Mapping[str, Any], told: set[str] | None = None) -> Table:
+def status_label(result: Result) -> str:
+    """Why there is no time, in a word, in capitals where the provider is not right."""
+    return {"refused": "WRONG", "failed": "FAILED"}.get(result.status, result.status)
+
+
+def reasons(results: Iterable[Result], told: set[tuple[str, str]]) -> list[str]:
+    """Why results have no time: a line for each reason, unless it was ``told`` of the provider before.
+
+    What cannot run here is told once, since it holds for every case.
+    """
+    found: dict[str, list[str]] = {}
+    for result in results:
+        reason = result.provider, str(result.why)
+        if not result.ok and reason not in told:
+            found.setdefault(f"{status_label(result)}, not timed: {result.why}", []).append(result.provider)
+        if result.status == "unavailable":
+            told.add(reason)
+    return [f"{', '.join(names)} {reason}" for reason, names in found.items()]
+
+
+def case_table(run: Run, case: Case, told: set[tuple[str, str]]) -> Table:
     """One row a provider; what has no time has a note that says why, unless that was ``told`` before."""
-    told = set() if told is None else told
-    table = Table(case["id"], COLUMNS)
-    floor, roofs = floor_of(content, case), content["roofs"]
-    reasons: dict[str, list[str]] = {}
-    for name, result in case["results"].items():
-        if result["status"] != "ok":
-            label = result["status"].upper() if result["status"] in ("refused", "failed") else result["status"]
-            reasons.setdefault(f"{label}: {result['why']}", []).append(name)
-            if label.isupper():
-                table.add([name, label, *[""] * 8, _error(result)], BAD)
-            continue
-        seconds = result["median_ms"] / 1e3
-        rates = case["bytes"] / seconds, case["flop"] / seconds
-        product = roofs["matmul_by_dtype"][case["dtype"]]
-        own = against(content, case, name)
-        table.add(
-            [
-                name,
-                milliseconds(seconds),
-                "-".join(milliseconds(limit / 1e3) for limit in result["interval_ms"] or ()),
-                ratio(relative(case, name, floor).median) if floor else "",
-                _verdict(own),
-                f"{rates[0] / 1e9:.3g}",
-                f"{rates[0] / roofs['copy_bytes_per_s']:.0%}",
-                f"{rates[1] / 1e9:.3g}",
-                f"{rates[1] / product:.0%}",
-                mebibytes(result["peak_bytes"]),
-                _error(result),
-            ],
-            {"faster": GOOD, "slower": BAD}.get(own.verdict, "") if own else "",
-        )
-    notes = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
-    table.notes += [note for note in notes if note not in told]
-    told.update(note for note in notes if "unavailable" in note)
-    if not table.rows:
-        return Table(case["id"], COLUMNS[:1], notes=table.notes)
+    table = Table(case.id, COLUMNS)
+    for result in case.results:
+        own = standing(run, case, result.provider) if run.providers[result.provider].role == "ours" else None
+        if result.ok:
+            table.add(_figures(run, case, result, own), VERDICT_STYLES[own.verdict] if own else "")
+        elif result.status in WRONG:
+            table.add([result.provider, status_label(result), *[""] * 8, error_cell(result.error)], BAD)
+    table.notes += reasons(case.results, told)
     return table.without_empty_columns()
 
 
-def _error(result: Mapping[str, Any]) -> str:
-    return "" if result["error"] is None else error_size(result["error"])
+def _figures(run: Run, case: Case, result: Result, own: Standing | None) -> list[str]:
+    return [
+        result.provider,
+        milliseconds(result.median / 1e3),
+        "-".join(milliseconds(limit / 1e3) for limit in result.interval or ()),
+        over_floor_cell(run, case, result),
+        _against(own),
+        *_rates(run.roofs, case, result.median / 1e3),
+        memory_cell(result.peak_bytes),
+        error_cell(result.error),
+    ]
 
 
-def _verdict(own: Against | None) -> str:
+def _rates(roofs: Roofs | None, case: Case, seconds: float) -> list[str]:
+    """Bytes and operations a second, each beside its share of the roof."""
+    bytes_, flop = case.bytes / seconds, case.flop / seconds
+    product = roofs.by_dtype.get(case.condition.dtype) if roofs else None
+    shares = bytes_ / roofs.copy if roofs else None, flop / product if product else None
+    of_copy, of_product = ("" if share is None else f"{share:.0%}" for share in shares)
+    return [f"{bytes_ / 1e9:.3g}", of_copy, f"{flop / 1e9:.3g}", of_product]
+
+
+def over_floor_cell(run: Run, case: Case, result: Result) -> str:
+    """The time over the floor's; empty where one of the two is missing."""
+    found = over_floor(run, case, result.provider)
+    return "" if found is None else ratio(found)
+
+
+def memory_cell(size: int | None) -> str:
+    """Bytes in MiB."""
+    return "" if size is None else mebibytes(size)
+
+
+def error_cell(error: float | None) -> str:
+    """An error, where one was found."""
+    return "" if error is None else error_size(error)
+
+
+def _against(own: Standing | None) -> str:
     if own is None:
         return ""
     if own.verdict == "undecided":
-        return f"undecided: {own.baseline}"
-    return f"{ratio(max(own.speedup, 1 / own.speedup))} {own.verdict} than {own.baseline}"
+        return f"undecided: {own.baseline.provider}"
+    return f"{times_faster(own)} than {own.baseline.provider}"
 
 
-def summary_tables(content: Mapping[str, Any]) -> list[Table]:
+def times_faster(own: Standing) -> str:
+    """By how much one of ours is faster or slower; with a question mark where the times do not decide it."""
+    number = f"{ratio(own.speedup)} faster" if own.speedup >= 1 else f"{ratio(1 / own.speedup)} slower"
+    return f"{number}?" if own.verdict == "undecided" else number
+
+
+def summary_tables(run: Run) -> list[Table]:
     """For each of the library's own providers all cases, won and lost, the best first."""
-    ours = [name for name, provider in content["providers"].items() if provider["role"] == "ours"]
-    tables = [_summary(content, name) for name in ours]
+    tables = [_summary(run, provider.name) for provider in run.of_role("ours")]
     return [table for table in tables if table.rows]
 
 
-def _summary(content: Mapping[str, Any], name: str) -> Table:
+def _summary(run: Run, name: str) -> Table:
     table = Table(f"{name} beside the floor and the fastest baseline", SUMMARY)
-    found = [(case, own) for case in content["cases"] if (own := against(content, case, name)) is not None]
-    found.sort(key=lambda pair: -pair[1].speedup)
-    for case, own in found:
-        floor = floor_of(content, case)
-        low, high = own.interval
-        table.add(
-            [
-                case["id"],
-                ratio(relative(case, name, floor).median) if floor else "",
-                own.baseline,
-                ratio(own.speedup),
-                f"{low:.2f}-{high:.2f}",
-                own.verdict,
-            ],
-            {"faster": GOOD, "slower": BAD}.get(own.verdict, FAINT),
-        )
-    verdicts = [own.verdict for _, own in found]
+    found = sorted((s for s in standings(run, run.cases) if s.own.provider == name), key=lambda s: -s.speedup)
+    for own in found:
+        cells = [own.case.id, over_floor_cell(run, own.case, own.own), own.baseline.provider, ratio(own.speedup)]
+        table.add([*cells, _range(own.interval), own.verdict], VERDICT_STYLES[own.verdict])
+    verdicts = [own.verdict for own in found]
     counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("faster", "slower", "undecided"))
     table.notes.append(f"{len(found)} cases: {counts}. Against it: times as fast as the fastest baseline.")
     return table
+
+
+def _range(interval: Interval) -> str:
+    return f"{interval.low:.2f}-{interval.high:.2f}"

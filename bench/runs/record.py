@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..measuring.saving import save
+from .saved_runs import SCHEMA, Run, RunFileError, read_content, run_of
 
-SCHEMA = 1
 CHANGING = ("time", "load", "clocks")
 """What a fingerprint has that two parts of one run may differ in."""
 FREE = ("command", "budget_seconds", "suite")
 """Settings that may differ, too: they say which cases are run, not how."""
 
 
-class RecordError(ValueError):
-    """A file cannot be read as a benchmark's, or not be gone on with."""
-
-
 class Record:
     """A file in the making; without a path nothing is written."""
 
     def __init__(
-        self, path: Path | None, environment: Mapping[str, Any], settings: Mapping[str, Any], resume: bool = False
+        self,
+        path: Path | None,
+        environment: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        resume: bool = False,
+        replace: bool = False,
     ) -> None:
         """Begin a file, or go on with the one that is there.
 
         Raises:
-            RecordError: there is a file and ``resume`` is not set, or it is no benchmark's, or it was made on another
-                device, with other versions, from other sources or with other settings.
+            RunFileError: there is a file that is neither to be gone on with nor to be replaced, or it is no
+                benchmark's, or it was made on another device, with other versions, from other sources or with other
+                settings.
         """
         self.path = path
         self.content: dict[str, Any] = {
@@ -42,9 +43,9 @@ class Record:
             "providers": {},
             "cases": [],
         }
-        if path is not None and path.exists():
+        if path is not None and path.exists() and not replace:
             if not resume:
-                raise RecordError(f"{path} is there: --resume goes on with it, or name another file")
+                raise RunFileError(f"{path} is there: --resume goes on with it, or name another file")
             self._go_on(read_record(path))
 
     def _go_on(self, found: dict[str, Any]) -> None:
@@ -54,11 +55,16 @@ class Record:
             for name, old, new in _different(found[part], self.content[part], left_out)
         ]
         if differences:
-            raise RecordError(
+            raise RunFileError(
                 f"{self.path} cannot be gone on with, for what was measured there differs from what would be measured "
                 f"now; name another file. {'; '.join(differences)}"
             )
         self.content |= {"roofs": found["roofs"], "providers": found["providers"], "cases": found["cases"]}
+
+    @property
+    def run(self) -> Run:
+        """What is known so far, as readers see it."""
+        return run_of(self.path or Path("this run"), self.content)
 
     def results(self, case_id: str) -> dict[str, Any]:
         """What became of each provider in a case; empty if the file has none of it."""
@@ -87,31 +93,22 @@ class Record:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a benchmark's file.
+    """The content of a benchmark's file, checked, to be gone on with.
 
     Raises:
-        RecordError: there is no such file, or it holds something else.
+        RunFileError: there is no such file, or it holds something else.
     """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise RecordError(f"{path} is no JSON: {error}") from error
-    parts = {"schema", "environment", "settings", "roofs", "providers", "cases", "complete"}
-    if not isinstance(content, dict) or not parts <= content.keys():
-        raise RecordError(f"{path} was not written by `sdn-triton bench run`")
-    if content["schema"] != SCHEMA:
-        raise RecordError(f"{path} has schema {content['schema']}, and this version reads {SCHEMA}")
+    content: dict[str, Any] = read_content(path)
+    run_of(path, content)
     return content
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Objects inside objects by dotted names."""
     found: dict[str, object] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
             found[f"{prefix}{name}"] = value
     return found
@@ -121,10 +118,10 @@ def _different(
     old: Mapping[str, Any], new: Mapping[str, Any], left_out: Sequence[str]
 ) -> list[tuple[str, object, object]]:
     """Name, old and new value of what differs."""
-    a, b = (_flat({name: value for name, value in x.items() if name not in left_out}) for x in (old, new))
+    a, b = (flat({name: value for name, value in x.items() if name not in left_out}) for x in (old, new))
     return [(name, a.get(name), b.get(name)) for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)]
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, object, object]]:
-    """How the environments of two files differ: name, value in the first, value in the second."""
-    return _different(a["environment"], b["environment"], CHANGING)
+def differences(a: Run, b: Run) -> list[tuple[str, object, object]]:
+    """How the environments of two runs differ: name, value in the first, value in the second."""
+    return _different(a.environment, b.environment, CHANGING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -13,18 +12,17 @@ import torch
 from ..measuring.clocks import Call, CaptureFailedError, clock_for, is_usable, on_stream_of, why_no_mode
 from ..measuring.intervals import least_samples
 from ..measuring.rounds import Timing, interleave, peak_memory
-from ..problems.cases import DTYPES, FORMATS, BenchCase
-from ..problems.checking import Case, Problem, Setting
+from ..problems.cases import DTYPES, FORMATS, BenchCase, ProblemKey
+from ..problems.checking import Case, Finding, Problem, Setting, check
 from ..problems.providers import Provider
+from ..terminal import first_line
+from .budget import Budget
 from .record import Record
-from .session import COMPILE_GUESS, Result, check, first_line
 
 ROUNDS = {"cpu": (8, 40), "cuda": (10, 100)}
 """Least and most: eight rounds are what an interval at 99 % takes, by which two runs are compared."""
-STATUS = {"ok": "ok", "wrong": "refused", "failed": "failed", "skipped": "unavailable"}
-COMPILING = 0.45
-"""The share of a budget that compilers may take; what comes first in a suite is compiled first."""
-
+ANY_TIME = 1e-3
+"""Seconds: in less than they take, the least number of rounds is measured."""
 GIVEN_UP = ("failed", "refused", "unavailable")
 """What became of a provider that is not tried again where a run goes on with a case."""
 
@@ -38,8 +36,11 @@ class UnusableDeviceError(RuntimeError):
     """A provider failed so that the rest has to be run in another process; the file knows which."""
 
 
-def row(status: str, why: str | None = None, *, error: float | None = None) -> Row:
-    """A result without times."""
+Errors = Mapping[str, float | None]
+
+
+def row(status: str, why: str | None = None, errors: Errors | None = None) -> Row:
+    """A result without times; ``errors`` as a finding has them."""
     return {
         "status": status,
         "why": why,
@@ -47,15 +48,15 @@ def row(status: str, why: str | None = None, *, error: float | None = None) -> R
         "interval_ms": None,
         "samples_ms": [],
         "peak_bytes": None,
-        "error": error,
+        **(errors or Finding().figures()),
     }
 
 
-def timed_row(timing: Timing, peak_bytes: int, error: float | None) -> Row:
+def timed_row(timing: Timing, peak_bytes: int, errors: Errors | None = None) -> Row:
     """A result with times; no interval where the samples are too few to promise 95 %."""
     few = len(timing.samples) < least_samples()
     interval = None if few else [limit * 1e3 for limit in timing.interval]
-    return row("ok", error=error) | {
+    return row("ok", None, errors) | {
         "median_ms": timing.median * 1e3,
         "interval_ms": interval,
         "samples_ms": [sample * 1e3 for sample in timing.samples],
@@ -71,7 +72,7 @@ class Checked:
 
     cases: dict[str, Case] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
-    errors: dict[str, float | None] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
     seconds: float = 0.0
     """What one forward of each and, if gradients were checked, one backward took."""
     peaks: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -79,32 +80,28 @@ class Checked:
 
 @dataclass
 class Runner:
-    """What a run needs. ``clock`` can be replaced, to test what happens when time is up."""
+    """What a run needs. ``rounds`` are the least and the most of every case."""
 
     device: torch.device
     providers: Sequence[str]
     record: Record
-    budget: float
+    budget: Budget
     rounds: tuple[int, int]
-    clock: Callable[[], float] = time.perf_counter
-
-    def __post_init__(self) -> None:
-        self.stop = self.clock() + self.budget
-        self._compile_seconds = COMPILE_GUESS
-        self.ahead = self.compiling = 0.0
-
-    @property
-    def left(self) -> float:
-        """Seconds of the budget."""
-        return self.stop - self.clock()
 
     def unfinished(self, cases: Sequence[BenchCase]) -> list[BenchCase]:
         """Those of the cases that the file has no results of."""
-        return [
-            case
-            for case in cases
-            if not self.record.is_finished(case.id, [provider.name for provider in case.providers(self.providers)])
-        ]
+        return [case for case in cases if not self.record.is_finished(case.id, self._names(case))]
+
+    def plan(self, cases: Sequence[BenchCase]) -> list[ProblemKey]:
+        """Share the budget out over these cases; the problems that there will probably be no time to compile for."""
+        self.budget.plan(cases, self._to_try)
+        return self.budget.not_compiled()
+
+    def _to_try(self, case: BenchCase) -> list[Provider]:
+        """The providers that can run a case here and have not been given up in it."""
+        given_up, dtype = self._given_up(case), DTYPES[case.dtype]
+        chosen = [provider for provider in case.providers(self.providers) if provider.name not in given_up]
+        return [provider for provider in chosen if not provider.unavailable(self.device, dtype)]
 
     def run(
         self,
@@ -120,21 +117,21 @@ class Runner:
                 was not measured because of it as skipped.
         """
         todo = self.unfinished(cases)
-        self.ahead = sum(map(_weight, todo))
+        self.plan(todo)
         for _, group in groupby(todo, key=lambda case: case.problem):
             members, checked = list(group), Checked()
             for case in members:
                 begin(case)
                 rows: dict[str, Row] = {}
                 try:
-                    if not checked.is_complete and self.left > 0:
+                    if not checked.is_complete and self.budget.left > 0:
                         self._check(members, checked, doing)
                     self._measure(case, checked, rows, doing)
                 except UnusableDeviceError as error:
                     for interrupted in [case] if checked.is_complete else members:
                         self._leave(interrupted, rows or checked.rows, str(error))
                     raise
-                self.ahead -= _weight(case)
+                self.budget.was_timed(case)
                 results = {name: rows[name] for name in self._names(case)}
                 self.record.add(case.describe() | {"results": results})
                 done(case, results)
@@ -160,6 +157,7 @@ class Runner:
         backward = any(case.pass_ != "inference" for case in cases)
         problem = Problem(first.workload, Setting(self.device, dtype, FORMATS[first.memory_format], backward))
         given_up = [self._given_up(case) for case in cases]
+        left, compiling = self.budget.left, 0.0
         for provider in first.providers(self.providers):
             if all(provider.name in rows for rows in given_up):
                 continue
@@ -167,38 +165,27 @@ class Runner:
             if why_not := provider.unavailable(self.device, dtype):
                 checked.rows[provider.name] = row("unavailable", why_not)
                 continue
-            if provider.compiled and (why_not := self._why_not_compile(problem)):
-                checked.rows[provider.name] = row("skipped", why_not)
+            if provider.compiled:
+                if why_not := self.budget.why_not_compile(first.problem, checked.seconds):
+                    checked.rows[provider.name] = row("skipped", why_not)
+                    continue
+                torch.compiler.reset()
+            finding, case = check(problem, provider)
+            if finding.first_call_seconds is not None:
+                if provider.compiled:
+                    compiling += finding.first_call_seconds
+                    self.budget.was_compiled(first.problem, finding.first_call_seconds)
+                else:
+                    checked.seconds += finding.first_call_seconds
+            if case is not None:
+                checked.cases[provider.name], checked.findings[provider.name] = case, finding
                 continue
-            result, case = check(problem, provider)
-            self._take_note(result, case, provider, problem, checked)
-        problem.forget()
-        checked.is_complete = True
-
-    def _take_note(
-        self, result: Result, case: Case | None, provider: Provider, problem: Problem, checked: Checked
-    ) -> None:
-        error = over_bound(result)
-        if provider.compiled and result.first_call_seconds is not None:
-            self.compiling += result.first_call_seconds
-            self._compile_seconds = result.first_call_seconds / len(problem.workload.stages)
-        elif result.first_call_seconds is not None:
-            checked.seconds += result.first_call_seconds
-        if case is None:
-            status = "failed" if provider.compiled and result.status == "skipped" else STATUS[result.status]
-            checked.rows[provider.name] = row(status, result.reason, error=error)
+            checked.rows[provider.name] = row(finding.status, finding.why, finding.figures())
             if not is_usable(self.device):
-                raise UnusableDeviceError(f"{provider.name} left the device unusable: {result.reason}")
-        else:
-            checked.cases[provider.name], checked.errors[provider.name] = case, error
-
-    def _why_not_compile(self, problem: Problem) -> str | None:
-        expected = self._compile_seconds * len(problem.workload.stages)
-        allowed = min(COMPILING * self.budget - self.compiling, self.left)
-        if expected > allowed:
-            return f"compiling takes about {expected:.0f} s, and {max(allowed, 0):.0f} s are left for it (see --budget)"
-        torch.compiler.reset()
-        return None
+                raise UnusableDeviceError(f"{provider.name} left the device unusable: {finding.why}")
+        problem.forget()
+        self.budget.was_checked(first.problem, left - self.budget.left - compiling)
+        checked.is_complete = True
 
     def _measure(self, case: BenchCase, checked: Checked, rows: dict[str, Row], doing: Callable[[str], None]) -> None:
         """Put what becomes of every provider into ``rows``."""
@@ -206,13 +193,14 @@ class Runner:
         if obstacle := why_no_mode(self.device, case.mode):
             rows |= dict.fromkeys(names, row("unavailable", obstacle))
             return
-        expected = checked.seconds * self.rounds[0]
-        if not checked.is_complete or expected > max(self.left, 0.0):
+        expected, left = checked.seconds * self.rounds[0], max(self.budget.left, 0.0)
+        if not checked.is_complete or expected > left:
             needed = f"; this case takes about {expected:.0f}" if checked.is_complete else ""
-            rows |= dict.fromkeys(names, row("skipped", f"{max(self.left, 0.0):.0f} s are left{needed} (see --budget)"))
-            rows |= self._given_up(case)
+            why = f"{left:.0f} of {self.budget.seconds:.0f} s are left{needed} (see --budget)"
+            rows |= dict.fromkeys(names, row("skipped", why)) | checked.rows | self._given_up(case)
             return
         rows |= checked.rows | self._given_up(case)
+        stop = self.budget.left - self.budget.share(case)
         clock = clock_for(self.device, case.mode, case.cache)
         with on_stream_of(clock):
             calls = self._calls(case, checked, rows, doing)
@@ -220,13 +208,13 @@ class Runner:
             timings = interleave(
                 calls,
                 self.device,
-                self.left * _weight(case) / self.ahead,
+                max(self.budget.left - stop, ANY_TIME),
                 self.rounds,
                 clock=clock,
                 on_failure=lambda name, error: self._note_failure(name, error, rows),
             )
         for name, timing in timings.items():
-            rows[name] = timed_row(timing, checked.peaks[name, case.pass_], checked.errors[name])
+            rows[name] = timed_row(timing, checked.peaks[name, case.pass_], checked.findings[name].figures())
 
     def _calls(
         self, case: BenchCase, checked: Checked, rows: dict[str, Row], doing: Callable[[str], None]
@@ -237,7 +225,8 @@ class Runner:
             if name in rows:
                 continue
             try:
-                call = self._call(case, module)
+                # A graph cannot hold what has to be done before each backward, so that one forward serves all of them.
+                call = module.step(case.pass_, retain=case.mode == "kernel")
                 if (name, case.pass_) not in checked.peaks:
                     doing(f"memory of {name}")
                     checked.peaks[name, case.pass_] = peak_memory(module.step(case.pass_), self.device)
@@ -250,22 +239,6 @@ class Runner:
         rows[name] = _failed(error)
         if isinstance(error, CaptureFailedError) or not is_usable(self.device):
             raise UnusableDeviceError(f"{name} left the device unusable: {rows[name]['why']}") from error
-
-    def _call(self, case: BenchCase, module: Case) -> Call:
-        # A graph cannot hold what has to be done before each backward, so that one forward serves all of them.
-        return module.step(case.pass_, retain=case.mode == "kernel")
-
-
-def _weight(case: BenchCase) -> float:
-    """How the time of a budget is shared out: a large case takes longer, a small one more rounds."""
-    return float(case.flop**0.5)
-
-
-def over_bound(result: Result) -> float | None:
-    """The largest error, in sizes of what is allowed; None if nothing was compared or nothing comparable came."""
-    shares = [error / result.bounds[name] for name, error in result.errors.items()]
-    worst = max(shares, default=float("inf"))
-    return worst if worst < float("inf") else None
 
 
 def _failed(error: Exception) -> Row:

@@ -1,13 +1,15 @@
-"""What ``sdn-triton bench run`` wrote, read back and checked: a run, its cases, each provider's result."""
+"""What a benchmark wrote (``bench run``, ``compare``), read back and checked: a run, its cases, each result."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..measuring.intervals import Interval, median_interval
 
 SCHEMA = 1
 ROLES = ("floor", "baseline", "ours")
@@ -52,21 +54,33 @@ class ProviderInfo:
 class Result:
     """What a provider gave for a case: a time in milliseconds, or the reason why there is none.
 
-    ``interval`` holds the median with 95% confidence; None where there were too few samples to say.
+    ``interval`` holds the median with 95% confidence; None where there were too few samples to say. ``error`` is the
+    largest error of outputs and gradients in sizes of what is allowed, the other two are shares of the exact result.
     """
 
     provider: str
     status: str
     why: str | None = None
     median: float = math.nan
-    interval: tuple[float, float] | None = None
-    rounds: int = 0
+    interval: Interval | None = None
+    samples: tuple[float, ...] = ()
     peak_bytes: int | None = None
     error: float | None = None
+    output_error: float | None = None
+    gradient_error: float | None = None
 
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def rounds(self) -> int:
+        return len(self.samples)
+
+    @property
+    def range(self) -> Interval:
+        """The interval, or all that the samples span."""
+        return self.interval or median_interval(self.samples)
 
 
 @dataclass(frozen=True)
@@ -123,11 +137,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Roofs:
-    """What the device was seen to do: bytes a second of a copy, operations a second of a matrix product."""
+    """What the device was seen to do: bytes a second of a copy, operations a second of a matrix product.
+
+    ``matmul`` is the product's in ``dtype``, ``by_dtype`` that in every dtype of the run.
+    """
 
     copy: float
     matmul: float
     dtype: str
+    by_dtype: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,11 @@ class Run:
         device = self.environment.get("device")
         return str(device.get("name") if isinstance(device, Mapping) else device or "unknown device")
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether the providers of a case took turns, so that the same round of two can be set beside each other."""
+        return bool(self.settings.get("interleaved"))
+
     def of_role(self, role: str) -> list[ProviderInfo]:
         """The providers that have the role, in the file's order."""
         return [provider for provider in self.providers.values() if provider.role == role]
@@ -161,97 +184,146 @@ class Run:
         fields = zip(condition, zip(*self.conditions()))
         return ", ".join(value for value, all_values in fields if len(set(all_values)) > 1)
 
+    def case(self, id: str) -> Case:
+        """The case of an id."""
+        return next(case for case in self.cases if case.id == id)
+
     def under(self, condition: Condition) -> list[Case]:
         """The cases of one condition."""
         return [case for case in self.cases if case.condition == condition]
 
 
 def read_run(path: Path) -> Run:
-    """Read and check a file of ``sdn-triton bench run``.
+    """Read and check a file.
 
     Raises:
         RunFileError: the file cannot be read, is no JSON, or a field is missing or has a value that is not allowed.
     """
+    return run_of(path, read_content(path))
+
+
+def read_content(path: Path) -> Any:
+    """The JSON of a file, not yet checked.
+
+    Raises:
+        RunFileError: the file cannot be read or is no JSON.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RunFileError(f"{path}: not JSON: {error}") from error
+
+
+def run_of(path: Path, content: Any) -> Run:
+    """The run that a file holds, or will hold: ``path`` is for messages.
+
+    Raises:
+        RunFileError: a field is missing or has a value that is not allowed.
+    """
     top = Fields(path, "", content)
-    if (schema := top.get("schema", int)) != SCHEMA:
+    if (schema := top.get("schema", NUMBER)) != SCHEMA:
         raise RunFileError(f"{path}: schema is {schema}, this version reads {SCHEMA}")
-    providers = {
-        name: ProviderInfo(
-            name, (fields := top.inside("providers", name)).get("title", str), fields.choice("role", ROLES)
-        )
-        for name in top.get("providers", dict)
-    }
-    cases = tuple(_case(Fields(path, f"cases[{i}]", c), providers) for i, c in enumerate(top.get("cases", list)))
+    providers = {}
+    for name in top.get("providers", OBJECT):
+        fields = top.inside("providers", name)
+        providers[name] = ProviderInfo(name, fields.get("title", TEXT), fields.get("role", one_of(ROLES)))
+    cases = tuple(_case(Fields(path, f"cases[{i}]", c), providers) for i, c in enumerate(top.get("cases", LIST)))
     if duplicates := sorted({case.id for case in cases if sum(other.id == case.id for other in cases) > 1}):
         raise RunFileError(f"{path}: several cases are called {', '.join(duplicates)}")
     return Run(
         path=path,
-        environment=top.get("environment", dict),
-        settings=top.get("settings", dict),
-        roofs=_roofs(top),
-        complete=top.get("complete", bool),
+        environment=top.get("environment", OBJECT),
+        settings=top.get("settings", OBJECT),
+        roofs=_roofs(top.inside("roofs")) if top.optional("roofs", OBJECT) else None,
+        complete=top.get("complete", FLAG),
         providers=providers,
         cases=cases,
     )
 
 
-def _roofs(top: Fields) -> Roofs | None:
-    """None where the run ended before they were measured."""
-    if not top.optional("roofs", dict):
-        return None
-    roofs = top.inside("roofs")
-    return Roofs(roofs.positive("copy_bytes_per_s"), roofs.positive("matmul_flop_per_s"), roofs.get("dtype", str))
+def _roofs(fields: Fields) -> Roofs:
+    matmul, dtype = fields.get("matmul_flop_per_s", POSITIVE), fields.get("dtype", TEXT)
+    by_dtype = fields.optional("matmul_by_dtype", OBJECT) or {dtype: matmul}
+    return Roofs(fields.get("copy_bytes_per_s", POSITIVE), matmul, dtype, by_dtype)
 
 
 def _case(fields: Fields, providers: Mapping[str, ProviderInfo]) -> Case:
     condition = Condition(
-        fields.choice("mode", MODES),
-        fields.choice("cache", CACHES),
-        fields.get("dtype", str),
-        fields.get("memory_format", str),
+        fields.get("mode", one_of(MODES)),
+        fields.get("cache", one_of(CACHES)),
+        fields.get("dtype", TEXT),
+        fields.get("memory_format", TEXT),
     )
-    results = fields.get("results", dict)
+    results = fields.get("results", OBJECT)
     for name in results:
         if name not in providers:
             raise fields.wrong(f"results.{name}", name, f"one of the file's providers: {', '.join(providers)}")
     return Case(
-        id=fields.get("id", str),
-        network=fields.get("network", str),
-        kind=fields.choice("kind", KINDS),
-        name=fields.get("name", str),
-        stages=fields.stages(),
-        batch=int(fields.positive("batch")),
-        what=fields.choice("pass", PASSES),
+        id=fields.get("id", TEXT),
+        network=fields.get("network", TEXT),
+        kind=fields.get("kind", one_of(KINDS)),
+        name=fields.get("name", TEXT),
+        stages=tuple(map(tuple, fields.get("stages", STAGES))),
+        batch=fields.get("batch", POSITIVE),
+        what=fields.get("pass", one_of(PASSES)),
         condition=condition,
-        flop=fields.positive("flop"),
-        bytes=fields.positive("bytes"),
+        flop=fields.get("flop", POSITIVE),
+        bytes=fields.get("bytes", POSITIVE),
         results=tuple(_result(name, fields.inside("results", name)) for name in results),
     )
 
 
 def _result(provider: str, fields: Fields) -> Result:
-    status = fields.choice("status", STATUSES)
-    why, error = fields.optional("why", str), fields.optional("error", (int, float))
+    status, why = fields.get("status", one_of(STATUSES)), fields.optional("why", TEXT)
+    errors = [fields.optional(name, NUMBER) for name in ("error", "output_error", "gradient_error")]
     if status != "ok":
-        return Result(provider, status, why or "no reason was given", error=error)
-    peak = fields.optional("peak_bytes", int)
-    samples = fields.optional("samples_ms", list)
-    return Result(
-        provider,
-        status,
-        why,
-        fields.positive("median_ms"),
-        fields.interval(),
-        len(samples or ()),
-        peak,
-        error,
-    )
+        return Result(provider, status, why or "no reason was given", math.nan, None, (), None, *errors)
+    limits, samples = fields.optional("interval_ms", INTERVAL), tuple(fields.get("samples_ms", SAMPLES))
+    interval, peak = None if limits is None else Interval(*limits), fields.optional("peak_bytes", NUMBER)
+    return Result(provider, status, why, fields.get("median_ms", POSITIVE), interval, samples, peak, *errors)
+
+
+class Check(NamedTuple):
+    """What a field may be, and how that is said."""
+
+    is_met: Callable[[Any], bool]
+    allowed: str
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and value > 0  # type: ignore[operator]
+
+
+def _are_positive(values: object) -> bool:
+    return isinstance(values, list) and bool(values) and all(map(_is_positive, values))
+
+
+def one_of(words: Sequence[str]) -> Check:
+    """One of a few words."""
+    return Check(lambda value: value in words, f"one of {', '.join(words)}")
+
+
+TEXT = Check(lambda value: isinstance(value, str), "a text")
+FLAG = Check(lambda value: isinstance(value, bool), "true or false")
+LIST = Check(lambda value: isinstance(value, list), "a list")
+OBJECT = Check(lambda value: isinstance(value, dict), "an object")
+NUMBER = Check(_is_number, "a finite number")
+POSITIVE = Check(_is_positive, "a finite number above zero")
+SAMPLES = Check(_are_positive, "a list of finite numbers above zero")
+INTERVAL = Check(
+    lambda value: _are_positive(value) and len(value) == 2 and value[0] <= value[1],
+    "two finite numbers above zero, in order",
+)
+STAGES = Check(
+    lambda value: isinstance(value, list) and bool(value) and all(_are_positive(s) and len(s) == 3 for s in value),
+    "a list of [channels, rows, columns], each above zero",
+)
 
 
 @dataclass(frozen=True)
@@ -266,56 +338,22 @@ class Fields:
         if not isinstance(self.content, dict):
             raise RunFileError(f"{self.path}: {self.where or 'the file'} is not an object")
 
+    def get(self, name: str, check: Check) -> Any:
+        """A field that has to be there."""
+        if name not in self.content:
+            raise RunFileError(f"{self.path}: {self._place(name)} is missing")
+        if not check.is_met(value := self.content[name]):
+            raise self.wrong(name, value, check.allowed)
+        return value
+
+    def optional(self, name: str, check: Check) -> Any:
+        """A field that may be missing or null."""
+        return None if self.content.get(name) is None else self.get(name, check)
+
     def wrong(self, name: str, given: object, allowed: str) -> RunFileError:
         """The error that names file, place, what was found and what is allowed."""
         shown = repr(given) if len(repr(given)) < 60 else f"{repr(given)[:57]}..."
         return RunFileError(f"{self.path}: {self._place(name)} is {shown}, allowed is {allowed}")
-
-    def get(self, name: str, kind: type) -> Any:
-        """A field that has to be there."""
-        if name not in self.content:
-            raise RunFileError(f"{self.path}: {self._place(name)} is missing")
-        value = self.content[name]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.wrong(name, value, f"a value of type {kind.__name__}")
-        return value
-
-    def optional(self, name: str, kind: type | tuple[type, ...]) -> Any:
-        """A field that may be missing or null."""
-        value = self.content.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise self.wrong(name, value, "null or a value of another type")
-        return value
-
-    def choice(self, name: str, allowed: Sequence[str]) -> str:
-        """One of a few words."""
-        value: str = self.get(name, str)
-        if value not in allowed:
-            raise self.wrong(name, value, f"one of {', '.join(allowed)}")
-        return value
-
-    def positive(self, name: str) -> float:
-        """A finite number above zero."""
-        value = self.content.get(name)
-        if not _is_positive(value):
-            raise self.wrong(name, value, "a finite number above zero")
-        return value
-
-    def interval(self) -> tuple[float, float] | None:
-        """The confidence interval; null where the samples were too few."""
-        value = self.optional("interval_ms", list)
-        if value is None:
-            return None
-        if len(value) != 2 or not all(map(_is_positive, value)) or value[0] > value[1]:
-            raise self.wrong("interval_ms", value, "null or two finite numbers above zero, in order")
-        return value[0], value[1]
-
-    def stages(self) -> tuple[tuple[int, int, int], ...]:
-        """The sizes of a pyramid."""
-        value = self.get("stages", list)
-        if not value or not all(isinstance(s, list) and len(s) == 3 and all(map(_is_count, s)) for s in value):
-            raise self.wrong("stages", value, "a list of [channels, rows, columns], each above zero")
-        return tuple((channels, rows, columns) for channels, rows, columns in value)
 
     def inside(self, *names: str) -> Fields:
         """An object further in."""
@@ -326,11 +364,3 @@ class Fields:
 
     def _place(self, name: str) -> str:
         return f"{self.where}.{name}" if self.where else name
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

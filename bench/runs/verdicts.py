@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..measuring.intervals import Estimate, Interval, least_samples, median_interval, ratio_samples
 from .saved_runs import Case, Condition, Result, Run
 
 VERDICTS = ("slower", "undecided", "faster")
 """Undecided where the two confidence intervals overlap, or one of them is not known."""
-LEAST_ROUNDS = 6
+LEAST_ROUNDS = least_samples()
 """With fewer samples not even their whole range holds the median with 95% confidence."""
 
 
@@ -18,24 +19,29 @@ LEAST_ROUNDS = 6
 class Standing:
     """One of ours against the fastest baseline of a case: how many times as fast it is.
 
-    ``interval`` is what the ends of the two confidence intervals allow at most; wider than an interval of the ratio.
+    ``interval`` is that of the ratio. The verdict asks for more: that the two medians' own intervals have nothing in
+    common.
     """
 
     case: Case
     own: Result
     baseline: Result
+    speedup: float
+    interval: Interval
     verdict: str
 
-    @property
-    def speedup(self) -> float:
-        return self.baseline.median / self.own.median
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The least and the most."""
-        if self.own.interval is None or self.baseline.interval is None:
-            return None
-        return self.baseline.interval[0] / self.own.interval[1], self.baseline.interval[1] / self.own.interval[0]
+def relative(run: Run, over: Result, under: Result) -> Estimate:
+    """The time of one provider in times of another's: of the medians, and the interval of the ratio in each round.
+
+    Rounds that were not measured in turns cannot be set beside each other: there the interval is as wide as the ends
+    of the two medians' intervals allow.
+    """
+    if run.interleaved and over.rounds == under.rounds:
+        interval = median_interval(ratio_samples(over.samples, under.samples))
+    else:
+        interval = Interval(over.range.low / under.range.high, over.range.high / under.range.low)
+    return Estimate(over.median / under.median, interval)
 
 
 def fastest_baseline(run: Run, case: Case) -> Result | None:
@@ -49,16 +55,16 @@ def standing(run: Run, case: Case, provider: str) -> Standing | None:
     own, baseline = case.result(provider), fastest_baseline(run, case)
     if own is None or not own.ok or baseline is None:
         return None
-    return Standing(case, own, baseline, verdict(own, baseline))
+    return Standing(case, own, baseline, *relative(run, baseline, own), verdict(own, baseline))
 
 
 def verdict(own: Result, other: Result) -> str:
     """One of ``VERDICTS``, about ``own``."""
     if own.interval is None or other.interval is None or min(own.rounds, other.rounds) < LEAST_ROUNDS:
         return "undecided"
-    if own.interval[1] < other.interval[0]:
-        return "faster"
-    return "slower" if own.interval[0] > other.interval[1] else "undecided"
+    if not own.interval.is_apart_from(other.interval):
+        return "undecided"
+    return "faster" if own.interval.high < other.interval.low else "slower"
 
 
 def standings(run: Run, cases: Iterable[Case]) -> list[Standing]:
@@ -115,9 +121,15 @@ def summaries(run: Run, by_condition: bool = True) -> list[Summary]:
 
 
 def over_floor(run: Run, case: Case, provider: str) -> float | None:
-    """The provider's time over that of the floor: the first provider of that role."""
-    own, floor = case.result(provider), case.result(floor_name(run))
-    return own.median / floor.median if own is not None and own.ok and floor is not None and floor.ok else None
+    """The provider's time over that of the floor."""
+    own, floor = case.result(provider), floor_of(run, case)
+    return own.median / floor.median if own is not None and own.ok and floor is not None else None
+
+
+def floor_of(run: Run, case: Case) -> Result | None:
+    """The floor's time in a case; None if it has none."""
+    found = case.result(floor_name(run))
+    return found if found is not None and found.ok else None
 
 
 def floor_name(run: Run) -> str:

@@ -17,10 +17,8 @@ import torch
 from sdn_triton.bench.measuring.environment import fingerprint, settle
 from sdn_triton.bench.measuring.roofs import measure_roofs
 from sdn_triton.bench.problems.cases import DTYPES, FORMATS, BenchCase
-from sdn_triton.bench.problems.checking import Case, Problem, Setting
+from sdn_triton.bench.problems.checking import Case, Finding, Problem, Setting, check
 from sdn_triton.bench.problems.providers import PROVIDERS, Provider
-from sdn_triton.bench.runs.runner import STATUS, over_bound
-from sdn_triton.bench.runs.session import Result, check
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 unrun: list[dict[str, Any]] = []
@@ -41,7 +39,7 @@ def problem_of(case_problem: tuple[Any, ...]) -> Problem:
 
 
 @lru_cache(maxsize=len(PROVIDERS))
-def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Result, Case | None]:
+def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Finding, Case | None]:
     """A provider's results against float64."""
     if PROVIDERS[name].compiled:
         torch.compiler.reset()
@@ -49,20 +47,21 @@ def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Result, Case | No
 
 
 @pytest.fixture
-def prepared(case: BenchCase, provider: Provider) -> tuple[Case, float | None]:
-    """What may be timed, and its error in sizes of what is allowed; skips or fails where nothing may be."""
+def prepared(case: BenchCase, provider: Provider) -> tuple[Case, Finding]:
+    """What may be timed, and how exact it is; skips or fails where nothing may be."""
     if why_not := provider.unavailable(DEVICE, DTYPES[case.dtype]):
-        _give_up(case, provider, "unavailable", why_not)
-    result, ready = checked(case.problem, provider.name)
+        _give_up(case, provider, Finding("unavailable", why_not))
+    finding, ready = checked(case.problem, provider.name)
     if ready is None:
-        _give_up(case, provider, STATUS[result.status], result.reason or "", over_bound(result))
+        _give_up(case, provider, finding)
     assert ready is not None
-    return ready, over_bound(result)
+    return ready, finding
 
 
-def _give_up(case: BenchCase, provider: Provider, status: str, why: str, error: float | None = None) -> None:
-    facts = {"case": case.describe(), "provider": provider.name, "status": status, "why": why, "error": error}
-    unrun.append(facts)
+def _give_up(case: BenchCase, provider: Provider, finding: Finding) -> None:
+    status, why = finding.status, finding.why or ""
+    facts = {"case": case.describe(), "provider": provider.name, "status": status, "why": why}
+    unrun.append(facts | {"errors": finding.figures()})
     if status == "unavailable" or provider.compiled:
         pytest.skip(why)
     pytest.fail(f"{provider.name} {status}: {why}")

@@ -19,8 +19,8 @@ from sdn_triton.streams import guarded
 from .. import arguments
 from ..measuring.environment import write_json
 from ..measuring.rounds import Timing
-from ..runs.record import SCHEMA
 from ..runs.runner import Row, row, timed_row
+from ..runs.saved_runs import SCHEMA
 
 
 def record_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def record_of(content: Mapping[str, Any]) -> dict[str, Any]:
     for benchmark in content["benchmarks"]:
         info = benchmark["extra_info"]
         timing = Timing(tuple(benchmark["stats"]["data"]))
-        put(info["case"], info["provider"], timed_row(timing, info["peak_bytes"], info["error"]))
+        put(info["case"], info["provider"], timed_row(timing, info["peak_bytes"], info["errors"]))
     for missing in own["unrun"]:
-        put(missing["case"], missing["provider"], row(missing["status"], missing["why"], error=missing["error"]))
+        put(missing["case"], missing["provider"], row(missing["status"], missing["why"], missing["errors"]))
     used = {name for case in cases.values() for name in case["results"]}
     return {
         "schema": SCHEMA,

@@ -12,7 +12,7 @@ import torch
 
 from sdn_triton.bench.measuring.rounds import peak_memory
 from sdn_triton.bench.problems.cases import BenchCase
-from sdn_triton.bench.problems.checking import Case
+from sdn_triton.bench.problems.checking import Case, Finding
 from sdn_triton.bench.problems.providers import PROVIDERS, Provider
 from sdn_triton.bench.problems.suites import common
 
@@ -24,9 +24,9 @@ PAIRS = [(case, provider) for case in CASES for provider in case.providers(list(
 @pytest.mark.benchmark(min_rounds=8, max_time=0.5, min_time=0.003)
 @pytest.mark.parametrize(("case", "provider"), PAIRS, ids=[f"{case.id}-{p.name}" for case, p in PAIRS])
 def test_time(
-    benchmark: Any, case: BenchCase, provider: Provider, prepared: tuple[Case, float | None], device: torch.device
+    benchmark: Any, case: BenchCase, provider: Provider, prepared: tuple[Case, Finding], device: torch.device
 ) -> None:
-    ready, error = prepared
+    ready, finding = prepared
     call = ready.step(case.pass_)
     facts = case.describe()
     benchmark.group, benchmark.name = case.id, provider.name
@@ -36,7 +36,7 @@ def test_time(
         provider=provider.name,
         bytes=facts["bytes"],
         flop=facts["flop"],
-        error=error,
+        errors=finding.figures(),
         peak_bytes=peak_memory(call, device),
     )
 

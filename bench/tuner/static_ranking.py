@@ -44,8 +44,6 @@ def why_not_static(arch: str, shape: LayerShape) -> str | None:
         return f"needs triton: {how_to_install('interpreter')}"
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         return "needs Triton's compiler, but TRITON_INTERPRET is set: unset it"
-    if arch.startswith("gfx") and shape.dtype == "tf32":
-        return f"there is no tf32 on {arch}: use --dtype float32"
     plain = LayerShape(c=shape.c, h=shape.h, w=shape.w)
     names = ("kernel", "stride", "dilation", "similarity", "diffusivity")
     others = [name for name in names if getattr(shape, name) != getattr(plain, name)]

@@ -19,7 +19,7 @@ from sdn_triton.launch import block as launch_block
 from sdn_triton.launch import difference_conv as launch_difference
 from sdn_triton.launch import fusion as launch_fusion
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.run import recorded_launches
+from sdn_triton.launch.run import Launch, recorded_launches
 from sdn_triton.options import (
     BlockArguments,
     BlockOptions,
@@ -63,28 +63,40 @@ class Unit:
         return f"{self.kernel} {self.shape}"
 
 
-def units_of(shapes: list[LayerShape]) -> list[Unit]:
-    """The kernels of all shapes; of several shapes in one bucket the first."""
+def units_of(shapes: list[LayerShape], target: Target) -> list[Unit]:
+    """The kernels of all shapes as they are launched on ``target``; of several shapes in one bucket the first.
+
+    The device decides, too: whether images are copied so that channels can be read packed, for one.
+    """
     found: dict[tuple[str, Bucket], Unit] = {}
     for shape in shapes:
-        for unit in _units_of_shape(shape):
+        for unit in _units_of_shape(shape, target):
             found.setdefault((unit.kernel, unit.bucket), unit)
     return list(found.values())
 
 
-def _units_of_shape(shape: LayerShape) -> list[Unit]:
+def _units_of_shape(shape: LayerShape, target: Target) -> list[Unit]:
     tensors = _Tensors(shape, torch.device("meta"))
-    with precision_of(shape):
+    with precision_of(shape), recorded_launches(target) as launches:
         if shape.op == "fusion":
             work = launch_fusion.work_of(tensors.input, tensors.other, tensors.weight)
-            return [Unit(shape, kernel, work) for kernel in launch_fusion.KERNELS]
+            return [Unit(shape, kernel, work) for kernel in _launched(shape, tensors, launches)]
         arguments = DifferenceArguments(tensors.input, tensors.other, tensors.weight, tensors.bias, tensors.contrast)
         call = DifferenceCall.of(arguments, shape.options, None)
         learned = isinstance(tensors.contrast, Tensor)
         if shape.op == "block":
             maps = [Unit(shape, "similarity", call.work("similarity"))] if call.uses_maps else []
             return [*maps, Unit(shape, "block_forward", call.work("block_forward"))]
-        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in call.kernels]
+        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in _launched(shape, tensors, launches)]
+
+
+def _launched(shape: LayerShape, tensors: _Tensors, launches: list[Launch]) -> list[str]:
+    """The kernels that a fusion or a difference convolution launches forward and backward, those that are tuned."""
+    family = "fusion" if shape.op == "fusion" else "difference"
+    for kernel, spec in KERNELS.items():
+        if spec.family == family and spec.step != "products":
+            _run("triton", shape, kernel, tensors)
+    return list(dict.fromkeys(launch.tuned_as for launch in launches if launch.tuned_as in KERNELS))
 
 
 @contextmanager
@@ -194,7 +206,7 @@ class Trial:
             return None
         with recorded_launches() as launches:
             self.call(config)()
-        own = [launch for launch in launches if launch.config is config]
+        own = [launch for launch in launches if launch.tuned_as == self.unit.kernel]
         if not own:
             raise RuntimeError(f"{self.unit.title} launches nothing with {config}")
         try:

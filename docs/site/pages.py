@@ -38,7 +38,7 @@ API = {
         f"distributed.{name}" for name in ("RowSharded", "semantic_difference_conv2d", "own_rows", "from_own_rows")
     ),
     "sdn_triton.tuning": ("tuning.use_table", "tuning.record_shapes"),
-    "sdn_triton.integrations": ("integrations.mmseg",),
+    "sdn_triton.integrations": ("integrations.mmseg", "integrations.pretrained"),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,10 @@ class Compiled:
     shared_bytes: int
     threads: int
     parameters: dict[str, str]
-    """What the compiled kernel is passed, by name: "*bf16", "i32" ...; what Triton made a constant of is none."""
+    """What the compiled kernel is passed, by name: "*bf16", "i32" ...; what Triton made a constant of is none.
+
+    Members of a tuple are called "u_strides.h".
+    """
     tensor_columns: int = 0
     """Columns of tensor memory, on architectures that have it; more than 512 cannot be launched."""
 
@@ -110,8 +113,17 @@ def compile_launch(launch: Launch, target: Target) -> Compiled:
         shared_bytes=kernel.metadata.shared,
         tensor_columns=getattr(kernel.metadata, "tmem_size", None) or 0,
         threads=launch.config.num_warps * (32 if target.kind == "cuda" else 64),
-        parameters={name: kind for name, kind in kernel.src.signature.items() if kind != "constexpr"},
+        parameters={name: kind for name, kind in _flat(kernel.src.signature) if kind != "constexpr"},
     )
+
+
+def _flat(signature: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Arguments and what Triton takes them for; each member of a tuple by itself."""
+    for name, kind in signature.items():
+        if isinstance(kind, str):
+            yield name, kind
+        else:
+            yield from _flat({f"{name}.{member}": x for member, x in kind._asdict().items()})
 
 
 def disassembly(cubin: bytes) -> str:

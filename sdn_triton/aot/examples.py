@@ -90,6 +90,6 @@ def example_launches(
                 block.forward(whole, BlockOptions(options, 1e-5), configs)
             else:
                 difference_conv.forward(arguments, options, configs)
-    own = [launch for launch in launches if launch.config is config]
+    own = [launch for launch in launches if launch.tuned_as == kernel]
     in_strips = kernel in ("difference_data_gradient", "tap_products", "edge_products")
     return own[:1] if in_strips else own

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdn_triton.options import Contrast
+
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """Half types are computed in float32."""
@@ -79,15 +81,22 @@ class Reader:
 
     def __init__(self, grid: Grid, values: Tensor) -> None:
         self.grid, self.values, self.is_list = grid, values, values.dim() == 2
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is known of what the values are."""
         self.filled: tuple[int, int] | None = None
 
-    def read(self, image: Tensor, first: int = 0) -> Tensor:
-        """The list of maps with ``image [maps, C, H, W]`` from row ``first`` on, and zeros everywhere else."""
+    def read(self, image: Tensor, first: int = 0, unit: Contrast = 1) -> Tensor:
+        """The list of maps with ``image [maps, C, H, W] / unit`` from row ``first`` on, and zeros everywhere else."""
         filled = first, image.shape[2]
         if filled != self.filled:
             self.values.zero_()
+            self.maps = self.grid.maps_in(self.values, first, (image.shape[2], image.shape[3]))
             self.filled = filled
-        self.grid.maps_in(self.values, first, (image.shape[2], image.shape[3])).copy_(image)
+        self.maps.copy_(image)
+        if isinstance(unit, Tensor) or unit != 1:
+            self.maps.div_(unit.view(-1, 1, 1) if isinstance(unit, Tensor) else unit)
         if self.is_list:
             return self.values
         C = image.shape[1]

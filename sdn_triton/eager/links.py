@@ -16,7 +16,7 @@ from sdn_triton.eager.differences import Call, flow, weighted
 from sdn_triton.eager.layouts import Reader, copies_to_list, maps_like
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Load, Place, Strip, closed_pairs, cut
-from sdn_triton.eager.workspace import buffers
+from sdn_triton.eager.workspace import laid_out
 from sdn_triton.options import DifferenceNeeds
 
 FORWARD_BYTES = 12 * 2**20
@@ -48,7 +48,9 @@ def _forward_strips(
 ) -> None:
     """Write ``y`` at ``places``, in one block of memory that is given back before that of other strips is taken."""
     input, guidance, grid, pairs = call.input, call.guidance, strip.pixels, (at_once, *strip.pair_size)
-    with buffers(
+    with laid_out(
+        _Forward,
+        strip,
         input,
         call.dtype,
         grid.size_for(input),
@@ -56,18 +58,19 @@ def _forward_strips(
         (*pairs, input.shape[1]),
         (*pairs, guidance.shape[1]),
         (strip.outputs.length, output.shape[1]),
-    ) as (u_values, v_values, e, d, y):
-        images, fs = _Images(call, strip, u_values, v_values), strip.pairs_in(e)
+    ) as at:
+        images, y = at.images, at.y
         for place in places:
-            images.read(place)
+            images.read(call, place)
             for first in range(0, len(strip.links), at_once):
-                images.subtract(first, e, d)
-                weighted(e, d, call.options)
+                images.subtract(first)
+                weighted(images.e, images.d, call.options)
                 for i in range(first, first + at_once):
-                    images.close(fs[i].all, i)
-                    multiply.add(strip, strip.links[i], fs[i], y, is_first=i == 0)
+                    images.close(at.f[i].all, i)
+                    multiply.add(strip, strip.links[i], at.f[i], y, is_first=i == 0)
             part = strip.part_of(output, place)
             part.copy_(maps_like(part, y, strip.outputs))
+        images.drop()
 
 
 def backward(
@@ -122,7 +125,9 @@ def _backward_strips(
     """Add the gradients of the outputs at ``places`` to ``sums``."""
     input, guidance, grid, pairs = call.input, call.guidance, strip.pixels, (at_once, *strip.pair_size)
     C, Cg = input.shape[1], guidance.shape[1]
-    with buffers(
+    with laid_out(
+        _Backward,
+        strip,
         input,
         call.dtype,
         grid.size_for(input),
@@ -131,64 +136,114 @@ def _backward_strips(
         (grid.length, C),
         (grid.length, Cg),
         *((*pairs, channels) for channels in (C, C, Cg, Cg)),
-    ) as (u_values, v_values, G_values, back_u, back_v, e, t, d, g):
-        images, G_reader = _Images(call, strip, u_values, v_values), Reader(strip.gradients, G_values)
-        fs, ts, ends_back = strip.pairs_in(e), strip.pairs_in(t), (strip.ends(back_u), strip.ends(back_v))
+    ) as at:
+        images, e, d = at.images, at.images.e, at.images.d
         for place in places:
-            images.read(place)
-            G = G_reader.read(strip.part_of(grad, place))
-            back_u.zero_()
-            back_v.zero_()
+            images.read(call, place)
+            G = at.gradients.read(strip.part_of(grad, place))
+            at.by_input.zero_()
+            at.by_guidance.zero_()
             for first in range(0, len(strip.links), at_once):
-                images.subtract(first, e, d)
-                f, similarity = weighted(e, d, call.options, g)
+                images.subtract(first)
+                f, similarity = weighted(e, d, call.options, at.g)
                 for i in range(first, first + at_once):
-                    images.close(fs[i].all, i)
+                    images.close(at.f[i].all, i)
                     if needs.weight:
-                        multiply.add_gradient(strip, strip.links[i], fs[i], G, sums.kernels)
+                        multiply.add_gradient(strip, strip.links[i], at.f[i], G, sums.kernels)
                     if needs.input or needs.guidance or needs.contrast:
-                        multiply.back(strip, strip.links[i], G, ts[i])
-                        images.close(ts[i].all, i)
-                *flows, to_contrast = flow(t, f, d, similarity, call.options, needs)
-                for values, (near, *far) in zip(flows, ends_back):
+                        multiply.back(strip, strip.links[i], G, at.t_of_links[i])
+                        images.close(at.t_of_links[i].all, i)
+                *flows, to_contrast = flow(at.t, f, d, similarity, call.options, needs)
+                for values, (near, *far) in zip(flows, at.ends_back):
                     for i, of_link in enumerate(() if values is None else values.unbind(0)):
                         far[first + i].add_(of_link)
                         near.sub_(of_link)
                 if to_contrast is not None:
                     sums.contrast.add_(to_contrast)
-            for total, back in ((sums.input, back_u), (sums.guidance, back_v)):
+            for total, back in ((sums.input, at.by_input), (sums.guidance, at.by_guidance)):
                 if total is not None:
                     strip.pass_back(total, place, back, is_cut)
+        images.drop()
 
 
 class _Images:
-    """Input and guidance of a strip, in units of the contrast, and the differences of its pairs."""
+    """Input and guidance of a strip, in units of the contrast, and the differences of its pairs.
 
-    def __init__(self, call: Call, strip: Strip, u_values: Tensor, v_values: Tensor) -> None:
-        self.call, self.strip = call, strip
-        self.u: tuple[Tensor, ...] = ()
-        self.v: tuple[Tensor, ...] = ()
+    ``e`` and ``d``, of input and guidance, have places for as many links as are computed at once.
+    """
+
+    def __init__(self, strip: Strip, u_values: Tensor, v_values: Tensor, e: Tensor, d: Tensor) -> None:
+        self.strip, self.e, self.d = strip, e, d
+        self.of_links = e.unbind(0), d.unbind(0)
         self.readers = Reader(strip.pixels, u_values), Reader(strip.pixels, v_values)
+        # A list that is not the buffer itself is another one every time.
+        self.kept_ends = tuple(strip.ends(reader.values) if reader.is_list else None for reader in self.readers)
+        self.drop()
 
-    def read(self, place: Place) -> None:
+    def forget(self) -> None:
+        """Nothing is known of what the buffers hold."""
+        for reader in self.readers:
+            reader.forget()
+
+    def drop(self) -> None:
+        """Let go of what was read into other memory than the buffers'."""
+        self.ends: tuple[tuple[Tensor, ...], ...] = ()
+        self.closed: list[Tensor] | None = None
+
+    def read(self, call: Call, place: Place) -> None:
         """Look at the rows that the outputs at ``place`` touch."""
-        self.u = self.v = ()  # What was read before may go.
-        images = self.call.input, self.call.guidance
-        u, v = (self.strip.read(reader, image, place) for reader, image in zip(self.readers, images))
-        if self.call.is_scaled:
-            v.div_(self.call.k)
-        self.u, self.v, self.closed = self.strip.ends(u), self.strip.ends(v), closed_pairs(self.strip, place, u)
+        self.drop()
+        u = self.strip.read(self.readers[0], call.input, place)
+        v = self.strip.read(self.readers[1], call.guidance, place, call.k)
+        self.ends = tuple(kept or self.strip.ends(values) for kept, values in zip(self.kept_ends, (u, v)))
+        self.closed = closed_pairs(self.strip, place, u)
 
-    def subtract(self, first: int, e: Tensor, d: Tensor) -> None:
-        """The differences of the pairs of as many links as ``e`` and ``d`` have places, from ``first`` on."""
-        for (near, *far), out in ((self.u, e), (self.v, d)):
-            for i, of_link in enumerate(out.unbind(0)):
+    def subtract(self, first: int) -> None:
+        """The differences of the pairs of as many links as there are places for, from ``first`` on."""
+        for (near, *far), of_links in zip(self.ends, self.of_links):
+            for i, of_link in enumerate(of_links):
                 torch.sub(far[first + i], near, out=of_link)
 
     def close(self, values: Tensor, link: int) -> None:
         """Set the values of a link's pairs to zero where with zero flux nothing passes."""
         if self.closed is not None:
             values.index_fill_(0, self.closed[link], 0)
+
+
+class _Forward:
+    """The buffers of a forward, and all views of them."""
+
+    def __init__(self, strip: Strip, u_values: Tensor, v_values: Tensor, e: Tensor, d: Tensor, y: Tensor) -> None:
+        self.images, self.f, self.y = _Images(strip, u_values, v_values, e, d), strip.pairs_in(e), y
+
+    def forget(self) -> None:
+        self.images.forget()
+
+
+class _Backward:
+    """The buffers of a backward, and all views of them."""
+
+    def __init__(
+        self,
+        strip: Strip,
+        u_values: Tensor,
+        v_values: Tensor,
+        G_values: Tensor,
+        by_input: Tensor,
+        by_guidance: Tensor,
+        e: Tensor,
+        t: Tensor,
+        d: Tensor,
+        g: Tensor,
+    ) -> None:
+        self.images, self.gradients = _Images(strip, u_values, v_values, e, d), Reader(strip.gradients, G_values)
+        self.by_input, self.by_guidance, self.t, self.g = by_input, by_guidance, t, g
+        self.f, self.t_of_links = strip.pairs_in(e), strip.pairs_in(t)
+        self.ends_back = strip.ends(by_input), strip.ends(by_guidance)
+
+    def forget(self) -> None:
+        self.images.forget()
+        self.gradients.forget()
 
 
 def _at_once(call: Call) -> int:

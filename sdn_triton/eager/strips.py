@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.layouts import Grid, Reader, maps_like
-from sdn_triton.options import DifferenceOptions
+from sdn_triton.options import Contrast, DifferenceOptions
 
 
 class Place(NamedTuple):
@@ -143,10 +143,10 @@ class Strip:
         first = min(max(top, 0), self.size[0])
         return first, max(min(top + self.window, self.size[0]), first), first - top
 
-    def read(self, reader: Reader, image: Tensor, place: Place) -> Tensor:
-        """The list of the pixels of ``image [N, C, H, W]`` at ``place``."""
+    def read(self, reader: Reader, image: Tensor, place: Place, unit: Contrast = 1) -> Tensor:
+        """The list of the pixels of ``image [N, C, H, W] / unit`` at ``place``."""
         first, last, row = self.rows_inside(place)
-        return reader.read(image[place.image : place.image + self.images, :, first:last], row)
+        return reader.read(image[place.image : place.image + self.images, :, first:last], row, unit)
 
     def pass_back(self, image: Tensor, place: Place, values: Tensor, adds: bool) -> None:
         """Put the values at the pixels of a list into ``image [N, C, H, W]``, or add them to what is there."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ KEPT_BYTES = 36 * 2**20
 """What is kept at most: the buffers of a strip, and the memory of small maps of some shapes."""
 LINE = 64
 """Bytes of a cache line, where every buffer begins."""
+MOST_LAYOUTS = 64
+"""Of a block of memory; each is some hundred views."""
 
 
 class Sized(Protocol):
@@ -62,31 +64,70 @@ workspace = Workspace()
 """That of the process."""
 
 
-class Block(NamedTuple):
-    """A piece of a CPU's memory."""
+class Layout(Protocol):
+    """Buffers with the views of them that a computation takes, made once and kept."""
 
-    storage: torch.UntypedStorage
+    def forget(self) -> None:
+        """Take nothing for granted: others have written to the buffers since."""
+
+
+L = TypeVar("L", bound=Layout)
+
+
+class Block:
+    """A piece of a CPU's memory, and the layouts of it that were made so far."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.storage = torch.UntypedStorage(nbytes, device="cpu")
+        self.layouts: dict[Hashable, Layout] = {}
+        self.last: Layout | None = None
 
     @property
     def nbytes(self) -> int:
         return self.storage.nbytes()
 
+    def layout(self, key: Hashable, make: Callable[[], L]) -> L:
+        """The layout of this key, which has to ``forget`` where it was not the last one that was asked for."""
+        found = self.layouts.get(key)
+        if found is None:
+            if len(self.layouts) >= MOST_LAYOUTS:
+                self.layouts.clear()
+            found = self.layouts[key] = make()
+        elif found is not self.last:
+            found.forget()
+        self.last = found
+        return found  # type: ignore[return-value]  # a key stands for one type
+
 
 @contextmanager
-def buffers(like: Tensor, dtype: torch.dtype, *sizes: tuple[int, ...]) -> Iterator[list[Tensor]]:
-    """Tensors without values, in one block of memory that nobody else uses meanwhile; they are not for keeping."""
+def laid_out(
+    make: Callable[..., L], subject: Hashable, like: Tensor, dtype: torch.dtype, *sizes: tuple[int, ...]
+) -> Iterator[L]:
+    """What ``make(subject, *buffers)`` returns for buffers without values, in memory that nobody else uses meanwhile.
+
+    On a CPU it is kept for calls to come with the same arguments, in which nothing need be left of what it held.
+    """
     line, starts, numbers = LINE // dtype.itemsize, [], 0
     for size in sizes:
         starts.append(numbers)
         numbers += -(-math.prod(size) // line) * line
-    block = None
-    if like.device.type == "cpu" and type(like) is Tensor:
-        block = workspace.take(buffers, lambda: Block(torch.UntypedStorage(0)))
-        if block.nbytes < numbers * dtype.itemsize:
-            block = Block(torch.UntypedStorage(numbers * dtype.itemsize, device="cpu"))
-        memory = torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, (numbers,), (1,))
-    else:
-        memory = like.new_empty(numbers, dtype=dtype)
-    yield [memory[start : start + math.prod(size)].view(size) for start, size in zip(starts, sizes, strict=True)]
-    if block is not None:
-        workspace.give_back(buffers, block)
+
+    def cut(memory: Tensor) -> L:
+        return make(
+            subject,
+            *(memory[start : start + math.prod(size)].view(size) for start, size in zip(starts, sizes, strict=True)),
+        )
+
+    if like.device.type != "cpu" or type(like) is not Tensor:
+        yield cut(like.new_empty(numbers, dtype=dtype))
+        return
+    block = workspace.take(Block, lambda: Block(0))
+    if block.nbytes < numbers * dtype.itemsize:
+        block = Block(numbers * dtype.itemsize)
+
+    def make_layout() -> L:
+        with torch.inference_mode(False):
+            return cut(torch.empty(0, dtype=dtype, device="cpu").set_(block.storage, 0, (numbers,), (1,)))
+
+    yield block.layout((make, subject, dtype, sizes), make_layout)
+    workspace.give_back(Block, block)

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import Normalisation, Ratio
 from sdn_triton.kernels.block_forward import block_forward_kernel
 from sdn_triton.kernels.paired_block_forward import paired_block_forward_kernel
 from sdn_triton.launch import difference_conv, fusion
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.paired_weight import in_pairs
-from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import as_factor, count_tiles, image_strides, next_power, precision_of
+from sdn_triton.launch.plan import Rest
+from sdn_triton.launch.run import as_factor, contrast_of, count_tiles, next_power, precision_of, strides_of
 from sdn_triton.normalisation import Statistics
 from sdn_triton.options import BlockArguments, BlockOptions, FusionArguments
 from sdn_triton.outputs import empty_output
@@ -37,23 +38,8 @@ def forward(arguments: BlockArguments, options: BlockOptions, configs: Configs |
         scale, shift = statistics.scale_and_shift()
         return fusion.forward(_fusion(call, arguments, response, scale, shift), "relu", configs)
     output = empty_output((call.input.shape[0], arguments.fusion_weight.shape[0], *call.output_size), like=call.input)
-    if output.numel():
-        _fused(call, output, statistics, arguments.fusion_weight, arguments.fusion_bias, config)
+    _fused(call, output, statistics, arguments.fusion_weight, arguments.fusion_bias, config)
     return output
-
-
-def describe_configs(
-    arguments: BlockArguments, options: BlockOptions, configs: Configs | None = None
-) -> tuple[str, ...]:
-    """A line per kernel that would be launched, with its configuration and where that comes from."""
-    call, config = _call(arguments, options, configs)
-    maps = (f"similarity: {call.config('similarity')}",) if call.uses_maps else ()
-    if _holds(config, call):
-        return *maps, f"block_forward: {config}{difference_conv.memory_of(call, 'block_forward', config)}"
-    config = call.config("difference_forward")
-    first = f"difference_forward: {config}{difference_conv.memory_of(call, 'difference_forward', config)}"
-    second, *_ = fusion.describe_configs(_fusion(call, arguments, call.empty_output()), "relu", configs)
-    return *maps, first, second
 
 
 def _call(
@@ -92,8 +78,8 @@ def _fusion(
     call: DifferenceCall,
     arguments: BlockArguments,
     response: Tensor,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
+    scale: Tensor,
+    shift: Tensor,
 ) -> FusionArguments:
     """The fusion of a block in two parts, of the features at the centres of the outputs.
 
@@ -126,61 +112,52 @@ def _fused(
         v_ptr=guidance,
         weight_ptr=in_pairs(call.weight, 1, config.block_o) if config.pairs else call.packed_weight(),
         bias_ptr=_contiguous(call.bias),
-        contrast_ptr=call.contrast_tensor,
-        mean_ptr=statistics.mean.contiguous(),
-        variance_ptr=statistics.variance.contiguous(),
-        norm_weight_ptr=_contiguous(statistics.weight),
-        norm_bias_ptr=_contiguous(statistics.bias),
+        contrast=contrast_of(call.contrast),
+        norm=Normalisation(
+            statistics.mean.contiguous(),
+            statistics.variance.contiguous(),
+            _contiguous(statistics.weight),
+            _contiguous(statistics.bias),
+            statistics.eps,
+        ),
         fusion_weight_ptr=as_factor(fusion_weight, call.arithmetic).contiguous(),
         fusion_bias_ptr=_contiguous(fusion_bias),
     )
     kernel = paired_block_forward_kernel if config.pairs else block_forward_kernel
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         constants = call.constants(output, guidance)
         if config.pairs:
             del constants["INT64"]  # see DifferenceCall.can_pair
-            constants |= {**call.word_strides(), **call.pair_constants()}
+            n, _, h, w = call.word_strides
+            constants |= {"stride_un": n, "stride_uh": h, "stride_uw": w, **call.pair_constants()}
         else:
             constants |= {
-                **image_strides("u", call.input),
-                **image_strides("v", guidance),
+                "u_strides": strides_of(call.input),
+                "v_strides": strides_of(guidance),
                 "HV": call.guidance.shape[2],
                 "WV": call.guidance.shape[3],
-                "ratio_h": call.guidance.shape[2] / call.input.shape[2],
-                "ratio_w": call.guidance.shape[3] / call.input.shape[3],
+                "ratio": Ratio(*(small / large for small, large in zip(call.guidance.shape[2:], call.input.shape[2:]))),
                 "RESIZED": call.guidance.shape[2:] != call.input.shape[2:],
                 "VECTOR": maps is not None,
                 "PRECISION": precision_of(call.arithmetic),
             }
-        return Plan(
-            kernel=kernel,
-            grid=(count_tiles(output.shape[0], *call.output_size, config),),
-            arguments=dict(
-                eps=statistics.eps,
-                C=call.channels,
-                R=call.outputs,
-                O=output.shape[1],
-                **call.geometry(),
-                **image_strides("z", output),
-                **call.contrast_arguments(),
-                **constants,
-                HAS_BIAS=call.bias is not None,
-                HAS_NORM_WEIGHT=statistics.weight is not None,
-                HAS_NORM_BIAS=statistics.bias is not None,
-                HAS_SPARE=config.block_o > call.outputs,
-                HAS_FUSION_BIAS=fusion_bias is not None,
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-                BLOCK_Z=max(NARROWEST, min(FUSED_BYTES // output.element_size(), next_power(output.shape[1]))),
-            ),
-            config=config,
-            tuned="block_forward",
+        return (count_tiles(output.shape[0], *call.output_size, config),), dict(
+            C=call.channels,
+            R=call.outputs,
+            O=output.shape[1],
+            **call.geometry(),
+            z_strides=strides_of(output),
+            **constants,
+            HAS_SPARE=config.block_o > call.outputs,
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+            BLOCK_Z=max(NARROWEST, min(FUSED_BYTES // output.element_size(), next_power(output.shape[1]))),
         )
 
-    call.launch(kernel, tensors, config, plan, statistics.eps)
+    call.launch(kernel=kernel, tensors=tensors, config=config, rest=rest, tuned="block_forward")
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:

@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.difference_data_gradient import difference_data_gradient_kernel
 from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.launch import paired_depthwise, similarity
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.image_copy import copy_image
+from sdn_triton.launch.plan import Rest
 from sdn_triton.launch.products import Places, Strip, products_of_strips
-from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, strides_of
 from sdn_triton.options import Contrast, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -131,33 +133,30 @@ def _fill(
     if call.is_depthwise:
         images, _, rows, _ = call.input.shape
         whole = Strip(0, images, 0, rows, 0, call.output_size[0])
-        depthwise = _depthwise_arguments(call, grad)
-        _gather(call, None, None, gradients, whole, config, call.geometry(), depthwise)(call.input.device)
+        _gather(call, None, grad, None, gradients, whole, config, call.geometry())
         return
     kernel = call.products_kernel(grad.stride(1) == 1)
     places = Places.of(call, kernel)
     geometry = {**call.geometry(), **places.geometry()}
     for cut, products in products_of_strips(call, grad, dtype, places, config.block_h, call.config(kernel)):
         if config.pairs:
-            launch = _gather_pairs(call, products, gradients, cut, config, geometry, places.edges)
+            _gather_pairs(call, products, gradients, cut, config, geometry, places.edges)
         else:
-            others = _depthwise_arguments(call, None)
-            launch = _gather(call, products, maps, gradients, cut, config, geometry, others, places.edges)
-        launch(call.input.device)
+            _gather(call, products, None, maps, gradients, cut, config, geometry, places.edges)
 
 
 def _gather(
     call: DifferenceCall,
     products: Tensor | None,
+    grad: Tensor | None,
     maps: Tensor | None,
     gradients: Gradients,
     cut: Strip,
     config: KernelConfig,
-    geometry: dict[str, int],
-    depthwise: dict[str, Any],
+    geometry: dict[str, Any],
     edges: bool = False,
-) -> Launch:
-    """The gathering pass over a strip, one channel at a time."""
+) -> None:
+    """The gathering pass over a strip, one channel at a time: of products, or of the gradient of a depthwise output."""
     images = slice(cut.first_image, cut.first_image + cut.images)
     source = call.guidance if maps is None else maps
     du, dv, sums = gradients
@@ -168,23 +167,14 @@ def _gather(
         before = count_tiles(cut.first_image, call.input.shape[2], call.input.shape[3], config)
         before += count_tiles(1, cut.first_row, call.input.shape[3], config)
         sums = sums[before:]
-    hg, hh, hw, hc = (0, 0, 0, 0) if products is None else products.stride()
-    addressed = [x for x in (gradients.input, dv, depthwise["gradient_ptr"]) if x is not None]
-    constants = call.constants(source, *addressed)
-    constants["INT64"] |= products is not None and products.numel() >= 2**31
-    return Launch(
-        kernel=difference_data_gradient_kernel,
-        grid=(
-            count_tiles(cut.images, cut.rows, call.input.shape[3], config) * cdiv(call.channels, config.block_c),
-            call.groups,
-        ),
-        arguments=dict(
-            du_ptr=None if du is None else du[images],
-            dv_ptr=None if dv is None else dv[images],
-            contrast_sums_ptr=sums,
-            h_ptr=products,
-            u_ptr=call.input[images],
-            v_ptr=source[images],
+
+    def rest() -> Rest:
+        hg, hh, hw, hc = (0, 0, 0, 0) if products is None else products.stride()
+        addressed = [x for x in (gradients.input, dv, grad) if x is not None]
+        constants = call.constants(source, *addressed)
+        constants["INT64"] |= products is not None and products.numel() >= 2**31
+        tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
+        return (tiles * cdiv(call.channels, config.block_c), call.groups), dict(
             N=call.input.shape[0],
             C=call.channels,
             **geometry,
@@ -192,38 +182,39 @@ def _gather(
             rows=cut.rows,
             first_output_row=cut.first_output_row,
             stride_hg=hg,
-            stride_hn=cut.output_rows * hh,
-            stride_hh=hh,
-            stride_hw=hw,
-            stride_hc=hc,
-            **image_strides("du", du),
-            **image_strides("dv", dv),
-            **image_strides("u", call.input),
-            **image_strides("v", source),
-            **call.contrast_arguments(),
+            h_strides=Strides(cut.output_rows * hh, hc, hh, hw),
+            du_strides=strides_of(du),
+            dv_strides=strides_of(dv),
+            g_strides=strides_of(grad),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(source),
             **constants,
-            **depthwise,
-            NEEDS_U=du is not None,
-            NEEDS_V=dv is not None,
-            NEEDS_CONTRAST=sums is not None,
+            MULTIPLIER=0 if grad is None else call.multiplier,
             VECTOR=maps is not None,
             EDGES=edges,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
-        ),
-        config=config,
-        tuned="depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient",
-    )
+        )
 
-
-def _depthwise_arguments(call: DifferenceCall, grad: Tensor | None) -> dict[str, Any]:
-    """What the gathering kernel makes products from; nothing where they were made before."""
-    return dict(
+    tensors = dict(
+        du_ptr=None if du is None else du[images],
+        dv_ptr=None if dv is None else dv[images],
+        contrast_sums_ptr=sums,
+        h_ptr=products,
         gradient_ptr=grad,
+        u_ptr=call.input[images],
+        v_ptr=source[images],
         weight_ptr=None if grad is None else call.packed_weight(),
-        **image_strides("g", grad),
-        MULTIPLIER=0 if grad is None else call.multiplier,
+        contrast=contrast_of(call.contrast),
+    )
+    call.launch(
+        kernel=difference_data_gradient_kernel,
+        tensors=tensors,
+        config=config,
+        rest=rest,
+        facts=(call.input.shape[0], cut._replace(first_image=0), edges),
+        tuned="depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient",
     )
 
 
@@ -233,49 +224,56 @@ def _gather_pairs(
     gradients: Gradients,
     cut: Strip,
     config: KernelConfig,
-    geometry: dict[str, int],
+    geometry: dict[str, Any],
     edges: bool,
-) -> Launch:
+) -> None:
     """The gathering pass over a strip, two channels at a time."""
     images = slice(cut.first_image, cut.first_image + cut.images)
     du, dv, _ = gradients
     # Gradients of images that were copied lie as these did, and have no channels that were added.
     layout = call.input.stride()
     in_words = all(g is None or g.stride() == layout for g in (du, dv))
-    channels = next((g.shape[1] for g in (du, dv) if g is not None), call.channels)
-    constants = {**geometry, **call.word_strides(), **call.contrast_arguments(), **call.constants()}
-    del constants["INT64"]  # see DifferenceCall.can_pair
-    return Launch(
-        kernel=paired_data_gradient_kernel,
-        grid=(count_tiles(cut.images, cut.rows, call.input.shape[3], config) * cdiv(call.channels, config.block_c),),
-        arguments=dict(
-            du_ptr=None if du is None else du[images],
-            dv_ptr=None if dv is None else dv[images],
-            h_ptr=products,
-            u_ptr=call.input[images],
-            v_ptr=call.guidance[images],
+
+    def rest() -> Rest:
+        constants = {**geometry, **call.constants()}
+        del constants["INT64"]  # see DifferenceCall.can_pair
+        tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
+        return (tiles * cdiv(call.channels, config.block_c),), dict(
             C=call.channels,
-            gradient_channels=channels,
+            gradient_channels=next((g.shape[1] for g in (du, dv) if g is not None), call.channels),
             first_row=cut.first_row,
             rows=cut.rows,
             first_output_row=cut.first_output_row,
             stride_hn=cut.output_rows * products.stride(1) // 2,
-            **_strides_in_words("du", du, in_words),
-            **_strides_in_words("dv", dv, in_words),
+            u_strides=call.word_strides,
+            du_strides=_strides_in_words(du, in_words),
+            dv_strides=_strides_in_words(dv, in_words),
             **constants,
             **call.pair_constants(),
-            NEEDS_U=du is not None,
-            NEEDS_V=dv is not None,
             EDGES=edges,
             WRITE_WORDS=in_words,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
-        ),
+        )
+
+    tensors = dict(
+        du_ptr=None if du is None else du[images],
+        dv_ptr=None if dv is None else dv[images],
+        h_ptr=products,
+        u_ptr=call.input[images],
+        v_ptr=call.guidance[images],
+        contrast=contrast_of(call.contrast),
+    )
+    call.launch(
+        kernel=paired_data_gradient_kernel,
+        tensors=tensors,
         config=config,
+        rest=rest,
+        facts=(cut._replace(first_image=0), edges),
         tuned="difference_data_gradient",
     )
 
 
-def _strides_in_words(name: str, gradient: Tensor | None, in_words: bool) -> dict[str, int]:
+def _strides_in_words(gradient: Tensor | None, in_words: bool) -> Strides:
     """The strides of a gradient of a half type, in words of two numbers where it is written in those."""
-    return {axis: stride // (2 if in_words else 1) for axis, stride in image_strides(name, gradient).items()}
+    return Strides(*(stride // (2 if in_words else 1) for stride in strides_of(gradient)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.backend import is_interpreted
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.launch import similarity
 from sdn_triton.launch.image_copy import in_channels_last
-from sdn_triton.launch.plan import Plan, Tensors, launch
+from sdn_triton.launch.plan import Rest, Tensors, launch
 from sdn_triton.launch.run import (
     WORD_BYTES,
     arithmetic_of,
     as_factor,
     needs_64_bits,
     reaches_64_bits,
-    refuse_wrong_interpretation,
     starts_at_word,
+    steps_of,
     target_of,
 )
 from sdn_triton.options import Contrast, DifferenceArguments, DifferenceOptions
@@ -64,7 +65,6 @@ class DifferenceCall:
     @staticmethod
     def of(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None) -> DifferenceCall:
         input, guidance, weight, bias, contrast = arguments
-        refuse_wrong_interpretation(input)
         if options.diffusivity == "constant":
             # Nothing looks at the guidance then, and the input has the one shape that every kernel can read.
             options, guidance, contrast = replace(options, similarity="channel"), input, 1.0
@@ -224,11 +224,6 @@ class DifferenceCall:
         return self.groups * (self.channels if self.is_depthwise else padded(self.channels))
 
     @property
-    def copied_bytes(self) -> int:
-        """What channels-last copies of the images take, if they are made."""
-        return self.images * self.pixels * self.copied_channels * self.input.element_size()
-
-    @property
     def pixels(self) -> int:
         """Those of the batch of inputs."""
         return self.input.shape[0] * self.input.shape[2:].numel()
@@ -297,36 +292,14 @@ class DifferenceCall:
         """The kernel that fills the output."""
         return "depthwise_forward" if self.is_depthwise else "difference_forward"
 
-    @property
-    def kernels(self) -> tuple[str, ...]:
-        """The kernels that forward and backward may launch."""
-        family = "depthwise" if self.is_depthwise else "difference"
-        kernels = [f"{family}_forward", f"{family}_data_gradient", f"{family}_weight_gradient"]
-        if self.uses_maps:
-            kernels = ["similarity", *kernels, "similarity_gradient"]
-        return tuple(kernels) if self.is_depthwise else (*kernels, self.likely_products_kernel)
-
-    @property
-    def likely_products_kernel(self) -> str:
-        """The kernel whose products the data gradient will gather if the incoming gradient lies as the input does.
-
-        Where a contrast is a tensor, if its gradient is wanted.
-        """
-        kernel, learned = "difference_data_gradient", isinstance(self.contrast, Tensor)
-        is_copied = self.reads_copies(kernel, self.config(kernel, learned), learned)
-        return self.products_kernel(self.input.stride(1) == 1, is_copied)
-
-    def products_kernel(self, channels_last: bool, is_copied: bool = False) -> str:
-        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout.
-
-        ``is_copied`` says that it will not gather from these images, but from channels-last copies of them.
-        """
+    def products_kernel(self, channels_last: bool) -> str:
+        """The kernel whose products the data gradient gathers, of an incoming gradient in such a layout."""
         takes_edges = (
             channels_last
-            and (is_copied or self.input.stride(1) == 1)
+            and self.input.stride(1) == 1
             and self.options.stride == (1, 1)
             and not self.uses_maps
-            and edges_pay(padded(self.channels) if is_copied else self.channels)
+            and edges_pay(self.channels)
         )
         return "edge_products" if takes_edges else "tap_products"
 
@@ -343,45 +316,25 @@ class DifferenceCall:
         weight = self.weight if self.is_depthwise else as_factor(self.weight, self.arithmetic)
         return weight.permute(0, 2, 3, 1).contiguous()
 
-    @property
-    def contrast_tensor(self) -> Tensor | None:
-        """What the kernels load the contrast from, if it is not one number."""
-        return self.contrast if isinstance(self.contrast, Tensor) else None
-
-    def contrast_arguments(self) -> dict[str, Any]:
-        """The contrast as the kernels take it: a pointer that they load from, or the inverse of one number."""
-        if isinstance(self.contrast, Tensor):
-            return {
-                "contrast_ptr": self.contrast,
-                "inverse_contrast": 1.0,
-                "stride_contrast": self.contrast.stride(0) if self.contrast.ndim else 0,
-                "LOAD_CONTRAST": True,
-            }
-        return {
-            "contrast_ptr": None,
-            "inverse_contrast": 1.0 / self.contrast,
-            "stride_contrast": 0,
-            "LOAD_CONTRAST": False,
-        }
-
     def launch(
-        self, kernel: Any, tensors: Tensors, config: KernelConfig, make: Callable[[], Plan], *others: float
+        self,
+        *,
+        kernel: Any,
+        tensors: Tensors,
+        config: KernelConfig,
+        rest: Callable[[], Rest],
+        tuned: str,
+        facts: tuple[Hashable, ...] = (),
     ) -> None:
-        """Launch ``kernel`` by the plan of an earlier call that looked the same, or else by the one that is made.
+        """Launch ``kernel``; ``facts`` are what ``rest`` depends on besides what is known of the call."""
+        known = self.options, self.arithmetic, *facts
+        launch(kernel=kernel, tensors=tensors, config=config, rest=rest, facts=known, tuned=tuned)
 
-        ``others`` are numbers that the plan depends on besides those of the difference convolution.
-        """
-        device = self.input.device
-        if self.configs:
-            make().run(tensors, device)
-            return
-        number = None if isinstance(self.contrast, Tensor) else self.contrast
-        launch(kernel, tensors, (config, self.options, number, self.arithmetic, *others), device, make)
-
-    def word_strides(self) -> dict[str, int]:
-        """The strides of input and guidance, which are the same, in words."""
+    @property
+    def word_strides(self) -> Strides:
+        """The strides of input and guidance, which are the same, in words; those of a pixel lie together."""
         n, _, h, w = self.input.stride()
-        return {"stride_un": n // self.in_word, "stride_uh": h // self.in_word, "stride_uw": w // self.in_word}
+        return Strides(n // self.in_word, 1, h // self.in_word, w // self.in_word)
 
     def pair_constants(self) -> dict[str, Any]:
         """What kernels that read pairs are told besides ``constants``."""
@@ -390,7 +343,7 @@ class DifferenceCall:
             "PTX": torch.version.hip is None and not is_interpreted(),
         }
 
-    def geometry(self) -> dict[str, int]:
+    def geometry(self) -> dict[str, Any]:
         """Sizes, and where centres and taps are."""
         return {
             "H": self.input.shape[2],
@@ -399,10 +352,7 @@ class DifferenceCall:
             "WO": self.output_size[1],
             "origin_h": self.options.origin[0],
             "origin_w": self.options.origin[1],
-            "step_h": self.options.stride[0],
-            "step_w": self.options.stride[1],
-            "dilation_h": self.options.dilation[0],
-            "dilation_w": self.options.dilation[1],
+            "steps": steps_of(self.options),
         }
 
     def constants(self, *tensors: Tensor) -> dict[str, Any]:

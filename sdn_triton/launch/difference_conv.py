@@ -13,19 +13,10 @@ from sdn_triton.launch.data_gradients import data_gradients
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
 from sdn_triton.launch.paired_weight import in_pairs
-from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.products import products_bytes
-from sdn_triton.launch.run import as_factor, cdiv, count_tiles, image_strides, precision_of, target_of
+from sdn_triton.launch.plan import Rest
+from sdn_triton.launch.run import as_factor, cdiv, contrast_of, count_tiles, precision_of, strides_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
-from sdn_triton.tuning.kernels import KERNELS
-from sdn_triton.tuning.other_way import compiled_is_ahead
-
-COMPILED_AHEAD = (
-    "torch.compile of the plain formula may train this layer faster, with eight times the input's memory: a model has "
-    "it ahead (docs/benchmarks.md), nothing was measured"
-)
-"""What explain() says of such layers."""
 
 
 def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None) -> Tensor:
@@ -35,8 +26,7 @@ def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs:
     """
     call = DifferenceCall.of(arguments, options, configs)
     output = call.empty_output()
-    if output.numel():
-        launch_forward(call, output)
+    launch_forward(call, output)
     return output
 
 
@@ -58,8 +48,6 @@ def backward(
 ) -> DifferenceGradients:
     """The gradients that ``needs`` asks for, each of its argument's shape, dtype and strides; see the kernels."""
     call = DifferenceCall.of(arguments, options, configs)
-    if grad.numel() == 0:
-        return _zero_gradients(arguments, grad, needs)
     is_constant = options.diffusivity == "constant"
     computed = needs._replace(guidance=False, contrast=False) if is_constant else needs
     grad = readable_gradient(call, grad.to(arguments.input.dtype), computed)
@@ -71,41 +59,6 @@ def backward(
         dcontrast = torch.zeros_like(contrast) if needs.contrast and isinstance(contrast, Tensor) else None
     dweight, dbias = weight_gradients(call, grad, maps, needs)
     return DifferenceGradients(dinput, dguidance, dweight, dbias, dcontrast)
-
-
-def describe_configs(
-    arguments: DifferenceArguments, options: DifferenceOptions, configs: Configs | None = None
-) -> tuple[str, ...]:
-    """A line per kernel that forward and backward would launch, with its configuration and where that comes from.
-
-    And one where a model has another way ahead, to which no path of this library leads.
-    """
-    call = DifferenceCall.of(arguments, options, configs)
-    learned = isinstance(call.contrast, Tensor) and call.contrast.requires_grad
-    configs = {kernel: call.config(kernel, learned) for kernel in call.kernels}
-    lines = tuple(f"{kernel}: {config}{memory_of(call, kernel, config, learned)}" for kernel, config in configs.items())
-    return (*lines, COMPILED_AHEAD) if _compiled_is_ahead(call) else lines
-
-
-def _compiled_is_ahead(call: DifferenceCall) -> bool:
-    """Of the layers that the model knows: 3x3 at stride 1, in one group."""
-    is_known = call.taps == 9 and call.options.stride == (1, 1) and call.options.groups == 1 and not call.uses_maps
-    layout, target = call.input.stride(1) == 1, target_of(call.input.device)
-    return is_known and compiled_is_ahead(call.arithmetic, layout, call.channels, call.outputs, target)
-
-
-def memory_of(call: DifferenceCall, kernel: str, config: KernelConfig, needs_contrast: bool = False) -> str:
-    """What to say of memory that a kernel needs besides, behind its configuration; nothing where it needs none."""
-    spec = KERNELS[kernel]
-    if spec.step == "products":
-        return f"; makes products of up to {products_bytes(call):,} bytes at a time"
-    if not call.reads_copies(kernel, config, needs_contrast):
-        return ""
-    what = "input" if call.images == 1 else "input and guidance"
-    shared = ", one set for the backward" if spec.step != "forward" else ""
-    read = "" if call.can_pair else f"; reads channels_last copies of {what} ({call.copied_bytes:,} bytes{shared})"
-    is_written = kernel == "depthwise_data_gradient"
-    return read + (f"; writes gradients in channels_last first ({call.copied_bytes:,} bytes)" if is_written else "")
 
 
 def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, moments: Tensor | None) -> None:
@@ -121,36 +74,27 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
         v_ptr=guidance,
         weight_ptr=call.packed_weight(),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=difference_forward_kernel,
-            grid=_forward_grid(call, output, config),
-            arguments=dict(
-                C=call.channels,
-                O=call.outputs,
-                **call.geometry(),
-                **image_strides("y", output),
-                **image_strides("u", call.input),
-                **image_strides("v", guidance),
-                **call.contrast_arguments(),
-                **call.constants(output, guidance),
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                VECTOR=maps is not None,
-                PRECISION=precision_of(call.arithmetic),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="difference_forward",
+    def rest() -> Rest:
+        return _forward_grid(call, output, config), dict(
+            C=call.channels,
+            O=call.outputs,
+            **call.geometry(),
+            y_strides=strides_of(output),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(guidance),
+            **call.constants(output, guidance),
+            VECTOR=maps is not None,
+            PRECISION=precision_of(call.arithmetic),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(difference_forward_kernel, tensors, config, plan)
+    call.launch(kernel=difference_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="difference_forward")
 
 
 def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
@@ -161,35 +105,29 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
         v_ptr=call.guidance,
         weight_ptr=in_pairs(as_factor(call.weight, call.arithmetic), call.groups, config.block_o),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         constants = call.constants(output)
         del constants["INT64"]  # see DifferenceCall.can_pair
-        return Plan(
-            kernel=paired_forward_kernel,
-            grid=_forward_grid(call, output, config),
-            arguments=dict(
-                C=call.channels,
-                O=call.outputs,
-                **call.geometry(),
-                **image_strides("y", output),
-                **call.word_strides(),
-                **call.contrast_arguments(),
-                **constants,
-                **call.pair_constants(),
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="difference_forward",
+        words = call.word_strides
+        return _forward_grid(call, output, config), dict(
+            C=call.channels,
+            O=call.outputs,
+            **call.geometry(),
+            y_strides=strides_of(output),
+            stride_un=words.n,
+            stride_uh=words.h,
+            stride_uw=words.w,
+            **constants,
+            **call.pair_constants(),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(paired_forward_kernel, tensors, config, plan)
+    call.launch(kernel=paired_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="difference_forward")
 
 
 def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None) -> None:
@@ -204,47 +142,26 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | N
         v_ptr=call.guidance,
         weight_ptr=call.packed_weight(),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=depthwise_forward_kernel,
-            grid=_forward_grid(call, output, config)[:1],
-            arguments=dict(
-                O=call.outputs,
-                **call.geometry(),
-                **image_strides("y", output),
-                **image_strides("u", call.input),
-                **image_strides("v", call.guidance),
-                **call.contrast_arguments(),
-                **call.constants(output),
-                MULTIPLIER=call.multiplier,
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="depthwise_forward",
+    def rest() -> Rest:
+        return _forward_grid(call, output, config)[:1], dict(
+            O=call.outputs,
+            **call.geometry(),
+            y_strides=strides_of(output),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(call.guidance),
+            **call.constants(output),
+            MULTIPLIER=call.multiplier,
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(depthwise_forward_kernel, tensors, config, plan)
+    call.launch(kernel=depthwise_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="depthwise_forward")
 
 
 def _forward_grid(call: DifferenceCall, output: Tensor, config: KernelConfig) -> tuple[int, int]:
     tiles = count_tiles(output.shape[0], *call.output_size, config)
     return tiles * cdiv(call.outputs, config.block_o), call.groups
-
-
-def _zero_gradients(arguments: DifferenceArguments, grad: Tensor, needs: DifferenceNeeds) -> DifferenceGradients:
-    """The gradients of an empty batch."""
-    input, guidance, weight, _, contrast = arguments
-    return DifferenceGradients(
-        input=torch.zeros_like(input) if needs.input else None,
-        guidance=torch.zeros_like(guidance) if needs.guidance else None,
-        weight=torch.zeros_like(weight) if needs.weight else None,
-        bias=grad.new_zeros(grad.shape[1]) if needs.bias else None,
-        contrast=torch.zeros_like(contrast) if needs.contrast and isinstance(contrast, Tensor) else None,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,19 @@ from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_ker
 from sdn_triton.launch import paired_depthwise
 from sdn_triton.launch.difference_call import DifferenceCall, lies_in_words
 from sdn_triton.launch.image_copy import in_channels_last
-from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, needs_64_bits, next_power, precision_of
+from sdn_triton.launch.plan import Rest, Tensors
+from sdn_triton.launch.run import (
+    cdiv,
+    contrast_of,
+    count_tiles,
+    needs_64_bits,
+    next_power,
+    precision_of,
+    strides_of,
+)
 from sdn_triton.options import DifferenceNeeds
 from sdn_triton.tuning.channels_last import gradient_copy_pays
+from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tap_pairs
 
 
@@ -58,83 +70,122 @@ def weight_gradients(
     weight = call.weight
     if config.pairs:
         call = call.in_pairs
-    source = call.guidance if maps is None else maps
     outputs, channels, kernel_h, kernel_w = call.weight.shape
     weight_sums = bias_sums = None
     if needs.weight:
         weight_sums = weight.new_empty((config.splits, outputs, kernel_h, kernel_w, channels), dtype=torch.float32)
     if needs.bias:
         bias_sums = weight.new_empty((config.splits, outputs), dtype=torch.float32)
-    shared = dict(
-        dweight_ptr=weight_sums,
-        dbias_ptr=bias_sums,
-        gradient_ptr=grad,
-        u_ptr=call.input,
-        v_ptr=source,
-        tiles=count_tiles(grad.shape[0], *call.output_size, config),
-        O=call.outputs,
-        **call.geometry(),
-        **image_strides("g", grad),
-        **call.contrast_arguments(),
-        **call.constants(grad, source),
-        NEEDS_WEIGHT=needs.weight,
-        NEEDS_BIAS=needs.bias,
-        BLOCK_H=config.block_h,
-        BLOCK_W=config.block_w,
-        BLOCK_O=config.block_o,
-    )
+    sums = WeightSums(weight_sums, bias_sums)
     if call.is_depthwise and config.pairs:
-        launch = paired_depthwise.weight_gradient(call, grad, weight_sums, bias_sums, config)
+        paired_depthwise.fill_weight_gradients(call, grad, *sums, config)
     elif call.is_depthwise:
-        launch = Launch(
-            kernel=depthwise_weight_gradient_kernel,
-            grid=(cdiv(call.outputs, config.block_o), config.splits),
-            arguments=dict(
-                **shared,
-                **image_strides("u", call.input),
-                **image_strides("v", source),
-                MULTIPLIER=call.multiplier,
-                BLOCK_T=next_power(call.taps),
-            ),
-            config=config,
-            tuned="depthwise_weight_gradient",
-        )
+        _fill_depthwise(call, grad, sums, config)
     elif config.pairs:
-        blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
-        pairs = tap_pairs(config, call.taps)
-        launch = Launch(
-            kernel=paired_weight_gradient_kernel,
-            grid=(blocks * call.groups, call.taps // 2 // pairs + 1, config.splits),
-            arguments=dict(
-                **shared,
-                **call.word_strides(),
-                **call.pair_constants(),
-                C=call.channels,
-                TAP_PAIRS=pairs,
-            ),
-            config=config,
-            tuned="difference_weight_gradient",
-        )
+        _fill_in_pairs(call, grad, sums, config)
     else:
-        blocks = cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c)
-        launch = Launch(
-            kernel=difference_weight_gradient_kernel,
-            grid=(blocks * call.groups, call.taps, config.splits),
-            arguments=dict(
-                **shared,
-                **image_strides("u", call.input),
-                **image_strides("v", source),
-                C=call.channels,
-                VECTOR=maps is not None,
-                PRECISION=precision_of(call.arithmetic),
-                BLOCK_C=config.block_c,
-            ),
-            config=config,
-            tuned="difference_weight_gradient",
-        )
-    launch(call.input.device)
+        _fill(call, grad, maps, sums, config)
     dweight = None
     if weight_sums is not None:
         total = weight_sums.sum(0)[..., : weight.shape[1]]  # without channels that copies have more
         dweight = torch.empty_like(weight).copy_(total.permute(0, 3, 1, 2))
     return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)
+
+
+class WeightSums(NamedTuple):
+    """What a kernel fills for the gradients of weight and bias, if they are wanted, a part of the pixels in each."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def _tensors(call: DifferenceCall, grad: Tensor, source: Tensor, sums: WeightSums) -> Tensors:
+    return dict(
+        dweight_ptr=sums.weight,
+        dbias_ptr=sums.bias,
+        gradient_ptr=grad,
+        u_ptr=call.input,
+        v_ptr=source,
+        contrast=contrast_of(call.contrast),
+    )
+
+
+def _arguments(call: DifferenceCall, grad: Tensor, source: Tensor, config: KernelConfig) -> dict[str, Any]:
+    """What all these kernels are told alike."""
+    return dict(
+        tiles=count_tiles(grad.shape[0], *call.output_size, config),
+        O=call.outputs,
+        **call.geometry(),
+        g_strides=strides_of(grad),
+        **call.constants(grad, source),
+        BLOCK_H=config.block_h,
+        BLOCK_W=config.block_w,
+        BLOCK_O=config.block_o,
+    )
+
+
+def _fill_depthwise(call: DifferenceCall, grad: Tensor, sums: WeightSums, config: KernelConfig) -> None:
+    def rest() -> Rest:
+        return (cdiv(call.outputs, config.block_o), config.splits), dict(
+            **_arguments(call, grad, call.guidance, config),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(call.guidance),
+            MULTIPLIER=call.multiplier,
+            BLOCK_T=next_power(call.taps),
+        )
+
+    call.launch(
+        kernel=depthwise_weight_gradient_kernel,
+        tensors=_tensors(call, grad, call.guidance, sums),
+        config=config,
+        rest=rest,
+        tuned="depthwise_weight_gradient",
+    )
+
+
+def _fill_in_pairs(call: DifferenceCall, grad: Tensor, sums: WeightSums, config: KernelConfig) -> None:
+    def rest() -> Rest:
+        pairs = tap_pairs(config, call.taps)
+        return (_blocks(call, config), call.taps // 2 // pairs + 1, config.splits), dict(
+            **_arguments(call, grad, call.guidance, config),
+            u_strides=call.word_strides,
+            **call.pair_constants(),
+            C=call.channels,
+            TAP_PAIRS=pairs,
+        )
+
+    call.launch(
+        kernel=paired_weight_gradient_kernel,
+        tensors=_tensors(call, grad, call.guidance, sums),
+        config=config,
+        rest=rest,
+        tuned="difference_weight_gradient",
+    )
+
+
+def _fill(call: DifferenceCall, grad: Tensor, maps: Tensor | None, sums: WeightSums, config: KernelConfig) -> None:
+    source = call.guidance if maps is None else maps
+
+    def rest() -> Rest:
+        return (_blocks(call, config), call.taps, config.splits), dict(
+            **_arguments(call, grad, source, config),
+            u_strides=strides_of(call.input),
+            v_strides=strides_of(source),
+            C=call.channels,
+            VECTOR=maps is not None,
+            PRECISION=precision_of(call.arithmetic),
+            BLOCK_C=config.block_c,
+        )
+
+    call.launch(
+        kernel=difference_weight_gradient_kernel,
+        tensors=_tensors(call, grad, source, sums),
+        config=config,
+        rest=rest,
+        tuned="difference_weight_gradient",
+    )
+
+
+def _blocks(call: DifferenceCall, config: KernelConfig) -> int:
+    """Of outputs by channels, of all groups."""
+    return cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c) * call.groups

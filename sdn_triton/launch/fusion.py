@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sdn_triton.kernels.fusion_data_gradient import fusion_data_gradient_kernel
 from sdn_triton.kernels.fusion_forward import fusion_forward_kernel
 from sdn_triton.kernels.fusion_weight_gradient import fusion_weight_gradient_kernel
-from sdn_triton.launch.plan import Plan, Tensors, launch
+from sdn_triton.launch.plan import Rest, launch
 from sdn_triton.launch.run import (
     arithmetic_of,
     as_factor,
     as_long_rows,
     cdiv,
     count_tiles,
-    image_strides,
     needs_64_bits,
     precision_of,
-    refuse_wrong_interpretation,
+    strides_of,
     target_of,
 )
 from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
@@ -30,9 +26,6 @@ from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import Work
 from sdn_triton.tuning.lookup import config_for
 
-KERNELS = ("fusion_forward", "fusion_data_gradient", "fusion_weight_gradient")
-"""The kernels that forward and backward launch."""
-
 
 def forward(arguments: FusionArguments, activation: str, configs: Configs | None = None) -> Tensor:
     """``z = W [u, act(scale * y + shift)] + b`` at every pixel; nothing is concatenated.
@@ -40,10 +33,7 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
     ``configs`` overrides the default configuration of a kernel by its name.
     """
     input, response, weight, bias, scale, shift = arguments
-    refuse_wrong_interpretation(input)
     output = empty_output((input.shape[0], weight.shape[0], *input.shape[2:]), like=input)
-    if output.numel() == 0:
-        return output
     input_rows, response_rows, output_rows = as_long_rows(input, response, output)
     tensors = dict(
         z_ptr=output_rows,
@@ -56,36 +46,34 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
 
     config = _config("fusion_forward", input_rows, arguments, configs)
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         images, channels, rows, columns = input_rows.shape
-        return Plan(
-            kernel=fusion_forward_kernel,
-            grid=(count_tiles(images, rows, columns, config) * cdiv(weight.shape[0], config.block_o),),
-            arguments=dict(
-                C=channels,
-                R=response.shape[1],
-                O=weight.shape[0],
-                H=rows,
-                W=columns,
-                **image_strides("z", output_rows),
-                **image_strides("u", input_rows),
-                **image_strides("y", response_rows),
-                HAS_BIAS=bias is not None,
-                HAS_SCALE=scale is not None,
-                HAS_SHIFT=shift is not None,
-                ACTIVATION=activation,
-                PRECISION=precision_of(arithmetic_of(input.dtype)),
-                INT64=needs_64_bits(input_rows, response_rows, output_rows),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="fusion_forward",
+        return (count_tiles(images, rows, columns, config) * cdiv(weight.shape[0], config.block_o),), dict(
+            C=channels,
+            R=response.shape[1],
+            O=weight.shape[0],
+            H=rows,
+            W=columns,
+            z_strides=strides_of(output_rows),
+            u_strides=strides_of(input_rows),
+            y_strides=strides_of(response_rows),
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(input.dtype)),
+            INT64=needs_64_bits(input_rows, response_rows, output_rows),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
         )
 
-    _launch(fusion_forward_kernel, tensors, config, activation, input, configs, plan)
+    launch(
+        kernel=fusion_forward_kernel,
+        tensors=tensors,
+        config=config,
+        rest=rest,
+        facts=(activation, arithmetic_of(input.dtype)),
+        tuned="fusion_forward",
+    )
     return output
 
 
@@ -97,27 +85,10 @@ def backward(
     configs: Configs | None = None,
 ) -> FusionGradients:
     """The gradients that ``needs`` asks for, each of its argument's shape, dtype and strides; see the kernels."""
-    input, response, weight, _, scale, shift = arguments
-    refuse_wrong_interpretation(input)
-    if grad.numel() == 0:
-        return FusionGradients(
-            input=torch.zeros_like(input) if needs.input else None,
-            response=torch.zeros_like(response) if needs.response else None,
-            weight=torch.zeros_like(weight) if needs.weight else None,
-            bias=grad.new_zeros(grad.shape[1]) if needs.bias else None,
-            scale=torch.zeros_like(scale) if needs.scale and scale is not None else None,
-            shift=torch.zeros_like(shift) if needs.shift and shift is not None else None,
-        )
-    grad = grad.to(input.dtype)
+    grad = grad.to(arguments.input.dtype)
     dinput, dresponse, dscale, dshift = _data_gradients(arguments, activation, grad, needs, configs)
     dweight, dbias = _weight_gradients(arguments, activation, grad, needs, configs)
     return FusionGradients(dinput, dresponse, dweight, dbias, dscale, dshift)
-
-
-def describe_configs(arguments: FusionArguments, activation: str, configs: Configs | None = None) -> tuple[str, ...]:
-    """A line per kernel that forward and backward would launch, with its configuration and where that comes from."""
-    (input_rows,) = as_long_rows(arguments.input)
-    return tuple(f"{kernel}: {_config(kernel, input_rows, arguments, configs)}" for kernel in KERNELS)
 
 
 def _data_gradients(
@@ -156,41 +127,36 @@ def _data_gradients(
         **_affine_tensors(scale, shift),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=fusion_data_gradient_kernel,
-            grid=(tiles * blocks,),
-            arguments=dict(
-                C=input.shape[1],
-                R=response.shape[1],
-                O=outputs,
-                H=rows,
-                W=columns,
-                first_block=0 if needs.input else input_blocks,
-                blocks=blocks,
-                **image_strides("du", dinput_rows),
-                **image_strides("dy", dresponse_rows),
-                **image_strides("g", grad_rows),
-                **image_strides("y", response_rows),
-                HAS_SCALE=scale is not None,
-                HAS_SHIFT=shift is not None,
-                NEEDS_U=needs.input,
-                NEEDS_Y=needs.response,
-                NEEDS_SCALE=needs_scale,
-                NEEDS_SHIFT=needs_shift,
-                ACTIVATION=activation,
-                PRECISION=precision_of(arithmetic_of(input.dtype)),
-                INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_C=config.block_c,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="fusion_data_gradient",
+    def rest() -> Rest:
+        return (tiles * blocks,), dict(
+            C=input.shape[1],
+            R=response.shape[1],
+            O=outputs,
+            H=rows,
+            W=columns,
+            first_block=0 if needs.input else input_blocks,
+            blocks=blocks,
+            du_strides=strides_of(dinput_rows),
+            dy_strides=strides_of(dresponse_rows),
+            g_strides=strides_of(grad_rows),
+            y_strides=strides_of(response_rows),
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(input.dtype)),
+            INT64=needs_64_bits(grad_rows, response_rows, *present_rows),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
         )
 
-    _launch(fusion_data_gradient_kernel, tensors, config, activation, input, configs, plan)
+    launch(
+        kernel=fusion_data_gradient_kernel,
+        tensors=tensors,
+        config=config,
+        rest=rest,
+        facts=(activation, arithmetic_of(input.dtype)),
+        tuned="fusion_data_gradient",
+    )
     dscale = None if scale_sums is None or scale is None else scale_sums.sum(0).to(scale.dtype)
     dshift = None if shift_sums is None or shift is None else shift_sums.sum(0).to(shift.dtype)
     return dinput, dresponse, dscale, dshift
@@ -210,62 +176,71 @@ def _weight_gradients(
     channels = input.shape[1]
     grad_rows, input_rows, response_rows = as_long_rows(grad, input, response)
     config = _config("fusion_weight_gradient", input_rows, arguments, configs)
-    splits = config.splits
     weight_sums = bias_sums = None
     if needs.weight:
-        weight_sums = weight.new_empty((splits, outputs, weight_columns), dtype=torch.float32)
+        weight_sums = weight.new_empty((config.splits, outputs, weight_columns), dtype=torch.float32)
     if needs.bias:
-        bias_sums = weight.new_empty((splits, outputs), dtype=torch.float32)
-    parts: list[tuple[Tensor, int, Tensor | None, Tensor | None, Tensor | None, str]] = [
-        (input_rows, 0, bias_sums, None, None, "identity")
-    ]
-    if needs.weight:
-        parts.append((response_rows, channels, None, scale, shift, activation))
-    for x, first_column, sums, part_scale, part_shift, part_activation in parts:
-        tensors = dict(
-            dweight_ptr=None if weight_sums is None else weight_sums[:, :, first_column:],
-            dbias_ptr=sums,
-            gradient_ptr=grad_rows,
-            x_ptr=x,
-            **_affine_tensors(part_scale, part_shift),
-        )
-
-        def plan() -> Plan:
-            images, part_channels, rows, columns = x.shape
-            blocks = cdiv(part_channels, config.block_c) + (sums is not None)
-            return Plan(
-                kernel=fusion_weight_gradient_kernel,
-                grid=(cdiv(outputs, config.block_o), blocks, splits),
-                arguments=dict(
-                    tiles=count_tiles(images, rows, columns, config),
-                    C=part_channels,
-                    O=outputs,
-                    H=rows,
-                    W=columns,
-                    weight_columns=weight_columns,
-                    **image_strides("g", grad_rows),
-                    **image_strides("x", x),
-                    HAS_SCALE=part_scale is not None,
-                    HAS_SHIFT=part_shift is not None,
-                    NEEDS_WEIGHT=needs.weight,
-                    NEEDS_BIAS=sums is not None,
-                    ACTIVATION=part_activation,
-                    PRECISION=precision_of(arithmetic_of(input.dtype)),
-                    INT64=needs_64_bits(grad_rows, x),
-                    BLOCK_H=config.block_h,
-                    BLOCK_W=config.block_w,
-                    BLOCK_C=config.block_c,
-                    BLOCK_O=config.block_o,
-                ),
-                config=config,
-                tuned="fusion_weight_gradient",
-            )
-
-        _launch(fusion_weight_gradient_kernel, tensors, config, part_activation, input, configs, plan)
+        bias_sums = weight.new_empty((config.splits, outputs), dtype=torch.float32)
+    of_input = None if weight_sums is None else weight_sums[:, :, :channels]
+    _sum_part(grad_rows, input_rows, of_input, bias_sums, config)
+    if weight_sums is not None:
+        of_response = weight_sums[:, :, channels:]
+        _sum_part(grad_rows, response_rows, of_response, None, config, scale=scale, shift=shift, activation=activation)
     dweight = None
     if weight_sums is not None:
         dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
     return dweight, None if bias_sums is None else bias_sums.sum(0).to(weight.dtype)
+
+
+def _sum_part(
+    grad: Tensor,
+    image: Tensor,
+    weight_sums: Tensor | None,
+    bias_sums: Tensor | None,
+    config: KernelConfig,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    activation: str = "identity",
+) -> None:
+    """Fill the sums for the gradients of the weight's columns that ``image`` is multiplied by, and of the bias."""
+
+    def rest() -> Rest:
+        images, channels, rows, columns = image.shape
+        outputs = grad.shape[1]
+        blocks = cdiv(channels, config.block_c) + (bias_sums is not None)
+        return (cdiv(outputs, config.block_o), blocks, config.splits), dict(
+            tiles=count_tiles(images, rows, columns, config),
+            C=channels,
+            O=outputs,
+            H=rows,
+            W=columns,
+            weight_columns=0 if weight_sums is None else weight_sums.stride(1),
+            g_strides=strides_of(grad),
+            x_strides=strides_of(image),
+            ACTIVATION=activation,
+            PRECISION=precision_of(arithmetic_of(image.dtype)),
+            INT64=needs_64_bits(grad, image),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_C=config.block_c,
+            BLOCK_O=config.block_o,
+        )
+
+    launch(
+        kernel=fusion_weight_gradient_kernel,
+        tensors=dict(
+            dweight_ptr=weight_sums,
+            dbias_ptr=bias_sums,
+            gradient_ptr=grad,
+            x_ptr=image,
+            **_affine_tensors(scale, shift),
+        ),
+        config=config,
+        rest=rest,
+        facts=(activation, arithmetic_of(image.dtype)),
+        tuned="fusion_weight_gradient",
+    )
 
 
 def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Tensor | None]:
@@ -273,22 +248,6 @@ def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Ten
         "scale_ptr": None if scale is None else scale.contiguous(),
         "shift_ptr": None if shift is None else shift.contiguous(),
     }
-
-
-def _launch(
-    kernel: Any,
-    tensors: Tensors,
-    config: KernelConfig,
-    activation: str,
-    input: Tensor,
-    configs: Configs | None,
-    make: Callable[[], Plan],
-) -> None:
-    """Launch by the plan of an earlier call that looked the same, or else by the one that is made."""
-    if configs:
-        make().run(tensors, input.device)
-    else:
-        launch(kernel, tensors, (config, activation, arithmetic_of(input.dtype)), input.device, make)
 
 
 def _config(kernel: str, image: Tensor, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sdn_triton.kernels.image_copy import image_copy_kernel
-from sdn_triton.launch.plan import Plan, launch
-from sdn_triton.launch.run import as_long_rows, cdiv, image_strides, needs_64_bits, target_of
+from sdn_triton.launch.plan import Rest, launch
+from sdn_triton.launch.run import as_long_rows, cdiv, needs_64_bits, strides_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 
@@ -30,28 +30,23 @@ def copy_image(target: Tensor, source: Tensor) -> None:
     target_rows, source_rows = as_long_rows(target, source)
     config = WHOLE if target_of(target.device).kind == "interpreter" else TILE
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         images, channels, rows, columns = target_rows.shape
         width = tile_width(config.block_p, rows, columns, wanted=config.block_w)
         height = config.block_p // width
         tiles = images * cdiv(rows, height) * cdiv(columns, width)
-        return Plan(
-            kernel=image_copy_kernel,
-            grid=(tiles * cdiv(channels, config.block_c),),
-            arguments=dict(
-                target_channels=channels,
-                source_channels=source.shape[1],
-                H=rows,
-                W=columns,
-                **image_strides("t", target_rows),
-                **image_strides("s", source_rows),
-                INT64=needs_64_bits(target_rows, source_rows),
-                BLOCK_H=height,
-                BLOCK_W=width,
-                BLOCK_C=config.block_c,
-            ),
-            config=config,
+        return (tiles * cdiv(channels, config.block_c),), dict(
+            target_channels=channels,
+            source_channels=source.shape[1],
+            H=rows,
+            W=columns,
+            target_strides=strides_of(target_rows),
+            source_strides=strides_of(source_rows),
+            INT64=needs_64_bits(target_rows, source_rows),
+            BLOCK_H=height,
+            BLOCK_W=width,
+            BLOCK_C=config.block_c,
         )
 
     tensors = dict(target_ptr=target_rows, source_ptr=source_rows)
-    launch(image_copy_kernel, tensors, (config,), target.device, plan)
+    launch(kernel=image_copy_kernel, tensors=tensors, config=config, rest=rest)

@@ -7,14 +7,12 @@ from torch import Tensor
 
 from sdn_triton.kernels.moments import merge_moments_kernel, moments_gradient_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.difference_conv import describe_configs, launch_forward
-from sdn_triton.launch.plan import Plan, launch
-from sdn_triton.launch.run import cdiv, count_tiles, image_strides, needs_64_bits, target_of
+from sdn_triton.launch.difference_conv import launch_forward
+from sdn_triton.launch.plan import Rest, launch
+from sdn_triton.launch.run import cdiv, count_tiles, needs_64_bits, strides_of, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import tile_width
-
-__all__ = ["describe_configs", "forward", "gradient"]
 
 MERGE = KernelConfig(block_p=128, block_w=128, block_c=1, block_o=16, num_warps=4, num_stages=1)
 """Of the merging: ``block_p`` are tiles."""
@@ -39,26 +37,21 @@ def forward(
     launch_forward(call, output, moments)
     mean, variance = (output.new_empty(outputs, dtype=torch.float32) for _ in range(2))
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=merge_moments_kernel,
-            grid=(cdiv(outputs, MERGE.block_o),),
-            arguments=dict(
-                tiles=tiles,
-                O=outputs,
-                HO=rows,
-                WO=columns,
-                count=float(images * rows * columns),
-                BLOCK_H=config.block_h,
-                BLOCK_W=config.block_w,
-                BLOCK_T=MERGE.block_p,
-                BLOCK_O=MERGE.block_o,
-            ),
-            config=MERGE,
+    def rest() -> Rest:
+        return (cdiv(outputs, MERGE.block_o),), dict(
+            tiles=tiles,
+            O=outputs,
+            HO=rows,
+            WO=columns,
+            count=float(images * rows * columns),
+            BLOCK_H=config.block_h,
+            BLOCK_W=config.block_w,
+            BLOCK_T=MERGE.block_p,
+            BLOCK_O=MERGE.block_o,
         )
 
     tensors = dict(mean_ptr=mean, variance_ptr=variance, moments_ptr=moments)
-    launch(merge_moments_kernel, tensors, (config, images, rows, columns), output.device, plan)
+    launch(kernel=merge_moments_kernel, tensors=tensors, config=MERGE, rest=rest, facts=(config, images, rows, columns))
     return output, mean, variance
 
 
@@ -70,26 +63,21 @@ def gradient(grad: Tensor, response: Tensor, mean: Tensor, by_mean: Tensor, by_v
     config = GRADIENT if is_compiled else WHOLE
     width = tile_width(config.block_p, rows, columns)
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         height = config.block_p // width
         tiles = images * cdiv(rows, height) * cdiv(columns, width)
-        return Plan(
-            kernel=moments_gradient_kernel,
-            grid=(tiles * cdiv(outputs, config.block_o),),
-            arguments=dict(
-                count=float(images * rows * columns),
-                O=outputs,
-                H=rows,
-                W=columns,
-                **image_strides("t", total),
-                **image_strides("g", grad),
-                **image_strides("y", response),
-                INT64=needs_64_bits(total, grad, response),
-                BLOCK_H=height,
-                BLOCK_W=width,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
+        return (tiles * cdiv(outputs, config.block_o),), dict(
+            count=float(images * rows * columns),
+            O=outputs,
+            H=rows,
+            W=columns,
+            total_strides=strides_of(total),
+            g_strides=strides_of(grad),
+            y_strides=strides_of(response),
+            INT64=needs_64_bits(total, grad, response),
+            BLOCK_H=height,
+            BLOCK_W=width,
+            BLOCK_O=config.block_o,
         )
 
     tensors = dict(
@@ -100,5 +88,5 @@ def gradient(grad: Tensor, response: Tensor, mean: Tensor, by_mean: Tensor, by_v
         by_mean_ptr=by_mean.contiguous(),
         by_variance_ptr=by_variance.contiguous(),
     )
-    launch(moments_gradient_kernel, tensors, (config,), response.device, plan)
+    launch(kernel=moments_gradient_kernel, tensors=tensors, config=config, rest=rest)
     return total

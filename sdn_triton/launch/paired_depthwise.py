@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels import paired_depthwise as kernels
+from sdn_triton.kernels.arguments import Strides
 from sdn_triton.kernels.paired_depthwise import paired_depthwise_forward_kernel
 from sdn_triton.kernels.paired_depthwise_gradients import (
     paired_depthwise_data_gradient_kernel,
     paired_depthwise_weight_gradient_kernel,
 )
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.plan import Plan
-from sdn_triton.launch.run import WORD_BYTES, Launch, cdiv, count_tiles, image_strides
+from sdn_triton.launch.plan import Rest
+from sdn_triton.launch.run import WORD_BYTES, cdiv, contrast_of, count_tiles, strides_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import depthwise_tap_pairs
 
-QUAD = 4
-"""Words that a thread loads at once; the kernels take strides in such units."""
+QUAD = kernels.QUAD.value
+"""Words that a thread loads at once."""
 
 
 def forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
@@ -29,26 +31,20 @@ def forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config
         v_ptr=call.guidance,
         weight_ptr=_weight(call, config.block_o),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
-        contrast_ptr=call.contrast_tensor,
+        contrast=contrast_of(call.contrast),
     )
 
-    def plan() -> Plan:
-        return Plan(
-            kernel=paired_depthwise_forward_kernel,
-            grid=(count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),),
-            arguments=dict(
-                O=call.outputs,
-                **image_strides("y", output),
-                **_arguments(call, config),
-                HAS_BIAS=call.bias is not None,
-                HAS_MOMENTS=moments is not None,
-                BLOCK_O=config.block_o,
-            ),
-            config=config,
-            tuned="depthwise_forward",
+    def rest() -> Rest:
+        return (count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),), dict(
+            O=call.outputs,
+            y_strides=strides_of(output),
+            **_arguments(call, config),
+            BLOCK_O=config.block_o,
         )
 
-    call.launch(paired_depthwise_forward_kernel, tensors, config, plan)
+    call.launch(
+        kernel=paired_depthwise_forward_kernel, tensors=tensors, config=config, rest=rest, tuned="depthwise_forward"
+    )
 
 
 def fill_data_gradients(
@@ -58,57 +54,64 @@ def fill_data_gradients(
     # Both gradients have the same strides, as input and guidance have.
     written = next(x for x in (dinput, dguidance) if x is not None)
     images, channels, rows, columns = written.shape
-    Launch(
-        kernel=paired_depthwise_data_gradient_kernel,
-        grid=(count_tiles(images, rows, columns, config) * cdiv(channels, config.block_c),),
-        arguments=dict(
-            du_ptr=dinput,
-            dv_ptr=dguidance,
-            gradient_ptr=grad,
-            u_ptr=call.input,
-            v_ptr=call.guidance,
-            weight_ptr=_weight(call, config.block_c),
+
+    def rest() -> Rest:
+        return (count_tiles(images, rows, columns, config) * cdiv(channels, config.block_c),), dict(
             C=channels,
-            **_quad_strides("du", written),
-            **_quad_strides("g", grad),
+            du_quads=_quads(written),
+            g_quads=_quads(grad),
             **_arguments(call, config),
-            NEEDS_U=dinput is not None,
-            NEEDS_V=dguidance is not None,
             BLOCK_C=config.block_c,
-        ),
+        )
+
+    tensors = dict(
+        du_ptr=dinput,
+        dv_ptr=dguidance,
+        gradient_ptr=grad,
+        u_ptr=call.input,
+        v_ptr=call.guidance,
+        weight_ptr=_weight(call, config.block_c),
+        contrast=contrast_of(call.contrast),
+    )
+    call.launch(
+        kernel=paired_depthwise_data_gradient_kernel,
+        tensors=tensors,
         config=config,
+        rest=rest,
         tuned="depthwise_data_gradient",
-    )(call.input.device)
+    )
 
 
-def weight_gradient(
+def fill_weight_gradients(
     call: DifferenceCall, grad: Tensor, dweight: Tensor | None, dbias: Tensor | None, config: KernelConfig
-) -> Launch:
-    """The launch that fills the parts of the gradients of weight and bias that are there."""
-    pairs = depthwise_tap_pairs(config, call.taps)
-    return Launch(
-        kernel=paired_depthwise_weight_gradient_kernel,
-        grid=(
-            cdiv(call.outputs, config.block_o),
-            call.taps // 2 // pairs if dweight is not None else 1,
-            config.splits,
-        ),
-        arguments=dict(
-            dweight_ptr=dweight,
-            dbias_ptr=dbias,
-            gradient_ptr=grad,
-            u_ptr=call.input,
-            v_ptr=call.guidance,
+) -> None:
+    """Fill the parts of the gradients of weight and bias that are there."""
+
+    def rest() -> Rest:
+        pairs = depthwise_tap_pairs(config, call.taps)
+        blocks = cdiv(call.outputs, config.block_o), call.taps // 2 // pairs if dweight is not None else 1
+        return (*blocks, config.splits), dict(
             tiles=count_tiles(grad.shape[0], *call.output_size, config),
             O=call.outputs,
-            **_quad_strides("g", grad),
+            g_quads=_quads(grad),
             **_arguments(call, config),
-            NEEDS_WEIGHT=dweight is not None,
-            NEEDS_BIAS=dbias is not None,
             TAP_PAIRS=pairs,
             BLOCK_O=config.block_o,
-        ),
+        )
+
+    tensors = dict(
+        dweight_ptr=dweight,
+        dbias_ptr=dbias,
+        gradient_ptr=grad,
+        u_ptr=call.input,
+        v_ptr=call.guidance,
+        contrast=contrast_of(call.contrast),
+    )
+    call.launch(
+        kernel=paired_depthwise_weight_gradient_kernel,
+        tensors=tensors,
         config=config,
+        rest=rest,
         tuned="depthwise_weight_gradient",
     )
 
@@ -119,8 +122,7 @@ def _arguments(call: DifferenceCall, config: KernelConfig) -> dict[str, object]:
     del constants["INT64"]  # see DifferenceCall.can_pair
     return {
         **call.geometry(),
-        **_quad_strides("u", call.input),
-        **call.contrast_arguments(),
+        "u_quads": _quads(call.input),
         **constants,
         **call.pair_constants(),
         "BLOCK_H": config.block_h,
@@ -128,9 +130,10 @@ def _arguments(call: DifferenceCall, config: KernelConfig) -> dict[str, object]:
     }
 
 
-def _quad_strides(name: str, image: Tensor) -> dict[str, int]:
+def _quads(image: Tensor) -> Strides:
+    """The strides of an image whose channels lie together, in units of what a thread loads at once."""
     n, _, h, w = (stride * image.element_size() // (QUAD * WORD_BYTES) for stride in image.stride())
-    return {f"stride_{name}n": n, f"stride_{name}h": h, f"stride_{name}w": w}
+    return Strides(n, 1, h, w)
 
 
 def _weight(call: DifferenceCall, block: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Launches that repeat: what one of them took some time to find out serves all that look the same.
+"""The one way to launch a kernel: by a plan, which serves every launch that looks the same.
 
 A training step launches the same kernels with the same sizes, strides and options again and again; only the addresses
 change. A plan holds the rest: grid, arguments, configuration and, after the first launch, the compiled kernel, which
@@ -7,9 +7,8 @@ is then called without Triton's own look-up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,30 +18,25 @@ from sdn_triton.launch.run import Launch, note_launch
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.pretended import pretended_target
 
-Tensors = Mapping[str, Tensor | None]
+Tensors = Mapping[str, Any]
+"""The arguments that change from launch to launch, by name: tensors, None for those that are not there, and the
+NamedTuples of ``kernels/arguments.py`` that hold some."""
+Rest = tuple[tuple[int, ...], dict[str, Any]]
+"""The grid, and the arguments that a plan keeps."""
 
 MOST_PLANS = 4096
 ALIGNMENT = 16
 """Bytes; Triton compiles a kernel anew for pointers that are not multiples of it."""
-OLDEST_CALLABLE = (3, 3)
-"""Since this version of Triton a compiled kernel is called with all arguments, constants included."""
 
 
 class Plan:
     """A launch but for its tensors."""
 
-    def __init__(
-        self,
-        kernel: Any,
-        grid: tuple[int, ...],
-        arguments: Mapping[str, Any],
-        config: KernelConfig,
-        tuned: str | None = None,
-    ) -> None:
-        self.kernel, self.grid, self.config, self.tuned = kernel, grid, config, tuned
-        self.arguments = {name: value for name, value in arguments.items() if not isinstance(value, Tensor)}
-        self._full_grid = (*grid, 1, 1)[:3]
-        self._compiled: dict[tuple[int | None, ...], Any] = {}
+    def __init__(self, kernel: Any, rest: Rest, config: KernelConfig, tuned: str | None) -> None:
+        self.kernel, self.config, self.tuned = kernel, config, tuned
+        self.grid, self.arguments = rest
+        self._full_grid = (*self.grid, 1, 1)[:3]
+        self._compiled: dict[tuple[Any, ...], Any] = {}
         self._values: list[Any] = []
         self._places: list[int] = []
 
@@ -50,28 +44,27 @@ class Plan:
         """Launch on ``device``, the device of all ``tensors``, or only take note of it."""
         if note_launch(lambda: self.launch(tensors)):
             return
-        alignment = tuple([None if t is None else t.data_ptr() % ALIGNMENT for t in tensors.values()])
+        alignment = _alignment(tensors.values())
         compiled = self._compiled.get(alignment)
         with _on(device):
             if compiled is None:
                 self._first(tensors, alignment)
                 return
             values = self._values.copy()
-            for place, tensor in zip(self._places, tensors.values()):
-                values[place] = tensor
+            for place, value in zip(self._places, tensors.values()):
+                values[place] = value
             compiled[self._full_grid](*values)
 
     def launch(self, tensors: Tensors) -> Launch:
         """This plan for these tensors, as a value."""
         return Launch(self.kernel, self.grid, {**self.arguments, **tensors}, self.config, self.tuned)
 
-    def _first(self, tensors: Tensors, alignment: tuple[int | None, ...]) -> None:
+    def _first(self, tensors: Tensors, alignment: tuple[Any, ...]) -> None:
         """Launch by way of Triton's look-up, and keep what it finds."""
-        launch = self.launch(tensors)
-        kernel = launch.start()
+        kernel = self.launch(tensors).start()
         if _is_callable(kernel):
             names = self.kernel.arg_names
-            self._values = [launch.arguments[name] if name not in tensors else None for name in names]
+            self._values = [self.arguments.get(name) for name in names]
             self._places = [names.index(name) for name in tensors]
             self._compiled[alignment] = kernel
 
@@ -80,21 +73,57 @@ _plans: dict[tuple[Any, ...], Plan] = {}
 
 
 def launch(
-    kernel: Any, tensors: Tensors, static: tuple[Any, ...], device: torch.device, make: Callable[[], Plan]
+    *,
+    kernel: Any,
+    tensors: Tensors,
+    config: KernelConfig,
+    rest: Callable[[], Rest],
+    facts: Hashable = None,
+    tuned: str | None = None,
 ) -> None:
-    """Launch ``kernel`` by the plan that ``make`` returns, or returned for the like of these tensors.
+    """Launch ``kernel`` on the device of ``tensors``, or take note of it inside of ``recorded_launches()``.
 
-    ``static`` is everything besides the sizes, strides and dtypes of ``tensors`` that the plan depends on; it includes
-    the configuration.
+    ``rest`` makes the grid and all other arguments, unless the like of these tensors was launched before with equal
+    ``config`` and ``facts``: these are everything besides the sizes, strides and dtypes of tensors and the numbers
+    beside them in tuples that ``rest`` depends on. ``tuned`` is which of ``KERNELS`` the configuration was chosen for;
+    one that is fixed was chosen for none.
     """
-    metas = tuple([None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors.values()])
-    key = (kernel, static, device, pretended_target(), metas)
+    device = next(value.device for value in tensors.values() if isinstance(value, Tensor))
+    key = (kernel, config, facts, device, pretended_target(), _looks(tensors.values()))
     plan = _plans.get(key)
     if plan is None:
         if len(_plans) >= MOST_PLANS:
             _plans.clear()
-        plan = _plans[key] = make()
+        plan = _plans[key] = Plan(kernel, rest(), config, tuned)
     plan.run(tensors, device)
+
+
+def _looks(values: Any) -> tuple[Any, ...]:
+    """What can be told of arguments but for their addresses."""
+    return tuple(
+        [
+            (value.shape, value.stride(), value.dtype)
+            if isinstance(value, Tensor)
+            else _looks(value)
+            if isinstance(value, tuple)
+            else value
+            for value in values
+        ]
+    )
+
+
+def _alignment(values: Any) -> tuple[Any, ...]:
+    """What Triton looks at in the addresses of tensors."""
+    return tuple(
+        [
+            value.data_ptr() % ALIGNMENT
+            if isinstance(value, Tensor)
+            else _alignment(value)
+            if isinstance(value, tuple)
+            else None
+            for value in values
+        ]
+    )
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
@@ -103,16 +132,9 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device)
 
 
-@cache
-def _calls_compiled_kernels() -> bool:
-    """Whether Triton tells kernels apart by nothing but what a plan knows, and calls them as this file does."""
-    import triton
-
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    # On AMD the size of a tensor's storage counts too.
-    return version >= OLDEST_CALLABLE and not torch.version.hip
-
-
 def _is_callable(kernel: Any) -> bool:
-    """Whether ``kernel`` is a compiled one, and not what an interpreter or a compiler in the background returns."""
-    return type(kernel).__name__ == "CompiledKernel" and _calls_compiled_kernels()
+    """Whether ``kernel`` can be called: an interpreter, or a compiler in the background, returns something else.
+
+    On AMD Triton tells kernels apart by what a plan does not know: the size of a tensor's storage.
+    """
+    return type(kernel).__name__ == "CompiledKernel" and torch.version.hip is None

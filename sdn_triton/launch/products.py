@@ -8,17 +8,18 @@ products. Then that is made, which is half as much, and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import EdgeWeightStrides, MatrixStrides
 from sdn_triton.kernels.edge_products import edge_products_kernel
 from sdn_triton.kernels.tap_products import tap_products_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
-from sdn_triton.launch.run import Launch, as_factor, cdiv, image_strides, needs_64_bits, precision_of, target_of
-from sdn_triton.tuning.channels_last import padded
+from sdn_triton.launch.plan import Rest
+from sdn_triton.launch.run import as_factor, cdiv, needs_64_bits, precision_of, steps_of, strides_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 
 L2_SHARE = 0.65
@@ -89,26 +90,6 @@ def strips(call: DifferenceCall, places: Places, block_h: int, row_bytes: int, r
             yield Strip(image, min(images, batch - image), row, last - row, first_output, last_output - first_output)
 
 
-def products_bytes(call: DifferenceCall) -> int:
-    """What the products of a backward pass take at once, of an incoming gradient that lies as the input does.
-
-    Where a contrast is a tensor, if its gradient is wanted.
-    """
-    learned = isinstance(call.contrast, Tensor)
-    config = call.config("difference_data_gradient", learned)
-    kernel = call.likely_products_kernel
-    places = Places.of(call, kernel)
-    columns = call.groups * places.slots * (padded(call.channels) if config.pairs else call.channels)
-    item_bytes = torch.float32.itemsize if learned else call.input.dtype.itemsize
-    row_bytes = places.columns * columns * item_bytes
-    room = strip_room(call.input.device, call.config(kernel), item_bytes)
-    return _most_rows(strips(call, places, config.block_h, row_bytes, room)) * row_bytes
-
-
-def _most_rows(cuts: Iterable[Strip]) -> int:
-    return max((cut.images * cut.output_rows for cut in cuts), default=0)
-
-
 def strip_room(device: torch.device, config: KernelConfig, item_bytes: int) -> int:
     """Bytes that the products of a strip may take: what the cache holds, but a tile for every multiprocessor."""
     target = target_of(device)
@@ -129,7 +110,7 @@ def products_of_strips(
     columns = places.slots * call.channels
     row_bytes = places.columns * call.groups * columns * dtype.itemsize
     cuts = list(strips(call, places, block_h, row_bytes, strip_room(device, config, dtype.itemsize)))
-    most = _most_rows(cuts)
+    most = max((cut.images * cut.output_rows for cut in cuts), default=0)
     if call.input.stride(1) == 1 or call.input.stride(3) != 1:
         memory = torch.empty((call.groups, most, places.columns, columns), dtype=dtype, device=device)
     else:
@@ -150,9 +131,9 @@ def products_of_strips(
             images = grad[cut.first_image : cut.first_image + cut.images]
             made = products[:, first - cut.first_output_row :]
             if places.edges:
-                _edge_products(call, images, weight, made, first, last - first, config)(device)
+                _edge_products(call, images, weight, made, first, last - first, config)
             else:
-                _tap_products(call, images[:, :, first:last], weight, made, config)(device)
+                _tap_products(call, images[:, :, first:last], weight, made, config)
         yield cut, products
         before = cut
 
@@ -182,37 +163,32 @@ def _weight_of_edges(call: DifferenceCall) -> Tensor:
     return ends.permute(1, 0, 2, 4, 3).contiguous()
 
 
-def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, config: KernelConfig) -> Launch:
+def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, config: KernelConfig) -> None:
     images, _, rows, columns = grad.shape
-    return Launch(
-        kernel=tap_products_kernel,
-        grid=(
-            images * cdiv(rows * columns, config.block_p) * cdiv(weight.shape[2], config.block_c),
-            call.groups,
-        ),
-        arguments=dict(
-            h_ptr=products,
-            gradient_ptr=grad,
-            weight_ptr=weight,
+
+    def rest() -> Rest:
+        tiles = images * cdiv(rows * columns, config.block_p)
+        return (tiles * cdiv(weight.shape[2], config.block_c), call.groups), dict(
             pixels_of_image=rows * columns,
             WO=columns,
             O=call.outputs,
             COLUMNS=weight.shape[2],
-            stride_hg=products.stride(0),
-            stride_hp=products.stride(2),
-            stride_hk=products.stride(3),
-            **image_strides("g", grad),
-            stride_wg=weight.stride(0),
-            stride_wo=weight.stride(1),
-            stride_wk=weight.stride(2),
+            h_strides=MatrixStrides(products.stride(0), products.stride(2), products.stride(3)),
+            g_strides=strides_of(grad),
+            weight_strides=MatrixStrides(*weight.stride()),
             ONE_ROW=rows == 1 or grad.stride(2) == columns * grad.stride(3),
             PRECISION=precision_of(call.arithmetic),
             INT64=needs_64_bits(grad),
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
             BLOCK_O=config.block_o,
-        ),
+        )
+
+    call.launch(
+        kernel=tap_products_kernel,
+        tensors=dict(h_ptr=products, gradient_ptr=grad, weight_ptr=weight),
         config=config,
+        rest=rest,
         tuned="tap_products",
     )
 
@@ -225,22 +201,13 @@ def _edge_products(
     first_row: int,
     rows: int,
     config: KernelConfig,
-) -> Launch:
+) -> None:
     columns = products.shape[2]
-    strides = dict(zip(("stride_wg", "stride_we", "stride_wo", "stride_wt", "stride_wc"), weight.stride()))
-    return Launch(
-        kernel=edge_products_kernel,
-        grid=(
-            grad.shape[0]
-            * cdiv(rows * columns, config.block_p)
-            * (call.taps // 2)
-            * cdiv(call.channels, config.block_c),
-            call.groups,
-        ),
-        arguments=dict(
-            h_ptr=products,
-            gradient_ptr=grad,
-            weight_ptr=weight,
+
+    def rest() -> Rest:
+        tiles = grad.shape[0] * cdiv(rows * columns, config.block_p)
+        blocks = call.taps // 2 * cdiv(call.channels, config.block_c)
+        return (tiles * blocks, call.groups), dict(
             places_of_image=rows * columns,
             first_row=first_row,
             columns=columns,
@@ -248,11 +215,10 @@ def _edge_products(
             WO=call.output_size[1],
             O=call.outputs,
             C=call.channels,
-            dilation_h=call.options.dilation[0],
-            dilation_w=call.options.dilation[1],
-            stride_hg=products.stride(0),
-            **image_strides("g", grad),
-            **strides,
+            steps=steps_of(call.options),
+            h_stride=products.stride(0),
+            g_strides=strides_of(grad),
+            weight_strides=EdgeWeightStrides(*weight.stride()),
             KERNEL_H=call.options.kernel_size[0],
             KERNEL_W=call.options.kernel_size[1],
             PRECISION=precision_of(call.arithmetic),
@@ -260,7 +226,13 @@ def _edge_products(
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
             BLOCK_O=config.block_o,
-        ),
+        )
+
+    call.launch(
+        kernel=edge_products_kernel,
+        tensors=dict(h_ptr=products, gradient_ptr=grad, weight_ptr=weight),
         config=config,
+        rest=rest,
+        facts=(first_row, rows),
         tuned="edge_products",
     )

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import Ratio
 from sdn_triton.kernels.resize import resize_gradient_kernel
-from sdn_triton.launch.plan import Plan, launch
-from sdn_triton.launch.run import cdiv, image_strides, needs_64_bits, target_of
+from sdn_triton.launch.plan import Rest, launch
+from sdn_triton.launch.run import cdiv, needs_64_bits, strides_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 
@@ -27,32 +28,26 @@ def gradient(grad: Tensor, like: Tensor) -> Tensor:
     block_w = tile_width(config.block_p, rows, columns, wanted=config.block_w)
     block_h = config.block_p // block_w
 
-    def plan() -> Plan:
+    def rest() -> Rest:
         tiles = images * cdiv(rows, block_h) * cdiv(columns, block_w)
-        return Plan(
-            kernel=resize_gradient_kernel,
-            grid=(tiles * cdiv(channels, config.block_c),),
-            arguments=dict(
-                C=channels,
-                H=height,
-                W=width,
-                HV=rows,
-                WV=columns,
-                ratio_h=rows / height,
-                ratio_w=columns / width,
-                reach_h=_reach(height, rows),
-                reach_w=_reach(width, columns),
-                **image_strides("s", small),
-                **image_strides("l", grad),
-                INT64=needs_64_bits(small, grad),
-                BLOCK_H=block_h,
-                BLOCK_W=block_w,
-                BLOCK_C=config.block_c,
-            ),
-            config=config,
+        return (tiles * cdiv(channels, config.block_c),), dict(
+            C=channels,
+            H=height,
+            W=width,
+            HV=rows,
+            WV=columns,
+            ratio=Ratio(rows / height, columns / width),
+            reach_h=_reach(height, rows),
+            reach_w=_reach(width, columns),
+            small_strides=strides_of(small),
+            large_strides=strides_of(grad),
+            INT64=needs_64_bits(small, grad),
+            BLOCK_H=block_h,
+            BLOCK_W=block_w,
+            BLOCK_C=config.block_c,
         )
 
-    launch(resize_gradient_kernel, dict(small_ptr=small, large_ptr=grad), (config,), grad.device, plan)
+    launch(kernel=resize_gradient_kernel, tensors=dict(small_ptr=small, large_ptr=grad), config=config, rest=rest)
     return small
 
 

@@ -1,9 +1,9 @@
-"""A launch as a value: it can be run on its tensors' device, or recorded and compiled for another one."""
+"""A launch as a value, which can be recorded and compiled for another device, and what launches are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sdn_triton.backend import is_interpreted
+from sdn_triton.kernels.arguments import Contrast, Steps, Strides
 from sdn_triton.launch.support import LARGEST_GRID, LARGEST_GRID_AXIS
+from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
@@ -25,6 +27,7 @@ WORD_BYTES = 4
 """What two channels of a half type take."""
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
+_recorded_for: ContextVar[Target | None] = ContextVar("sdn_triton_recorded_for", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,11 @@ class Launch:
         """Under which of ``KERNELS`` its configuration is chosen; its own name where it is fixed."""
         return self.tuned or self.name
 
+    def value_of(self, parameter: str) -> Any:
+        """An argument, or a member of one: "u_strides.h"."""
+        name, _, member = parameter.partition(".")
+        return getattr(self.arguments[name], member) if member else self.arguments[name]
+
     @property
     def options(self) -> dict[str, Any]:
         """Compiler options; triton 3.10 no longer fuses multiplications and additions unless told to."""
@@ -58,13 +66,6 @@ class Launch:
             "num_stages": self.config.num_stages,
             "enable_fp_fusion": True,
         }
-
-    def __call__(self, device: torch.device) -> None:
-        """Run on ``device``, or only take note of the launch inside :func:`recorded_launches`."""
-        if note_launch(lambda: self):
-            return
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self.start()
 
     def start(self) -> Any:
         """Launch on the current device by way of Triton's look-up, and return the compiled kernel that it found.
@@ -106,14 +107,18 @@ def note_launch(launch: Callable[[], Launch]) -> bool:
 
 
 @contextmanager
-def recorded_launches() -> Iterator[list[Launch]]:
-    """Collect the launches made inside instead of running them; meta tensors will do as arguments."""
+def recorded_launches(target: Target | None = None) -> Iterator[list[Launch]]:
+    """Collect the launches made inside instead of running them; meta tensors will do as arguments.
+
+    ``target`` is the device that these are taken to be on.
+    """
     launches: list[Launch] = []
-    token = _record.set(launches)
+    tokens = _record.set(launches), _recorded_for.set(target)
     try:
         yield launches
     finally:
-        _record.reset(token)
+        _record.reset(tokens[0])
+        _recorded_for.reset(tokens[1])
 
 
 @cache
@@ -128,7 +133,8 @@ def _cuda_target(index: int) -> Target:
 def target_of(device: torch.device) -> Target:
     """What configurations for ``device`` are chosen by."""
     if device.type != "cuda":
-        return pretended_target() or INTERPRETER
+        recorded_for = _recorded_for.get() if device.type == "meta" else None
+        return recorded_for or pretended_target() or INTERPRETER
     return _cuda_target(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -174,7 +180,7 @@ def starts_at_word(tensor: Tensor) -> bool:
 
     That of another library, which PyTorch took over, need not start there itself.
     """
-    if isinstance(tensor, FakeTensor):  # which has an address, but warns who asks for it
+    if tensor.is_meta or isinstance(tensor, FakeTensor):  # a fake one has an address, but warns who asks for it
         return tensor.storage_offset() * tensor.itemsize % WORD_BYTES == 0
     return tensor.data_ptr() % WORD_BYTES == 0
 
@@ -194,10 +200,21 @@ def next_power(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def image_strides(name: str, tensor: Tensor | None) -> dict[str, int]:
-    """The strides of an image tensor as kernels name them; zeros where there is no tensor."""
-    strides = (0, 0, 0, 0) if tensor is None else tensor.stride()
-    return {f"stride_{name}{axis}": stride for axis, stride in zip("nchw", strides)}
+def strides_of(image: Tensor | None) -> Strides:
+    """The strides of an image as kernels take them; zeros where there is no image."""
+    return Strides(0, 0, 0, 0) if image is None else Strides(*image.stride())
+
+
+def contrast_of(contrast: float | Tensor) -> Contrast:
+    """The contrast as kernels take it: a tensor that they load from, or the inverse of one number."""
+    if isinstance(contrast, Tensor):
+        return Contrast(contrast, 1.0, contrast.stride(0) if contrast.ndim else 0)
+    return Contrast(None, 1.0 / contrast, None)
+
+
+def steps_of(options: DifferenceOptions) -> Steps:
+    """Where centres and taps are, as kernels take it."""
+    return Steps(*options.stride, *options.dilation)
 
 
 def as_long_rows(*tensors: Tensor) -> list[Tensor]:
@@ -214,9 +231,3 @@ def as_long_rows(*tensors: Tensor) -> list[Tensor]:
             t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
         )
     return list(tensors)
-
-
-def refuse_wrong_interpretation(input: Tensor) -> None:
-    """Raise where Triton's interpreter would compute wrong results without a word."""
-    if input.device.type == "cpu" and input.dtype == torch.bfloat16 and target_of(input.device) == INTERPRETER:
-        raise RuntimeError("Triton's interpreter computes bfloat16 wrongly; use float32 or float16 on the CPU")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from sdn_triton.kernels.arguments import Steps
 from sdn_triton.kernels.similarity import similarity_gradient_kernel, similarity_kernel
-from sdn_triton.launch.run import Launch, cdiv, count_tiles, image_strides, needs_64_bits
+from sdn_triton.launch.plan import Rest, launch
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, needs_64_bits, steps_of, strides_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -19,14 +19,9 @@ def forward(
     """``s[n,tap,p] = g(||v[n,:,q] - v[n,:,p]||_2)`` as [N, taps, Ho, Wo] in float32."""
     images, channels, rows, columns = guidance.shape
     maps = guidance.new_empty((images, len(options.taps), *output_size), dtype=torch.float32)
-    if maps.numel() == 0:
-        return maps
-    Launch(
-        kernel=similarity_kernel,
-        grid=(count_tiles(images, *output_size, config), len(options.taps)),
-        arguments=dict(
-            s_ptr=maps,
-            v_ptr=guidance,
+
+    def rest() -> Rest:
+        return (count_tiles(images, *output_size, config), len(options.taps)), dict(
             CG=channels,
             H=rows,
             W=columns,
@@ -34,13 +29,9 @@ def forward(
             WO=output_size[1],
             origin_h=options.origin[0],
             origin_w=options.origin[1],
-            step_h=options.stride[0],
-            step_w=options.stride[1],
-            dilation_h=options.dilation[0],
-            dilation_w=options.dilation[1],
-            **image_strides("s", maps),
-            **image_strides("v", guidance),
-            **_contrast_arguments(contrast),
+            steps=steps_of(options),
+            s_strides=strides_of(maps),
+            v_strides=strides_of(guidance),
             KERNEL_H=options.kernel_size[0],
             KERNEL_W=options.kernel_size[1],
             DIFFUSIVITY=options.diffusivity,
@@ -48,10 +39,17 @@ def forward(
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
-        ),
+        )
+
+    tensors = dict(s_ptr=maps, v_ptr=guidance, contrast=contrast_of(contrast))
+    launch(
+        kernel=similarity_kernel,
+        tensors=tensors,
         config=config,
+        rest=rest,
+        facts=options,
         tuned="similarity",
-    )(guidance.device)
+    )
     return maps
 
 
@@ -71,42 +69,36 @@ def backward(
     dguidance = torch.empty_like(guidance) if needs_guidance else None
     present = () if dguidance is None else (dguidance,)
     sums = guidance.new_empty((blocks,), dtype=torch.float32) if needs_contrast else None
-    Launch(
-        kernel=similarity_gradient_kernel,
-        grid=(blocks,),
-        arguments=dict(
-            dv_ptr=dguidance,
-            contrast_sums_ptr=sums,
-            edge_ptr=edges,
-            v_ptr=guidance,
+
+    def rest() -> Rest:
+        return (blocks,), dict(
             CG=channels,
             H=rows,
             W=columns,
-            dilation_h=options.dilation[0],
-            dilation_w=options.dilation[1],
-            **image_strides("dv", dguidance),
-            **image_strides("edge_", edges),
-            **image_strides("v", guidance),
-            **_contrast_arguments(contrast),
+            steps=Steps(1, 1, *options.dilation),
+            dv_strides=strides_of(dguidance),
+            edge_strides=strides_of(edges),
+            v_strides=strides_of(guidance),
             KERNEL_H=options.kernel_size[0],
             KERNEL_W=options.kernel_size[1],
-            NEEDS_V=needs_guidance,
-            NEEDS_CONTRAST=needs_contrast,
             INT64=needs_64_bits(guidance, edges, *present, margin=sum(options.reach)),
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
+        )
+
+    launch(
+        kernel=similarity_gradient_kernel,
+        tensors=dict(
+            dv_ptr=dguidance,
+            contrast_sums_ptr=sums,
+            edge_ptr=edges,
+            v_ptr=guidance,
+            contrast=contrast_of(contrast),
         ),
         config=config,
+        rest=rest,
+        facts=options,
         tuned="similarity_gradient",
-    )(guidance.device)
+    )
     return dguidance, sums
-
-
-def _contrast_arguments(contrast: Contrast) -> dict[str, Any]:
-    is_tensor = isinstance(contrast, Tensor)
-    return {
-        "contrast_ptr": contrast if is_tensor else None,
-        "inverse_contrast": 1.0 if is_tensor else 1.0 / contrast,
-        "LOAD_CONTRAST": is_tensor,
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import torch
@@ -20,6 +21,8 @@ LARGEST_GRID_AXIS = 65_535
 LARGEST_VECTOR_GROUPS = 8
 LARGEST_WEIGHT = 2**31 - 1
 OLDEST_CAPABILITY = (8, 0)
+OLDEST_TRITON = (3, 6)
+"""Kernels take tuples, which triton 3.2 cannot; this is the oldest version that they were checked with."""
 
 
 def why_not_difference(arguments: DifferenceArguments, options: DifferenceOptions) -> str | None:
@@ -52,8 +55,8 @@ def why_not_block(arguments: BlockArguments, options: BlockOptions) -> str | Non
 
 
 def _why_not_tensors(input: Tensor, other: Tensor, weight: Tensor) -> str | None:
-    if not _has_triton():
-        return "triton is not installed"
+    if (obstacle := _why_no_triton()) is not None:
+        return obstacle
     if input.dtype not in DTYPES:
         return f"the kernels compute in float32, float16 and bfloat16, not in {_name(input.dtype)}"
     for tensor in (other, weight):
@@ -80,5 +83,15 @@ def _name(dtype: torch.dtype) -> str:
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _why_no_triton() -> str | None:
+    """Asked without importing triton; one that goes by another name, as PyTorch's nightly one, is taken to be new."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    try:
+        installed = version("triton")
+    except PackageNotFoundError:
+        return None
+    major, minor = (int(part) for part in installed.split(".")[:2])
+    if (major, minor) < OLDEST_TRITON:
+        return f"the kernels need triton {'.'.join(map(str, OLDEST_TRITON))} or newer, this is {installed}"
+    return None

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sdn_triton.dispatch_state import is_untouched
 from sdn_triton.normalisation import Statistics
-from sdn_triton.tracing import is_untouched
 
 PLAIN = (nn.BatchNorm2d, nn.SyncBatchNorm)
 

@@ -19,6 +19,7 @@ from sdn_triton.checks import (
     resolve_padding,
     shape,
 )
+from sdn_triton.dispatch_state import is_symbolic, symbolic_call
 from sdn_triton.functional import semantic_difference_conv2d
 from sdn_triton.options import (
     BACKENDS,
@@ -31,7 +32,6 @@ from sdn_triton.options import (
     PaddingMode,
     Similarity,
 )
-from sdn_triton.tracing import is_symbolic, symbolic_call
 
 
 class SemanticDifferenceConv2d(nn.Conv2d):

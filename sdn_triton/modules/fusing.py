@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdn_triton import tracing
+from sdn_triton import dispatch_state
 from sdn_triton.backend import Decision, is_recording, note, prefers_triton
+from sdn_triton.dispatch_state import is_transformed, is_untouched
 from sdn_triton.functional import feature_fusion, padded
 from sdn_triton.modules import batch_norm
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
@@ -25,7 +26,6 @@ from sdn_triton.ops.moments import moments
 from sdn_triton.ops.resize import resized, size_of
 from sdn_triton.options import PADDED_BEFORE, BlockArguments, BlockOptions, DifferenceArguments, DifferenceOptions
 from sdn_triton.remembered import difference_options
-from sdn_triton.tracing import is_transformed, is_untouched
 
 
 class Parts(NamedTuple):
@@ -54,11 +54,11 @@ def forward(parts: Parts, input: Tensor, guidance: Tensor) -> Tensor:
 
 def why_not(parts: Parts, input: Tensor, guidance: Tensor) -> str | None:
     """What keeps a block from being fused; None if nothing does. Both paths of an operator can be fused."""
-    if tracing.takes_plain_form() or is_transformed():
+    if dispatch_state.takes_plain_form() or is_transformed():
         return "its parts are what is transformed"
     if not (is_untouched(parts.sdc, SemanticDifferenceConv2d) and is_untouched(parts.fusion, FeatureFusion)):
         return "one of its parts was replaced, or has hooks"
-    if not all(map(tracing.is_ordinary, (input, guidance, parts.sdc.weight, parts.fusion.weight))):
+    if not all(map(dispatch_state.is_ordinary, (input, guidance, parts.sdc.weight, parts.fusion.weight))):
         return "its tensors are no ordinary ones"
     norm = parts.fusion.norm
     if not batch_norm.is_plain(norm):
@@ -128,7 +128,7 @@ def _normalised(
 
 
 def _by_parts(parts: Parts, input: Tensor, guidance: Tensor) -> Tensor:
-    if not tracing.quietly(_are_as_large, guidance, input):
+    if not dispatch_state.quietly(_are_as_large, guidance, input):
         guidance = F.interpolate(guidance, size=input.shape[-2:], mode="bilinear", align_corners=False)
     output: Tensor = parts.fusion(input, parts.sdc(input, guidance))
     return output

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sdn_triton.backend import prefers_triton
 from sdn_triton.checks import check_name, integer
+from sdn_triton.dispatch_state import is_symbolic, symbolic_call
 from sdn_triton.functional import feature_fusion
 from sdn_triton.modules import batch_norm
 from sdn_triton.normalisation import moments
 from sdn_triton.options import ACTIVATIONS, BACKENDS, Activation, Backend
-from sdn_triton.tracing import is_symbolic, symbolic_call
 
 
 class FeatureFusion(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.checks import shape
-from sdn_triton.tracing import is_jit_traced
+from sdn_triton.dispatch_state import is_jit_traced
 
 
 def stages_of(features: Any) -> tuple[Any, ...]:
@@ -36,16 +36,21 @@ def check_stages(stages: Sequence[Any], count: int, channels: tuple[int, ...]) -
             raise ValueError(f"features: stage {place} must have the shape [N, C, H, W], got {shape(stage)}")
     if is_jit_traced():
         return
-    given = tuple(stage.shape[-3] for stage in stages)
-    if channels and given != channels:
-        hint = "; they come in the opposite order" if given[::-1] == channels else ""
+    present = tuple(stage.shape[-3] for stage in stages)
+    if channels and present != channels:
+        hint = "; they come in the opposite order" if present[::-1] == channels else ""
         raise ValueError(f"features must have {list(channels)} channels, fine to coarse, got {_shapes(stages)}{hint}")
     # A trace would keep a comparison of sizes as a condition on all later calls.
     if torch.compiler.is_compiling():
         return
-    for own, following in pairwise(stages):
-        if own.shape[-2] * own.shape[-1] < following.shape[-2] * following.shape[-1]:
-            raise ValueError(f"features must come fine to coarse, got {_shapes(stages)}: the order may be reversed")
+    if not is_fine_to_coarse(stages):
+        raise ValueError(f"features must come fine to coarse, got {_shapes(stages)}: the order may be reversed")
+
+
+def is_fine_to_coarse(stages: Sequence[Tensor]) -> bool:
+    """Whether no stage has more pixels than the one before."""
+    pixels = [stage.shape[-2] * stage.shape[-1] for stage in stages]
+    return all(own >= following for own, following in pairwise(pixels))  # not sorted(): sizes may be symbols of a trace
 
 
 def _shapes(stages: Sequence[Tensor]) -> str:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sdn_triton.checks import Size, integer, integers, shape
+from sdn_triton.dispatch_state import is_jit_traced, is_symbolic, symbolic_call
 from sdn_triton.modules import fusing
 from sdn_triton.modules.difference_conv import SemanticDifferenceConv2d
 from sdn_triton.modules.fusion import FeatureFusion
 from sdn_triton.modules.pyramid import check_stages, in_the_form_of, stages_of
 from sdn_triton.ops.resize import resized, size_of
 from sdn_triton.options import Backend, Contrast, Diffusivity, PaddingMode, Similarity
-from sdn_triton.tracing import is_jit_traced, is_symbolic, symbolic_call
 
 Features: TypeAlias = Tensor | Iterable[Tensor] | Mapping[str, Tensor]
 """The stages of a pyramid, fine to coarse; a tensor is one stage."""

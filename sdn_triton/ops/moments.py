@@ -7,6 +7,7 @@ the difference convolution, of a gradient to which what leads back through mean 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,10 +17,9 @@ from sdn_triton.backend import is_recording
 from sdn_triton.eager.layouts import compute_dtype
 from sdn_triton.ops.difference_conv import DifferenceOperator, difference_conv
 from sdn_triton.ops.operator import distinct, gradients_of, needs_gradient, restore, save
-from sdn_triton.ops.path import path_module
+from sdn_triton.ops.path import launched_gradient
 from sdn_triton.ops.resize import resized, resized_gradient, size_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceOptions
-from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 
 Moments = tuple[Tensor, Tensor, Tensor]
 
@@ -34,7 +34,10 @@ class MomentsOperator(DifferenceOperator):
 
     def empty_output(self, arguments: DifferenceArguments, options: DifferenceOptions) -> Moments:
         response = super().empty_output(arguments, options)
-        mean, variance = (response.new_empty(response.shape[1], dtype=compute_dtype(response)) for _ in range(2))
+        # There is no mean of nothing.
+        mean, variance = (
+            response.new_full((response.shape[1],), math.nan, dtype=compute_dtype(response)) for _ in range(2)
+        )
         return response, mean, variance
 
     def __call__(self, arguments: DifferenceArguments, options: DifferenceOptions, backend: str) -> Moments:
@@ -44,10 +47,16 @@ class MomentsOperator(DifferenceOperator):
         elif is_recording():
             self.note(_at_one_size(arguments), options, backend)
         if needs_gradient(arguments):
-            found: Moments = _WithMoments.apply(backend, options, *arguments)
-        else:
-            found = self.forward(_at_one_size(arguments), options, backend)
-        return found
+            recorded: Moments = _WithMoments.apply(backend, options, *arguments)
+            return recorded
+        output: Moments = self.forward(_at_one_size(arguments), options, backend)
+        return output
+
+    def rehearse(
+        self, arguments: DifferenceArguments, stand_ins: DifferenceArguments, options: DifferenceOptions
+    ) -> tuple[str, ...]:
+        remarks = super().rehearse(arguments, stand_ins, options)
+        return *difference_conv.rehearse_backward(arguments, stand_ins, options), *remarks
 
 
 moments = MomentsOperator()
@@ -95,10 +104,9 @@ def response_gradient(grads: Any, response: Tensor, mean: Tensor, path: str) -> 
         return torch.zeros_like(response) if grad is None else grad
     grad = torch.zeros_like(response) if grad is None else grad
     by_mean, by_variance = (torch.zeros_like(mean) if g is None else g for g in (by_mean, by_variance))
-    given = grad, response, mean, by_mean, by_variance
-    if path == "triton" and not torch.is_grad_enabled() and are_plain(given) and not only_has_a_shape(response):
-        found: Tensor = path_module(path, "moments").gradient(*in_memory(given))
-        return found
+    launched = launched_gradient(path, "moments", grad, response, mean, by_mean, by_variance)
+    if launched is not None:
+        return launched
     count = response.numel() // response.shape[1]
     offset, centre, slope = (x.view(-1, 1, 1) for x in (by_mean / count, mean, 2 * by_variance / count))
     total = torch.addcmul(offset + grad, response - centre, slope)

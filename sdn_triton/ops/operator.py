@@ -16,13 +16,14 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
-from sdn_triton import tracing
+from sdn_triton import dispatch_state
+from sdn_triton.backend import is_recording
+from sdn_triton.dispatch_state import are_plain, is_plain, is_transformed, only_has_a_shape
 from sdn_triton.ops.autocast import autocast_dtype
 from sdn_triton.ops.batching import map_backward, map_forward
-from sdn_triton.ops.path import NAMESPACE, A, Options, PathOperator
+from sdn_triton.ops.path import NAMESPACE, A, Options, PathOperator, is_empty
 from sdn_triton.ops.sharding import register_rules_if_used
 from sdn_triton.options import Needs
-from sdn_triton.tracing import are_plain, is_plain, is_transformed, only_has_a_shape
 
 O = TypeVar("O", bound="Operator[Any, Any]")
 Gradients = tuple[Tensor | None, ...]
@@ -48,11 +49,12 @@ class Operator(PathOperator[A, Options]):
 
     def __call__(self, arguments: A, options: Options, backend: str) -> Tensor:
         """Run the operator on the path that ``backend`` and the arguments lead to; autocast has to be off."""
-        if tracing.takes_plain_form():
+        if dispatch_state.takes_plain_form():
             return self.plain(arguments, options)
         if torch.compiler.is_compiling():
             return self._traced(arguments, options, backend)
-        self.note(arguments, options, backend)
+        if is_recording():
+            self.note(arguments, options, backend)
         if is_transformed():
             return _Forward.apply(self.name, backend, options, *arguments)
         if needs_gradient(arguments):
@@ -103,13 +105,32 @@ class Operator(PathOperator[A, Options]):
         needs: Sequence[bool],
         kept: tuple[Tensor, ...] = (),
     ) -> Gradients:
-        """Run the backward of the path that the arguments lead to."""
-        if grad.numel() == 0:
+        """Run the backward of the path that the arguments lead to; no path sees an empty batch."""
+        if is_empty(arguments):
             return tuple(
                 torch.zeros_like(a) if need and isinstance(a, Tensor) else None for a, need in zip(arguments, needs)
             )
-        others = (kept,) if kept else ()
-        return tuple(self._run("backward", arguments, options, backend, grad, self.Needs(*needs), *others))
+        path, _ = self.choose(arguments, options, backend, "backward")
+        of_forward = (kept,) if kept else ()
+        return tuple(self._run(path, "backward", arguments, options, backend, grad, self.Needs(*needs), *of_forward))
+
+    def trained(self, arguments: A) -> tuple[bool, ...]:
+        """The gradients that the training of a network asks for: of every tensor."""
+        return self.Needs(*(isinstance(argument, Tensor) for argument in arguments))
+
+    def rehearse(self, arguments: A, stand_ins: A, options: Options) -> tuple[str, ...]:
+        remarks = super().rehearse(arguments, stand_ins, options)
+        return *remarks, *self.rehearse_backward(arguments, stand_ins, options)
+
+    def rehearse_backward(self, arguments: A, stand_ins: A, options: Options) -> tuple[str, ...]:
+        """The same for the backward, with all gradients of a training step."""
+        obstacle = self.obstacle(arguments, options, "backward")
+        if obstacle is not None:
+            return (f"the backward runs eagerly: {obstacle}",)
+        replacements = self._replacements("backward", arguments, options)
+        grad = self.empty_output(stand_ins, options)
+        self._launch("backward", replacements, stand_ins, options, grad, self.trained(arguments))
+        return ()
 
 
 OPERATORS: dict[str, Operator[Any, Any]] = {}
@@ -225,8 +246,8 @@ def gradients_of(
     # Compiled graphs have no second derivative, and mostly nobody asks for one.
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() or is_transformed()):
         return operator.backward(arguments, options, backend, grad, needs, kept)
-    found: Gradients = _Backward.apply(operator.name, backend, options, needs, grad, *arguments)
-    return found
+    gradients: Gradients = _Backward.apply(operator.name, backend, options, needs, grad, *arguments)
+    return gradients
 
 
 class _Backward(torch.autograd.Function):
@@ -273,9 +294,9 @@ class _Backward(torch.autograd.Function):
         gradients, pull = torch.func.vjp(first_derivatives, *(saved[i] for i in places))  # type: ignore[misc]
         incoming = [g for g, need in zip(grads, ctx.needs) if need]
         second = pull(tuple(torch.zeros_like(x) if g is None else g for x, g in zip(gradients, incoming)))
-        found = dict(zip(places, second))
-        _, _, _, _, *wanted = ctx.needs_input_grad
-        return None, None, None, None, *(found[i] if want else None for i, want in enumerate(wanted))
+        by_place = dict(zip(places, second))
+        _, _, _, _, *needs = ctx.needs_input_grad
+        return None, None, None, None, *(by_place[i] if need else None for i, need in enumerate(needs))
 
 
 def distinct(arguments: A) -> A:
@@ -296,19 +317,14 @@ def needs_gradient(arguments: Sequence[Any]) -> bool:
 
 
 def save(ctx: Any, arguments: Sequence[Any]) -> None:
-    """Keep arguments for the backward, tensors and others in their order."""
-    tensors, others = [], []
-    for argument in arguments:
-        is_tensor = isinstance(argument, Tensor)
-        tensors.append(argument if is_tensor else None)
-        others.append(None if is_tensor else argument)
-    ctx.save_for_backward(*tensors)
-    ctx.others = others
+    """Keep arguments for the backward, tensors and numbers in their order."""
+    ctx.save_for_backward(*[argument if isinstance(argument, Tensor) else None for argument in arguments])
+    ctx.numbers = [None if isinstance(argument, Tensor) else argument for argument in arguments]
 
 
 def restore(ctx: Any) -> list[Any]:
     """What was saved."""
-    return [other if tensor is None else tensor for tensor, other in zip(ctx.saved_tensors, ctx.others)]
+    return [number if tensor is None else tensor for tensor, number in zip(ctx.saved_tensors, ctx.numbers)]
 
 
 def _replaced(values: list[Any], places: list[int], new: Sequence[Tensor]) -> list[Any]:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from sdn_triton.backend import Decision, choose, is_on_gpu, is_recording, note, prefers_triton
+from sdn_triton.backend import Decision, choose, is_recording, note
+from sdn_triton.dispatch_state import are_plain, in_memory, only_has_a_shape
 from sdn_triton.ops.batching import image_by_image
+from sdn_triton.ops.rehearsal import rehearsal
 from sdn_triton.options import Arguments
 from sdn_triton.outputs import empty_output
-from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 from sdn_triton.tuning import fallback
-from sdn_triton.tuning.configs import KernelConfig
+from sdn_triton.tuning.configs import Configs
 from sdn_triton.tuning.shapes import note_call, tune_command
 
 NAMESPACE = "sdn_triton"
@@ -39,8 +40,8 @@ class PathOperator(ABC, Generic[A, Options]):
 
     name: ClassVar[str]
     module: ClassVar[str]
-    """The file in ``eager/`` and in ``launch/`` that runs it: ``forward(arguments, options)``; in ``launch/`` also
-    ``describe_configs`` for the configurations it would run with, in ``eager/`` perhaps ``describe`` for the scheme."""
+    """The file in ``eager/`` and in ``launch/`` that runs it: ``forward(arguments, options)``; in ``eager/`` perhaps
+    ``describe``, too, for the scheme."""
     Arguments: type[A]
     schema: ClassVar[str]
     """The arguments of the registered operator."""
@@ -73,14 +74,13 @@ class PathOperator(ABC, Generic[A, Options]):
 
     def __call__(self, arguments: A, options: Options, backend: str) -> Any:
         """Run the operator on the path that ``backend`` and the arguments lead to; nothing is recorded for autograd."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and is_recording():
             self.note(arguments, options, backend)
         return self.forward(arguments, options, backend)
 
     def note(self, arguments: A, options: Options, backend: str) -> None:
-        """Hand the decision about a call to whoever records decisions."""
-        if is_recording():
-            note(self._decision(arguments, options, backend))
+        """Hand the decision about a call to whoever records decisions: to be called only where somebody does."""
+        note(self._decision(arguments, options, backend))
 
     def register(self) -> None:
         """Make the operator known to ``torch.library`` as ``torch.ops.sdn_triton.<name>``."""
@@ -131,69 +131,109 @@ class PathOperator(ABC, Generic[A, Options]):
         Under deterministic algorithms the bits of an image's output do not depend on the images beside it, either.
         """
         note_call(arguments, options)
-        return self._run("forward", arguments, options, backend)
+        path, _ = self.choose(arguments, options, backend)
+        return self._run(path, "forward", arguments, options, backend)
 
     def run_forward_and_keep(self, arguments: A, options: Options, backend: str) -> tuple[Any, tuple[Tensor, ...]]:
         """The same, with what the eager path keeps for its backward, if it can keep something."""
-        is_eager = not prefers_triton(backend, arguments.input)
-        if not self.keeps or not is_eager or torch.are_deterministic_algorithms_enabled():
-            return self.run_forward(arguments, options, backend), ()
         note_call(arguments, options)
-        found: tuple[Any, tuple[Tensor, ...]] = path_module("eager", self.module).forward_and_keep(arguments, options)
-        return found
+        path, _ = self.choose(arguments, options, backend)
+        if path == "triton" or not self.keeps or is_empty(arguments) or torch.are_deterministic_algorithms_enabled():
+            return self._run(path, "forward", arguments, options, backend), ()
+        output_and_kept: tuple[Any, tuple[Tensor, ...]] = path_module(path, self.module).forward_and_keep(
+            arguments, options
+        )
+        return output_and_kept
 
-    def _run(self, step: str, arguments: A, options: Options, backend: str, *others: Any) -> Any:
+    def _run(self, path: str, step: str, arguments: A, options: Options, backend: str, *rest: Any) -> Any:
         """Take a step, forward or backward, all of it again where a configuration of one of its kernels fails.
 
         A path writes to tensors of its own only, so that what the kernels before the failing one did is dropped.
+        No path sees an empty batch. ``rest`` is what a step takes besides arguments and options.
         """
-        path, _ = self.choose(arguments, options, backend, step)
-        function = getattr(path_module(path, self.module), step)
-        if path != "triton":
-            if (
-                step == "forward"
-                and torch.are_deterministic_algorithms_enabled()
-                and len(arguments.input) > 1
-                and 0 in self.independent_dims
-            ):
-                return image_by_image(
-                    lambda *image: function(self.Arguments(*image), options),
-                    arguments,
-                    self.empty_output(arguments, options),
+        if step == "forward" and is_empty(arguments):
+            return self.empty_output(arguments, options)
+        if path == "triton":
+            replacements = self._replacements(step, arguments, options)
+            try:
+                return self._launch(
+                    step, replacements, self.Arguments(*in_memory(arguments)), options, *in_memory(rest)
                 )
-            return function(arguments, options, *others)
-        replacements = self._replacements(arguments, options, step)
-        try:
-            return function(self.Arguments(*in_memory(arguments)), options, *in_memory(others), replacements)
-        except fallback.LaunchFailedError as failure:
-            fallback.step_down(fallback.call_key(self.name, step, arguments, options), failure)
-        return self._run(step, arguments, options, backend, *others)
+            except fallback.LaunchFailedError as failure:
+                fallback.step_down(fallback.call_key(self.name, step, arguments, options), failure)
+            path, _ = self.choose(arguments, options, backend, step)
+            return self._run(path, step, arguments, options, backend, *rest)
+        function = getattr(path_module(path, self.module), step)
+        if (
+            step == "forward"
+            and torch.are_deterministic_algorithms_enabled()
+            and len(arguments.input) > 1
+            and 0 in self.independent_dims
+        ):
+            return image_by_image(
+                lambda *image: function(self.Arguments(*image), options),
+                arguments,
+                self.empty_output(arguments, options),
+            )
+        return function(arguments, options, *rest)
+
+    def _launch(self, step: str, replacements: Configs | None, arguments: A, options: Options, *rest: Any) -> Any:
+        """Take a step with the kernels; ``replacements`` are configurations instead of their own."""
+        return getattr(path_module("triton", self.module), step)(arguments, options, *rest, replacements)
+
+    def _replacements(self, step: str, arguments: A, options: Options) -> Configs | None:
+        """The configurations that stand in for those that failed in a step of such calls before."""
+        if not fallback.anything_failed():
+            return None
+        return fallback.replacements(fallback.call_key(self.name, step, arguments, options))
 
     def choose(self, arguments: A, options: Options, backend: str, step: str = "forward") -> tuple[str, str]:
         """The path that a call takes, and why."""
-        input = arguments.input
-        if backend == "eager" or (backend == "auto" and not is_on_gpu(input)):
-            return choose(backend, input, None)
+        return choose(backend, arguments.input, self.obstacle, arguments, options, step)
+
+    def obstacle(self, arguments: A, options: Options, step: str) -> str | None:
+        """What the kernels cannot do with a step of a call, or what they failed at; None if they can run it."""
         why_not = self.why_not(arguments, options)
         if why_not is None and fallback.anything_failed():
             why_not = fallback.why_exhausted(fallback.call_key(self.name, step, arguments, options))
-        return choose(backend, input, why_not)
-
-    def _replacements(self, arguments: A, options: Options, *steps: str) -> dict[str, KernelConfig] | None:
-        """The configurations that stand in for those that failed in this call before."""
-        if not fallback.anything_failed():
-            return None
-        keys = (fallback.call_key(self.name, step, arguments, options) for step in steps)
-        return {kernel: config for key in keys for kernel, config in fallback.replacements(key).items()}
+        return why_not
 
     def _decision(self, arguments: A, options: Options, backend: str) -> Decision:
         path, reason = self.choose(arguments, options, backend)
         if path != "triton":
             describe = getattr(path_module(path, self.module), "describe", None)
             return Decision(self.name, path, reason, () if describe is None else (describe(arguments, options),))
-        replacements = self._replacements(arguments, options, "forward", "backward")
-        configs = path_module(path, self.module).describe_configs(arguments, options, replacements)
-        return Decision(self.name, path, reason, configs, tune_command(arguments, options))
+        if is_empty(arguments):
+            return Decision(self.name, path, reason, ("launches nothing: the batch is empty",))
+        with rehearsal(arguments) as (stand_ins, launches):
+            remarks = self.rehearse(arguments, self.Arguments(*stand_ins), options)
+        lines = *path_module(path, "description").describe(launches), *remarks
+        return Decision(self.name, path, reason, lines, tune_command(arguments, options))
+
+    def rehearse(self, arguments: A, stand_ins: A, options: Options) -> tuple[str, ...]:
+        """Launch all kernels of a call and its derivative inside :func:`rehearsal`; returns what else there is to say.
+
+        They are launched on ``stand_ins`` for the ``arguments``.
+        """
+        self._launch("forward", self._replacements("forward", arguments, options), stand_ins, options)
+        return ()
+
+
+def is_empty(arguments: Arguments) -> bool:
+    """Whether there are no images; nothing else of a call that was checked can be empty."""
+    return arguments.input.size(0) == 0
+
+
+def launched_gradient(path: str, module: str, *tensors: Tensor) -> Tensor | None:
+    """The gradient that ``launch/<module>.py`` computes from tensors; None where PyTorch's own operations have to.
+
+    These have to on the other path, where the gradient is differentiated, and where tensors are traced, intercepted or
+    without values.
+    """
+    if path != "triton" or torch.is_grad_enabled() or not are_plain(tensors) or only_has_a_shape(tensors[0]):
+        return None
+    gradient: Tensor = path_module(path, module).gradient(*in_memory(tensors))
+    return gradient
 
 
 @cache

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdn_triton.eager.layouts import compute_dtype
-from sdn_triton.ops.path import path_module
+from sdn_triton.ops.path import launched_gradient
 from sdn_triton.outputs import memory_format
-from sdn_triton.tracing import are_plain, in_memory, only_has_a_shape
 
 Size = tuple[int, int]
 
@@ -31,9 +30,9 @@ def resized_gradient(grad: Tensor, image: Tensor, path: str) -> Tensor:
     """
     if size_of(grad) == size_of(image):
         return grad
-    if path == "triton" and not torch.is_grad_enabled() and are_plain((grad, image)) and not only_has_a_shape(grad):
-        found: Tensor = path_module(path, "resize").gradient(*in_memory((grad, image)))
-        return found
+    launched = launched_gradient(path, "resize", grad, image)
+    if launched is not None:
+        return launched
     if grad.is_cuda and torch.are_deterministic_algorithms_enabled():
         return repeatable_gradient(grad, image)
     shape = list(image.shape)

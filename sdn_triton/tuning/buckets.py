@@ -17,7 +17,7 @@ class Bucket(NamedTuple):
 
     ``channels`` and ``outputs``, of one group, are rounded up to a quarter of an octave, ``pixels`` of the whole batch
     to a power of four. ``aligned`` says whether channels come in eights, ``channels_last`` how they lie in memory,
-    and ``can_pair`` whether they can travel in pairs.
+    and ``can_pair`` whether they can be read packed (``KernelConfig.pairs``).
     """
 
     arithmetic: str

@@ -48,8 +48,9 @@ class KernelConfig:
     """Tile sizes and compiler options of one launch.
 
     A tile has ``block_p`` pixels in rows of ``block_w``, ``block_c`` input channels and ``block_o`` outputs; ``splits``
-    is the number of parts into which a sum over all pixels is cut. With ``pairs`` channels travel in words of 32 bits,
-    two of a half type or one of float32 (``kernels/pairs.py``). ``source`` says where the configuration comes from.
+    is the number of parts into which a sum over all pixels is cut. With ``pairs`` channels are read packed, in 32-bit
+    words: two of a half type or one of float32 (``kernels/pairs.py``). ``source`` says where the configuration comes
+    from.
     """
 
     block_p: int

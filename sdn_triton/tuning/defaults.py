@@ -46,7 +46,7 @@ EDGE_CHANNELS = 128
 """What divides the channels of a layer whose edges have products: a tile of them has one tap, and no empty columns."""
 
 PAIRED_KERNELS = tuple(PAIRED_TILES)
-"""The kernels that have a form in which channels travel in pairs."""
+"""The kernels that have a form for packed channels (``KernelConfig.pairs``)."""
 TENSOR_MEMORY = (100, 103)
 """Architectures that keep the sums of a matrix product in a memory of their own."""
 GROUP_PRODUCTS = (90, *TENSOR_MEMORY)
@@ -69,7 +69,7 @@ SUMS_OF_A_WARP = 4096
 class Work(NamedTuple):
     """The size of one launch: channels and outputs of one group, and the pixels that its tiles cover.
 
-    ``can_pair`` says that channels may travel in pairs.
+    ``can_pair`` says that the channels can be read packed.
     """
 
     arithmetic: str
@@ -85,7 +85,7 @@ class Work(NamedTuple):
 
 
 def takes_pairs(kernel: str, arithmetic: str, target: Target) -> bool:
-    """Whether ``kernel`` has a form in which channels travel in words, and it is the faster one on ``target``.
+    """Whether ``kernel`` has a form for packed channels, and it is the faster one on ``target``.
 
     Example:
         >>> hopper, ampere = Target("cuda", 90, 132), Target("cuda", 80, 108)

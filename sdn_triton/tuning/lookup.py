@@ -73,7 +73,7 @@ def from_tables(kernel: str, work: Work, target: Target) -> KernelConfig:
             continue
         config = _fitted(found, kernel, work)
         if config.pairs and not (work.can_pair and has_pairs(kernel, work.arithmetic)):
-            obstacle: str | None = "its channels cannot travel in pairs"
+            obstacle: str | None = "its channels cannot be read packed"
         else:
             obstacle = why_not(kernel, work.arithmetic, config, target)
         if obstacle is None:

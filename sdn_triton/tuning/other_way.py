@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from sdn_triton.tuning.configs import Target
 
+COMPILED_AHEAD = (
+    "torch.compile of the plain formula may train this layer faster, with eight times the input's memory: a model has "
+    "it ahead (docs/benchmarks.md), nothing was measured"
+)
+"""What explain() says of such layers."""
 FEWEST_CHANNELS: dict[tuple[int | str, str, str], int] = {
     (80, "half", "channels_last"): 256,
     (80, "half", "contiguous"): 256,

@@ -236,7 +236,7 @@ UNIT = "op=fusion,c=64,o=64,h=16,w=16,dtype=fp16"
 
 
 def trial():
-    (unit,) = [unit for unit in units_of([LayerShape.parse(UNIT)]) if unit.kernel == "fusion_forward"]
+    (unit,) = [unit for unit in units_of([LayerShape.parse(UNIT)], SM_90) if unit.kernel == "fusion_forward"]
     with precision_of(unit.shape):
         return Trial(unit, torch.device("meta")), default_config(unit.kernel, unit.work, SM_90)
 

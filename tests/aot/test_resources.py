@@ -95,7 +95,7 @@ def test_the_model_bounds_what_the_compiler_takes(kernel, name):
 @pytest.mark.parametrize("kernel", PAIRED_KERNELS)
 @pytest.mark.sampled(2)
 def test_pairs_are_bounded_too(kernel, name):
-    """The same of a draw whose channels travel in pairs; its shared memory is bounded in any case."""
+    """The same of a draw whose channels are read packed; its shared memory is bounded in any case."""
     target = TARGETS[name]
     config = draw(random.Random(f"{kernel} {name}"), kernel, "bf16")
     config = replace(config, block_c=PAIRED_CHANNELS, pairs=True)

@@ -1,5 +1,6 @@
 """The benchmark harness itself: it refuses wrong results, finds slow ones slower, and keeps what it measured."""
 
+import argparse
 import json
 import sys
 import time
@@ -8,23 +9,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from support import oracle
-from support.bench_runs import wrong_gradient, wrong_pixel
+from support.bench_example import case, no_result, one_case, run_of, timed
+from support.bench_runs import CPU, TINY, started, wrong_gradient, wrong_pixel
 
 from sdn_triton import SDNNeck
 from sdn_triton.bench import terminal
+from sdn_triton.bench.commands import compare, running
 from sdn_triton.bench.measuring import rounds
 from sdn_triton.bench.measuring.environment import fingerprint, write_json
-from sdn_triton.bench.problems.checking import Problem, Setting, violations
-from sdn_triton.bench.problems.networks import NETWORKS, Network
+from sdn_triton.bench.problems.cases import BenchCase
+from sdn_triton.bench.problems.checking import Problem, Setting, check, violations
+from sdn_triton.bench.problems.networks import NETWORKS
 from sdn_triton.bench.problems.plain import PlainNeck, reference_difference
-from sdn_triton.bench.problems.providers import FLOOR, KINDS, PROVIDERS, plain, unfold
+from sdn_triton.bench.problems.providers import KINDS, PROVIDERS, plain, unfold
 from sdn_triton.bench.problems.workloads import workloads_of
 from sdn_triton.bench.reports import compare_tables, images
-from sdn_triton.bench.runs.session import Budget, Session
+from sdn_triton.bench.runs import runner
+from sdn_triton.cli import main
 
-TINY = Network("Tiny", (4, 6), (4, 8))
 LAYER, _, BLOCK, _, NECK = workloads_of(TINY, 40, 56, kinds=KINDS)
 
 
@@ -54,14 +57,10 @@ def raises(u, v, weight, bias):
     raise RuntimeError("this provider is broken\nand says more")
 
 
-def slow(u, v, weight, bias):
-    time.sleep(0.02)
-    return F.conv2d(u, weight, bias, padding=1)
-
-
-def session_of(*providers, device="cpu", backward=True, seconds=60.0, workloads=(LAYER,)):
-    setting = Setting(torch.device(device), torch.float32, backward=backward)
-    return Session(setting, [PROVIDERS[FLOOR], *providers], Budget(seconds, list(workloads)), quick=True)
+def checked(difference, workload=LAYER, backward=True, **others):
+    return check(
+        Problem(workload, Setting(CPU, torch.float32, backward=backward)), plain("it", "", difference, **others)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -81,95 +80,139 @@ def test_providers_are_right(workload, dtype, device):
 @pytest.mark.parametrize("difference", [wrong_value, wrong_pixel, wrong_gradient, not_a_number])
 @pytest.mark.parametrize("workload", [LAYER, NECK], ids=lambda workload: workload.kind)
 def test_a_wrong_provider_is_refused(workload, difference):
-    session = session_of(plain("wrong", "", difference))
-    floor, result = session.run(workload)
-    assert floor.status == "ok"
-    assert result.status == "wrong"
-    assert result.forward is result.forward_backward is result.forward_bytes is None
-    assert session.went_wrong
-    shown = compare_tables.workload_table(workload, [floor, result]).plain()
-    assert "wrong WRONG, not timed" in shown
-
-
-def test_a_wrong_compiler_is_refused_too_but_is_not_our_mistake():
-    provider = replace(plain("wrong", "", wrong_value), compiled=True)
-    session = Session(Setting(torch.device("cpu"), torch.float32), [PROVIDERS[FLOOR], provider], Budget(60.0, [LAYER]))
-    result = {result.provider: result for result in session.run(LAYER)}["wrong"]
-    assert result.status == "wrong"
-    assert result.forward is None
-    assert not session.went_wrong
+    finding, may_be_timed = checked(difference, workload)
+    assert (finding.status, may_be_timed) == ("refused", None)
+    assert "allowed" in finding.why
 
 
 def test_a_wrong_shape_is_refused():
-    _, result = session_of(plain("wrong", "", wrong_shape), backward=False).run(LAYER)
-    assert (result.status, result.reason) == ("wrong", "output: error inf, allowed 1.5e-05")
+    finding, _ = checked(wrong_shape, backward=False)
+    assert (finding.status, finding.why) == ("refused", "output: error inf, allowed 1.5e-05")
+    assert finding.figures() == {"error": None, "output_error": None, "gradient_error": None}
 
 
 def test_a_provider_that_raises_is_reported_with_its_first_line():
-    floor, result = (session := session_of(plain("broken", "", raises))).run(LAYER)
-    assert (floor.status, result.status) == ("ok", "failed")
-    assert result.reason == "RuntimeError: this provider is broken"
-    assert session.went_wrong
+    finding, _ = checked(raises)
+    assert (finding.status, finding.why) == ("failed", "RuntimeError: this provider is broken")
 
 
 def test_running_out_of_memory_is_no_error_of_the_provider():
     def hungry(u, v, weight, bias):
         raise torch.OutOfMemoryError("no")
 
-    floor, result = (session := session_of(plain("hungry", "", hungry))).run(LAYER)
-    assert (floor.status, result.status, result.reason) == ("ok", "skipped", "out of memory")
-    assert not session.went_wrong
+    finding, _ = checked(hungry)
+    assert (finding.status, finding.why) == ("unavailable", "out of memory")
 
 
-def test_a_slow_provider_is_found_slower():
-    provider = replace(plain("slow", "", slow), exact=PROVIDERS[FLOOR].exact)
-    floor, result = session_of(provider).run(LAYER)
-    assert result.status == "ok", result.reason
-    for own, other in ((result.forward, floor.forward), (result.forward_backward, floor.forward_backward)):
-        assert own is not None
-        assert other is not None
-        assert own.quartiles[0] > other.quartiles[1]
-        assert own.median > 0.02
+def test_without_backward_no_gradient_is_checked():
+    finding, may_be_timed = checked(wrong_gradient, backward=False)
+    assert finding.status == "ok"
+    assert list(finding.errors) == ["output"]
+    assert finding.figures()["gradient_error"] is None
+    assert may_be_timed is not None
 
 
-def test_without_backward_no_gradient_is_checked_or_timed():
-    _, result = session_of(plain("wrong gradient", "", wrong_gradient), backward=False).run(LAYER)
-    assert result.status == "ok"
-    assert list(result.errors) == ["output"]
-    assert result.forward is not None
-    assert result.forward_backward is None
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_wrong_compiler_is_refused_too_but_is_not_our_mistake(provider, compiled):
+    run = started(["conv2d", provider("wrong", wrong_value, compiled=compiled)])
+    run.run([BenchCase(LAYER)])
+    (case,) = run.record.content["cases"]
+    assert [result["status"] for result in case["results"].values()] == ["ok", "refused"]
+    assert len(list(running._mistakes(run.record.content))) == (0 if compiled else 1)
+
+
+def cases_of(*workloads):
+    return [BenchCase(workload, pass_=pass_) for workload in workloads for pass_ in ("inference", "training")]
+
+
+def test_what_is_not_compiled_is_said_beforehand(provider, capsys):
+    """Of two problems the smaller one is compiled, though the other comes first."""
+    run = started(["conv2d", provider("slow", unfold, compiled=True)], budget=60.0)
+    assert [problem[0] for problem in run.plan(cases_of(NECK, LAYER))] == [NECK]
+    view = compare.PassesSideBySide(("inference", "training"), "float32")
+    run.record.content["environment"] |= ENVIRONMENT
+    assert running.run_and_show(run, cases_of(NECK, LAYER), view) == 0
+    shown = capsys.readouterr().out
+    assert "slow: if compiling takes 25 s a layer, left out of Tiny 40x56, neck (see --budget)" in shown
+    neck, _, layer, _ = (case["results"]["slow"] for case in run.record.content["cases"])
+    assert (neck["status"], layer["status"]) == ("skipped", "ok")
+    assert "compiling takes about 50 s, and" in neck["why"]
+    assert started(["conv2d", "slow"], budget=600.0).plan(cases_of(NECK, LAYER)) == []
+
+
+ENVIRONMENT = {
+    "device": {"name": "here", "threads": 1}, "git": {"revision": None}, "load": None, "torch": "2", "triton": None,
+    "python": "3",
+}  # fmt: skip
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_timing_leaves_the_seconds_that_checks_and_compilers_will_need(provider):
+    """A problem that was compiled in less than was feared leaves the rest to all."""
+    clock = Clock()
+    names = ["conv2d", provider("slow", unfold, compiled=True)]
+    budget = started(names, budget=300.0, clock=clock).budget
+    first, *others = cases = [BenchCase(replace(LAYER, name=f"stage {i}")) for i in range(4)]
+    budget.plan(cases, lambda case: case.providers(names))
+    budget.was_checked(first.problem, 2.0)
+    assert budget.share(first) == pytest.approx((300 - 3 * (25 + 2)) / 4)
+    clock.now = 100.0
+    budget.was_compiled(first.problem, 5.0)
+    assert budget.share(first) == pytest.approx((200 - 3 * (5 + 2)) / 4)
+    budget.was_timed(first)
+    assert budget.share(others[0]) == pytest.approx((200 - 3 * (5 + 2)) / 3)
+    clock.now = 290.0  # 10 s are left, 45 % of them for compilers
+    assert budget.why_not_compile(others[0].problem, 0.0) is not None
+    budget.was_compiled(first.problem, 4.0)
+    assert budget.why_not_compile(others[0].problem, 0.0) is None
+
+
+def test_the_default_budget_has_room_to_compile_every_workload():
+    args = argparse.Namespace(network=["segformer-b0"], size=[(512, 512)], batch=[1], image=None)
+    (workloads,) = compare._workloads(args)
+    run = started(["conv2d", "compile"], budget=compare.SECONDS)
+    assert [w.kind for w in workloads] == ["layer"] * 4 + ["block", "neck"]
+    run.budget.plan(cases_of(*workloads), lambda case: [PROVIDERS["compile"]])
+    assert run.budget.not_compiled() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; {} has every finished case"),
+        (runner.UnusableDeviceError("broken left the device unusable"), 1, "goes on in a new process"),
+    ],
+    ids=["interrupted", "unusable"],
+)
+def test_what_ends_a_comparison_leaves_its_file(tmp_path, monkeypatch, capsys, error, status, said):
+    """A file that was there is replaced."""
+
+    def end(self, *given):
+        self.record.write()
+        raise error
+
+    monkeypatch.setattr(runner.Runner, "run", end)
+    monkeypatch.setitem(NETWORKS, "tiny", TINY)
+    path = tmp_path / "figures.json"
+    path.write_text("{}")
+    options = ["--quick", "--network", "tiny", "--size", "64x64", "--device", "cpu", "--json", str(path)]
+    assert main(["compare", *options]) == status
+    assert said.format(path) in capsys.readouterr().err
+    assert json.loads(path.read_text())["settings"]["quick"] is True
 
 
 def test_a_used_up_budget_is_said():
-    session = session_of(seconds=1e-9)
-    (result,) = session.run(LAYER)
-    assert result.status == "skipped"
-    assert result.reason == "the budget of 0 s is used up (see --budget)"
-    assert not session.went_wrong
-
-
-def test_compilation_waits_for_time():
-    setting = Setting(torch.device("cpu"), torch.float32)
-    session = Session(setting, [PROVIDERS["compile"]], Budget(5.0, [LAYER]))
-    if "compile" in session.absent:
-        pytest.skip(session.absent["compile"])
-    (result,) = session.run(LAYER)
-    assert result.status == "skipped"
-    assert "compiling takes about" in str(result.reason)
-
-
-def test_what_is_not_compiled_is_said_beforehand():
-    setting, provider = Setting(torch.device("cpu"), torch.float32), replace(PROVIDERS["eager"], compiled=True)
-    session = Session(setting, [PROVIDERS[FLOOR], provider], Budget(60.0, [NECK, LAYER]))
-    assert session.uncompiled == [NECK]
-    said = f"eager: left out of {NECK.name}: the budget is too short (see --budget)"
-    assert said in compare_tables.introduction(session)
-    result = session.run(NECK)[1]
-    assert (result.status, result.forward) == ("skipped", None)
-    assert "which the budget has no room for" in str(result.reason)
-    roomy = Session(setting, [PROVIDERS[FLOOR], provider], Budget(600.0, [NECK, LAYER]))
-    assert roomy.uncompiled == []
-    assert said not in compare_tables.introduction(roomy)
+    run = started(["conv2d"], budget=1e-9)
+    run.run([BenchCase(LAYER)])
+    (case,) = run.record.content["cases"]
+    assert case["results"]["conv2d"]["status"] == "skipped"
+    assert case["results"]["conv2d"]["why"] == "0 of 0 s are left (see --budget)"
 
 
 def test_the_reference_is_the_definition():
@@ -236,39 +279,73 @@ def test_fingerprint_names_everything_a_figure_depends_on(device):
     assert found["torch"] == torch.__version__
 
 
-def test_results_are_json_with_all_raw_figures():
-    session = session_of(PROVIDERS["unfold"], plain("wrong", "", not_a_number), workloads=(LAYER, NECK))
-    for workload in (LAYER, NECK):
-        session.run(workload)
-    found = json.loads(json.dumps(session.describe(complete=True), allow_nan=False))
-    assert found["schema"] == 1
-    assert found["complete"] is True
-    layer, neck = found["workloads"]
-    assert (layer["kind"], layer["stages"], neck["kind"]) == ("layer", [[4, 10, 14]], "neck")
-    floor, other, wrong = layer["results"]
-    assert floor["provider"] == "conv2d"
-    for which in ("forward", "forward_backward"):
-        assert len(other[which]["samples_ms"]) >= 3
-        assert other[which]["quartiles_ms"][0] <= other[which]["median_ms"] <= other[which]["quartiles_ms"][1]
-        assert other[f"{which}_peak_bytes"] > 0
-    assert other["errors"].keys() == other["bounds"].keys()
-    assert {"output", "gradient of input", "gradient of guidance", "gradient of weight"} <= other["errors"].keys()
-    assert (wrong["status"], wrong["errors"]["output"], wrong["forward"]) == ("wrong", None, None)
+@pytest.mark.parametrize(
+    ("own", "shown", "style"),
+    [
+        ((2.0, 1.9, 2.1), "1.50x faster", terminal.GOOD),
+        ((2.0, 1.9, 2.95), "1.50x faster?", terminal.FAINT),
+        ((6.0, 5.9, 6.1), "2.00x slower", terminal.BAD),
+    ],
+    ids=["faster", "undecided", "slower"],
+)
+def test_the_summary_shows_wins_and_losses(tmp_path, own, shown, style):
+    results = {
+        "conv2d": timed(1, 1, 1),
+        "eager": timed(*own),
+        "unfold": timed(3.0, 2.9, 3.1),
+        "compile": timed(4, 4, 4),
+    }
+    (summary,) = compare_tables.summary_tables(run_of(tmp_path, one_case(results)))
+    assert summary.rows == [["layer stage 1 4x16x16", f"{own[0]:.2f}x", "unfold", shown]]
+    assert summary.styles == [style]
 
 
-def test_the_summary_shows_wins_and_losses():
-    session = session_of(PROVIDERS["eager"], PROVIDERS["unfold"])
-    _, eager, other = session.run(LAYER)
-    for which in ("forward", "forward_backward"):
-        setattr(eager, which, rounds.Timing((2.0,)))
-        setattr(other, which, rounds.Timing((3.0,)))
-    (summary,) = compare_tables.conclusion(session)
-    assert "1.50x faster" in summary.plain()
-    assert summary.styles == [terminal.GOOD]
-    eager.forward = rounds.Timing((6.0,))
-    (summary,) = compare_tables.conclusion(session)
-    assert "2.00x slower" in summary.plain()
-    assert summary.styles == [terminal.BAD]
+def workload_table(tmp_path, told=(), **results):
+    run = run_of(tmp_path, one_case(results))
+    (passes,) = compare_tables.by_workload(run.cases)
+    return compare_tables.workload_table(run, "A title", passes, set(told))
+
+
+def test_both_passes_stand_in_one_row(tmp_path):
+    content = one_case({"conv2d": timed(1, 1, 1), "eager": timed(2, 2, 2) | {"peak_bytes": 2**20}})
+    training = case("Net 64x64", "layer", "stage 1", [[4, 16, 16]], "training")
+    errors = {"output_error": 1e-7, "gradient_error": 2e-6}
+    results = {"conv2d": timed(10, 10, 10), "eager": timed(30, 30, 30) | {"peak_bytes": 2**21} | errors}
+    content["cases"][0]["results"]["eager"] |= errors
+    content["cases"].append(training | {"results": results})
+    run = run_of(tmp_path, content)
+    (passes,) = compare_tables.by_workload(run.cases)
+    table = compare_tables.workload_table(run, "A title", passes, set())
+    assert table.rows[1] == ["eager", "2.00 ±0%", "2.00x", "30.0 ±0%", "3.00x", "1.0", "2.0", "1e-07", "2e-06"]
+
+
+def test_what_has_no_time_says_why(tmp_path):
+    wrong = no_result("refused", "output: error 1, allowed 0.1")
+    table = workload_table(tmp_path, conv2d=timed(1, 1, 1), eager=wrong, triton=no_result("unavailable", "no GPU"))
+    assert table.notes == [
+        "eager WRONG, not timed: output: error 1, allowed 0.1",
+        "triton unavailable, not timed: no GPU",
+    ]
+    assert table.styles[1:] == [terminal.BAD, terminal.FAINT]
+    told = workload_table(
+        tmp_path, [("triton", "no GPU")], conv2d=timed(1, 1, 1), triton=no_result("unavailable", "no GPU")
+    )
+    assert (len(told.rows), told.notes) == (1, [])
+    skipped = no_result("skipped", "0 of 5 s are left")
+    half = workload_table(tmp_path, conv2d=timed(1, 1, 1), eager=skipped)
+    assert [row[:2] for row in half.rows] == [["conv2d", "1.00 ±0%"], ["eager", "skipped"]]
+    assert workload_table(tmp_path, conv2d=skipped, eager=skipped).plain().splitlines() == [
+        "A title", "-------", "conv2d, eager skipped, not timed: 0 of 5 s are left"
+    ]  # fmt: skip
+
+
+def test_a_restless_machine_is_said(tmp_path):
+    def scattered(share):
+        return timed(1, 1, 1) | {"samples_ms": [1.0, 1.0 - share, 1.0 + share, 1.0 - share, 1.0 + share]}
+
+    run = run_of(tmp_path, one_case({"eager": scattered(0.3)}))
+    assert compare_tables.restlessness(run).startswith("The times scatter by ±30%")
+    assert compare_tables.restlessness(run_of(tmp_path, one_case({"eager": scattered(0.1)}))) is None
 
 
 def test_a_pipe_gets_whole_lines(capsys, monkeypatch):

@@ -4,16 +4,24 @@ import copy
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
+from support import bench_example
 from support.places import EXAMPLE
 
 from sdn_triton.bench.commands import compare_runs
-from sdn_triton.bench.commands.compare_runs import FASTER, SAME, SLOWER, UNKNOWN, Comparison
+from sdn_triton.bench.commands.compare_runs import FASTER, SAME, SLOWER, UNKNOWN
+from sdn_triton.bench.runs import saved_runs
 from sdn_triton.cli import main
 
 TRUE_MS = {"conv2d": 1.0, "eager": 2.0, "unfold": 8.0}
 ROLES = {"conv2d": "floor", "eager": "ours", "unfold": "baseline"}
+
+
+def compared(before, after, **options):
+    runs = (saved_runs.run_of(Path("made up"), content) for content in (before, after))
+    return compare_runs.Comparison(*runs, **options)
 
 
 def result(samples):
@@ -41,7 +49,8 @@ def run_of(seed, factors=(), machine=1.0, rounds=25, cases=4, noise=0.05, interl
             )
             for name, time in TRUE_MS.items()
         }  # fmt: skip
-        made.append({"id": f"case {number}", "results": results})
+        only = bench_example.case("Net 64x64", "layer", f"stage {number}", [[4, 16, 16]])
+        made.append(only | {"id": f"case {number}", "results": results})
     return {
         "schema": 1,
         "complete": True,
@@ -56,14 +65,14 @@ def run_of(seed, factors=(), machine=1.0, rounds=25, cases=4, noise=0.05, interl
 def test_noise_is_no_change():
     """Of 3600 comparisons of equal distributions none is called a change."""
     for seed in range(300):
-        comparison = Comparison(run_of(2 * seed), run_of(2 * seed + 1))
+        comparison = compared(run_of(2 * seed), run_of(2 * seed + 1))
         assert len(comparison.of(SAME)) == len(comparison.changes) == 12
         assert not comparison.is_worse
 
 
 def test_noise_is_seldom_a_change_without_a_threshold():
     """The intervals alone: two of 99 % that are apart by chance are rarer than one in two hundred."""
-    comparisons = [Comparison(run_of(2 * seed), run_of(2 * seed + 1), threshold=0.0) for seed in range(300)]
+    comparisons = [compared(run_of(2 * seed), run_of(2 * seed + 1), threshold=0.0) for seed in range(300)]
     found = sum(len(comparison.changes) - len(comparison.of(SAME)) for comparison in comparisons)
     assert found < 3600 / 200
 
@@ -72,61 +81,61 @@ def test_noise_is_seldom_a_change_without_a_threshold():
 def test_twenty_per_cent_are_found(provider):
     for seed in range(100):
         before, slower = run_of(2 * seed, noise=0.03), run_of(2 * seed + 1, {(2, provider): 1.2}, noise=0.03)
-        comparison = Comparison(before, slower)
+        comparison = compared(before, slower)
         (change,) = comparison.of(SLOWER)
         assert (change.case, change.provider) == ("case 2", provider)
         assert 1.1 < change.times < 1.35
         assert change.interval.low <= change.times <= change.interval.high
         assert not comparison.of(FASTER)
         assert comparison.is_worse
-        (back,) = Comparison(slower, before).of(FASTER)
+        (back,) = compared(slower, before).of(FASTER)
         assert (back.case, back.provider) == ("case 2", provider)
 
 
 def test_twenty_per_cent_are_mostly_found_in_more_noise():
     runs = [(run_of(2 * seed), run_of(2 * seed + 1, {(2, "eager"): 1.2})) for seed in range(100)]
-    found = [change for pair in runs for change in Comparison(*pair).of(SLOWER)]
+    found = [change for pair in runs for change in compared(*pair).of(SLOWER)]
     assert {(change.case, change.provider) for change in found} == {("case 2", "eager")}
     assert len(found) >= 90
 
 
 def test_a_slower_machine_is_no_slower_library():
     """All calls take half as long again: the floor says so, and nothing is held against anybody else."""
-    comparison = Comparison(run_of(0), run_of(1, machine=1.5))
+    comparison = compared(run_of(0), run_of(1, machine=1.5))
     assert {change.provider for change in comparison.of(SLOWER)} == {"conv2d"}
     assert all(change.of_floor for change in comparison.of(SLOWER))
     # Without rounds in turns there is nothing that tells the two apart.
-    lonely = Comparison(run_of(0), run_of(1, machine=1.5, interleaved=False))
+    lonely = compared(run_of(0), run_of(1, machine=1.5, interleaved=False))
     assert {change.provider for change in lonely.of(SLOWER)} == set(TRUE_MS)
 
 
 def test_a_small_difference_is_below_the_threshold():
     after = run_of(1, {(0, "eager"): 1.06}, noise=0.002)
-    assert not Comparison(run_of(0, noise=0.002), after).of(SLOWER)
-    (change,) = Comparison(run_of(0, noise=0.002), after, threshold=0.03).of(SLOWER)
+    assert not compared(run_of(0, noise=0.002), after).of(SLOWER)
+    (change,) = compared(run_of(0, noise=0.002), after, threshold=0.03).of(SLOWER)
     assert change.provider == "eager"
 
 
 def test_few_rounds_say_nothing():
-    comparison = Comparison(run_of(0, rounds=7), run_of(1, {(0, "eager"): 5.0}, rounds=7))
+    comparison = compared(run_of(0, rounds=7), run_of(1, {(0, "eager"): 5.0}, rounds=7))
     assert {change.verdict for change in comparison.changes} == {UNKNOWN}
 
 
 def test_what_stopped_working_is_worse():
     before, after = run_of(0), run_of(1)
     after["cases"][1]["results"]["eager"] |= {"status": "refused", "why": "output: error 1"}
-    comparison = Comparison(before, after)
+    comparison = compared(before, after)
     assert comparison.became == [("case 1", "eager", "ok", "refused", "output: error 1")]
     assert comparison.is_worse
     after["cases"][1]["results"]["eager"] |= {"status": "skipped", "why": "no time"}
-    assert not Comparison(before, after).is_worse
-    assert not Comparison(after, before).is_worse
+    assert not compared(before, after).is_worse
+    assert not compared(after, before).is_worse
 
 
 def test_what_only_one_file_has_is_counted():
     before, after = run_of(0), run_of(1)
     del before["cases"][0], after["cases"][3]
-    comparison = Comparison(before, after)
+    comparison = compared(before, after)
     assert (comparison.only_before, comparison.only_after) == (["case 3"], ["case 0"])
     assert len(comparison.pairs) == 2
     assert "Only in A: 1 cases." in compare_runs.conclusion(comparison)
@@ -177,9 +186,9 @@ def test_wrong_files_say_so(tmp_path, capsys):
         case["id"] += ", elsewhere"
     paths = {
         "no case in common": written(tmp_path / "other.json", other),
-        "cannot read": str(tmp_path / "absent.json"),
-        "was not written by": written(tmp_path / "list.json", []),
-        "has schema 2, and this version reads 1": written(tmp_path / "new.json", run_of(0) | {"schema": 2}),
+        "cannot be read": str(tmp_path / "absent.json"),
+        "the file is not an object": written(tmp_path / "list.json", []),
+        "schema is 2, this version reads 1": written(tmp_path / "new.json", run_of(0) | {"schema": 2}),
     }
     for message, path in paths.items():
         with pytest.raises(SystemExit) as stopped:

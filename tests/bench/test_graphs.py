@@ -209,7 +209,7 @@ def test_the_command_goes_on_in_a_new_process(monkeypatch, tmp_path, capfd):
     replaced: list[tuple[str, list[str]]] = []
     monkeypatch.setattr("os.execv", replace)
     monkeypatch.setattr(runner.Runner, "run", fail)
-    monkeypatch.setattr("sdn_triton.bench.commands.run.measure_roofs", lambda device, dtypes: None)
+    monkeypatch.setattr("sdn_triton.bench.commands.running.measure_roofs", lambda device, dtypes: None)
     monkeypatch.chdir(tmp_path)
     command = ["bench", "run", "--suite", "quick", "--device", "cpu", "--budget", "300", "--json", "bench.json"]
     with pytest.raises(Replaced):

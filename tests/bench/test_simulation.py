@@ -58,7 +58,7 @@ def trips(text, warps=4, tiles=None):
 
 def clocks(text, warps=4, blocks=1, tiles=None, **model):
     played = Multiprocessor(trips(text, warps, tiles), warps, blocks, FLOP, Hopper(**model))
-    return played.run(4, 32).clocks
+    return played.run(4, 32)
 
 
 def test_control_bits():

@@ -19,7 +19,7 @@ from sdn_triton import (
     semantic_difference_conv2d,
 )
 from sdn_triton.options import BACKENDS
-from sdn_triton.tuning.configs import INTERPRETER
+from sdn_triton.tuning.configs import INTERPRETER, Target
 from sdn_triton.tuning.pretended import pretended
 
 X = torch.randn(1, 4, 6, 6)
@@ -35,11 +35,22 @@ class OnCuda:
 def test_auto_is_eager_on_the_cpu_without_a_word():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backend.choose("auto", X, None) == ("eager", "the tensors are on cpu")
+        assert backend.choose("auto", X, lambda: pytest.fail("asked")) == (
+            "eager",
+            "the tensors are on cpu",
+        )
 
 
 def test_auto_is_triton_on_cuda():
-    assert backend.choose("auto", OnCuda(), None)[0] == "triton"  # type: ignore[arg-type]
+    assert backend.choose("auto", OnCuda(), lambda: None)[0] == "triton"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_pretended_device_takes_cpu_and_meta_tensors(name):
+    wanted = "eager" if name == "eager" else "triton"
+    for x in (X, X.to("meta")):
+        with pretended(Target("cuda", 90, 132)):
+            assert backend.choose(name, x, lambda: None)[0] == wanted
 
 
 def test_a_fallback_warns_once_per_reason():
@@ -47,7 +58,7 @@ def test_a_fallback_warns_once_per_reason():
     for reason, expected in (("float64", 1), ("float64", 0), ("something else", 1)):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert backend.choose("auto", OnCuda(), reason) == ("eager", reason)  # type: ignore[arg-type]
+            assert backend.choose("auto", OnCuda(), lambda: reason) == ("eager", reason)  # type: ignore[arg-type]
         assert len(caught) == expected
         assert all(reason in str(w.message) for w in caught)
 

@@ -12,7 +12,7 @@ from sdn_triton.tuning.configs import Target
 from .program import Program
 from .ptx import parse
 
-Run = Callable[[Program, tuple[int, int, int], list[str], list[Any]], None]
+Run = Callable[[Program, tuple[int, int, int], list[Any], list[Any]], None]
 
 
 class EmulatedDriver:

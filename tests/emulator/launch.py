@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Launch:
 
 
 def run_launch(
-    program: Program, grid: Grid, signature: Sequence[str], arguments: Sequence[Any], mode: Mode, found: Findings
+    program: Program, grid: Grid, signature: Sequence[Any], arguments: Sequence[Any], mode: Mode, found: Findings
 ) -> Launch:
     """Run all programs of a grid on CPU tensors.
 
@@ -69,11 +69,11 @@ def run_launch(
 
 
 def _parameters(
-    program: Program, signature: Sequence[str], arguments: Sequence[Any], memory: GlobalMemory
+    program: Program, signature: Sequence[Any], arguments: Sequence[Any], memory: GlobalMemory
 ) -> dict[str, bytes]:
     """The bytes of each parameter; what Triton adds behind the arguments are null pointers."""
     values = []
-    for kind, argument in zip(signature, arguments, strict=True):
+    for kind, argument in _flat(signature, arguments):
         if kind == "constexpr":
             continue
         if isinstance(argument, Tensor):
@@ -91,6 +91,15 @@ def _parameters(
         if len(value) * 8 != WIDTHS[kind]:
             raise TypeError(f"{name} is {kind}, {len(value)} bytes given")
     return {name: value for (_, name), value in zip(known, values)}
+
+
+def _flat(signature: Sequence[Any], arguments: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Arguments with what Triton takes them for; each member of a tuple by itself."""
+    for kind, argument in zip(signature, arguments, strict=True):
+        if isinstance(kind, tuple):
+            yield from _flat(kind, argument)
+        else:
+            yield kind, argument
 
 
 def _report_late_writes(memory: GlobalMemory, kernel: str, found: Findings) -> None:

@@ -9,8 +9,14 @@ import sdn_triton.kernels
 from emulator.examples import CASES, assert_right, run_example
 from sdn_triton.bench.problems.launches import EXAMPLES, Example
 
+PARAMETERS = [
+    pytest.param(*case.values, id=case.id, marks=pytest.mark.long) if case.values[2] == "fp16" else case
+    for case in CASES
+]
+"""Float16 takes its time, and the way of bfloat16 but for the conversions."""
 
-@pytest.mark.parametrize(("example", "architecture", "arithmetic"), CASES)
+
+@pytest.mark.parametrize(("example", "architecture", "arithmetic"), PARAMETERS)
 def test_every_kernel(example: Example, architecture: str, arithmetic: str) -> None:
     arguments, results, emulation = run_example(example, architecture, arithmetic)
     assert emulation.kernels >= set(example.kernels)

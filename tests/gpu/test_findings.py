@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.gpu_folders import folders
 from support.places import ROOT
 
+from sdn_triton.aot.compile import TARGETS
 from sdn_triton.bench.documents import tables as document_tables
 from sdn_triton.bench.gpu import (
     files,
@@ -26,6 +28,7 @@ from sdn_triton.bench.gpu import (
 from sdn_triton.bench.machine_code.examination import Case
 from sdn_triton.bench.problems.suites import SUITES
 from sdn_triton.bench.runs.record import read_record
+from sdn_triton.bench.runs.saved_runs import run_of
 from sdn_triton.tuning.shapes import LayerShape
 
 __all__ = ["folders"]  # a fixture
@@ -116,16 +119,17 @@ BENCH = """
 import json, os, sys
 from pathlib import Path
 path, mode = Path(sys.argv[1]), sys.argv[2]
-ids = json.loads(sys.argv[3])
+cases, providers = map(json.loads, sys.argv[3:5])
 with path.with_suffix(".begun").open("a") as begun:
     begun.write("x")
 content = json.loads(path.read_text()) if path.exists() else {
-    "schema": 1, "complete": False, "environment": {}, "settings": {}, "roofs": None, "providers": {}, "cases": []}
-for name in ids:
-    if name not in [case["id"] for case in content["cases"]]:
-        if mode in name:
+    "schema": 1, "complete": False, "environment": {}, "settings": {}, "roofs": None, "cases": [],
+    "providers": providers}
+for case in cases:
+    if case["id"] not in [other["id"] for other in content["cases"]]:
+        if mode in case["id"]:
             os.kill(os.getpid(), 9)
-        content["cases"].append({"id": name, "results": {}})
+        content["cases"].append({**case, "results": {}})
         path.write_text(json.dumps(content))
 content["complete"] = True
 path.write_text(json.dumps(content))
@@ -134,8 +138,8 @@ path.write_text(json.dumps(content))
 
 def test_a_benchmark_goes_on_behind_what_takes_its_process_down(tmp_path):
     cases, path = SUITES["gpu"](), tmp_path / "bench.json"
-    ids = json.dumps([case.id for case in cases])
-    command = [sys.executable, "-c", BENCH, str(path), "ResNet-50 FPN 1024x2048", ids]
+    described = [json.dumps(x) for x in ([case.describe() for case in cases], PROVIDERS)]
+    command = [sys.executable, "-c", BENCH, str(path), "ResNet-50 FPN 1024x2048", *described]
     assert timings.run(command, path, cases, ["triton"], timings.time.monotonic() + 60) == 0
     assert path.with_suffix(".begun").read_text() == "xxx"  # up to the fault, at it, behind the whole problem
     content = read_record(path)
@@ -167,9 +171,11 @@ def test_a_benchmark_is_not_begun_again_with_little_time_left(tmp_path):
 
 
 def test_the_tuner_has_the_paired_kernels_and_leaves_out_what_is_hopeless():
-    assert [unit.kernel for unit in tuning.units(tuning.SHAPE)] == list(plan.TUNED)
-    assert all(unit.work.can_pair for unit in tuning.units(tuning.SHAPE))
-    assert "difference_forward" not in [unit.kernel for unit in tuning.units(tuning.SHAPE, ["difference_forward"])]
+    hopper = TARGETS["sm_90"]
+    assert [unit.kernel for unit in tuning.units(tuning.SHAPE, hopper)] == list(plan.TUNED)
+    assert all(unit.work.can_pair for unit in tuning.units(tuning.SHAPE, hopper))
+    others = tuning.units(tuning.SHAPE, hopper, ["difference_forward"])
+    assert "difference_forward" not in [unit.kernel for unit in others]
 
 
 def test_finalists_are_each_configuration_once():
@@ -320,14 +326,18 @@ def measured(ours, floor=0.02, **changes):
     }
     return {
         "id": "a", "kind": "layer", "network": "FPN", "name": "stage 1", "mode": "kernel", "pass": "inference",
-        "stages": [[64, 8, 8]], "results": results,
+        "stages": [[64, 8, 8]], "batch": 1, "dtype": "bfloat16", "memory_format": "channels_last", "cache": "cold",
+        "flop": 1e9, "bytes": 1e6, "results": results,
     } | changes  # fmt: skip
+
+
+PROVIDERS = {name: {"title": name, "role": role} for name, role in (("conv2d", "floor"), ("triton", "ours"))}
 
 
 def bench_of(*cases, triton="3.6.0"):
     return {
         "schema": 1, "cases": list(cases), "environment": {"triton": triton}, "settings": {}, "roofs": None,
-        "complete": True, "providers": {},
+        "complete": True, "providers": PROVIDERS,
     }  # fmt: skip
 
 
@@ -336,13 +346,13 @@ def bench_of(*cases, triton="3.6.0"):
 def test_a_prediction_hits_or_misses(ours, verdict):
     content = {"versions": [{"triton": "3.6.0", "predictions": [prediction()]}]}
     found = predicted.by_case(content, "3.6.0")
-    (row,) = predicted.compared(found, bench_of(measured(ours), measured(1.0, id="b")))
+    (row,) = predicted.compared(found, run_of(Path("bench.json"), bench_of(measured(ours), measured(1.0, id="b"))))
     assert row.verdict == f"{verdict} of it"
     assert row.ratio == pytest.approx(ours / 0.02)
     assert predicted.by_case(content, "3.7.1") == {}
     wrong = measured(ours)
     wrong["results"]["triton"]["status"] = "refused"
-    assert list(predicted.compared(found, bench_of(wrong))) == []
+    assert list(predicted.compared(found, run_of(Path("bench.json"), bench_of(wrong)))) == []
 
 
 def test_predictions_stand_beside_what_was_measured(tmp_path, capsys):

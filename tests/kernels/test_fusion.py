@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 from sdn_triton.eager import fusion as eager
 from sdn_triton.launch import fusion as launch
 from sdn_triton.launch.run import recorded_launches
+from sdn_triton.ops.fusion import fusion as operator
 from sdn_triton.options import FusionArguments, FusionNeeds
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.kernels import KERNELS
@@ -115,8 +116,11 @@ def test_repetitions_are_equal_bit_for_bit(device) -> None:
 
 
 def test_empty_batch_launches_nothing(device) -> None:
+    *tensors, grad = Case(images=0).tensors(torch.float32, device)
+    arguments = FusionArguments(*tensors)
     with recorded_launches() as launches:
-        z, *gradients = run(launch, Case(images=0).tensors(torch.float32, device), "relu")
+        z = operator.run_forward(arguments, "relu", "triton")
+        gradients = operator.run_backward(arguments, "relu", "triton", grad, [True] * 6)
     assert launches == []
     assert z.shape[0] == 0
     assert not any(gradient.any() for gradient in gradients)
@@ -142,11 +146,3 @@ def test_offsets_beyond_32_bits(device) -> None:
         changed[argument] = far_apart(tensors[argument], axis)
         for result, reference in zip(run(launch, changed, "relu"), expected, strict=True):
             torch.testing.assert_close(result, reference, rtol=2e-3, atol=2e-3)
-
-
-def test_configs_describe_what_is_launched(device) -> None:
-    tensors = Case().tensors(torch.float32, device)
-    lines = launch.describe_configs(FusionArguments(*tensors[:6]), "relu")
-    with recorded_launches() as launches:
-        run(launch, tensors, "relu")
-    assert {str(recorded.config) for recorded in launches} == {line.partition(": ")[2] for line in lines}

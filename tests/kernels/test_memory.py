@@ -16,6 +16,7 @@ from sdn_triton.launch import difference_conv as launch
 from sdn_triton.launch import fusion, moments, resize, similarity
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.launch.support import why_not_difference, why_not_fusion
+from sdn_triton.ops.difference_conv import difference_conv
 from sdn_triton.options import DifferenceArguments, DifferenceNeeds, DifferenceOptions, FusionArguments
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -106,8 +107,11 @@ def test_each_gradient_alone(name, only, device) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_empty_batch_launches_nothing(name, device) -> None:
     case = replace(CASES[name], images=0)
+    *tensors, grad = case.tensors(torch.float32, device)
+    arguments = DifferenceArguments(*tensors)
     with recorded_launches() as launches:
-        y, *gradients = run(launch, case.tensors(torch.float32, device), case.options)
+        y = difference_conv.run_forward(arguments, case.options, "triton")
+        gradients = difference_conv.run_backward(arguments, case.options, "triton", grad, [True] * 5)
     assert launches == []
     assert y.shape[0] == 0
     for gradient in gradients:
@@ -206,14 +210,6 @@ def test_flat_guidance_has_finite_gradients(device) -> None:
         assert all(x.isfinite().all() for x in run(launch, tensors, case.options) if x is not None)
 
 
-@pytest.mark.skipif(bool(EMULATED), reason="nothing is interpreted")
-def test_interpreted_bfloat16_is_refused() -> None:
-    case = CASES["plain"]
-    tensors = case.tensors(torch.bfloat16, torch.device("cpu"))
-    with pytest.raises(RuntimeError, match="bfloat16"):
-        launch.forward(DifferenceArguments(*tensors[:5]), case.options)
-
-
 def test_reasons_why_not(device) -> None:
     def why_not(dtype: torch.dtype, o: DifferenceOptions, groups: int = 1, where: torch.device = device) -> str | None:
         case = Case(1, 18, 18, options=o)
@@ -230,14 +226,3 @@ def test_reasons_why_not(device) -> None:
     assert why_not_fusion(FusionArguments(image, image, weight, None, None, None)) is None
     assert "float64" in str(why_not_fusion(double))
     assert "float16" in str(why_not_fusion(FusionArguments(image, image.half(), weight, None, None, None)))
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, "constant"])
-def test_configs_describe_what_is_launched(name, device) -> None:
-    case = CASES[name]
-    tensors = case.tensors(torch.float32, device)
-    lines = launch.describe_configs(DifferenceArguments(*tensors[:5]), case.options)
-    with recorded_launches() as launches:
-        run(launch, tensors, case.options)
-    described = {line.partition(": ")[2].partition(";")[0] for line in lines}
-    assert {str(recorded.config) for recorded in launches} <= described

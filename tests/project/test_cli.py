@@ -39,18 +39,23 @@ def test_compare_in_a_pipe(tmp_path):
     assert "\x1b" not in done.stdout + done.stderr
     assert "[4/4" in done.stderr
     lines = done.stdout.splitlines()
-    assert "Tiny 64x64, stage 1: 4x16x16" in lines
-    assert "Tiny 64x64, block of stage 1: 4x16x16" in lines
+    assert "Tiny 64x64, layer stage 1: 4x16x16" in lines
+    assert "Tiny 64x64, block stage 1: 4x16x16" in lines
     assert "Tiny 64x64, neck: 4x16x16, 6x8x8" in lines
     rows = [line.split() for line in lines if line.startswith("eager  ")]
     assert len(rows) == 4
     assert all(len(row) == 11 for row in rows)
+    assert "compile: not run: --quick leaves compilation out" in lines
     assert any(line.startswith("Summary, Tiny 64x64: eager") for line in lines)
     found = json.loads(path.read_text())
     assert found["complete"] is True
     assert found["settings"]["command"] == ["compare", *options]
-    assert [workload["name"] for workload in found["workloads"]] == ["stage 1", "stage 2", "stage 1", "neck"]
-    assert {r["status"] for workload in found["workloads"] for r in workload["results"]} == {"ok"}
+    assert [(case["kind"], case["name"]) for case in found["cases"][::2]] == [
+        ("layer", "stage 1"), ("layer", "stage 2"), ("block", "stage 1"), ("neck", "neck")
+    ]  # fmt: skip
+    assert [case["pass"] for case in found["cases"]] == ["inference", "training"] * 4
+    assert {r["status"] for case in found["cases"] for n, r in case["results"].items() if n != "triton"} == {"ok"}
+    assert main(["bench", "compare", str(path), str(path)]) == 0
 
 
 def test_compare_ends_with_1_when_a_provider_is_wrong():

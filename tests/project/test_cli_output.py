@@ -56,7 +56,7 @@ def test_what_was_measured_is_kept_elsewhere(tmp_path):
     path = tmp_path / "folder" / "figures.json"
     path.parent.mkdir()
     lose = (
-        "import shutil; from sdn_triton.bench.runs import session; run = session.Session.run; session.Session.run = "
+        "import shutil; from sdn_triton.bench.runs.runner import Runner; run = Runner.run; Runner.run = "
         f"lambda *a: (shutil.rmtree({str(path.parent)!r}, ignore_errors=True), run(*a))[1];"
     )
     options = ["compare", *SMALL, "--json", str(path)]
@@ -74,7 +74,7 @@ def test_what_was_measured_is_kept_elsewhere(tmp_path):
     assert done.returncode == 1, done.stderr
     found = json.loads(Path(said[0][1]).read_text())
     assert found["complete"] is True
-    assert len(found["workloads"]) == 4
+    assert len(found["cases"]) == 8
 
 
 def test_a_records_file_moves_once(tmp_path, capsys):

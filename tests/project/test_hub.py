@@ -102,7 +102,7 @@ def test_the_same_sources_have_the_same_name_and_others_another(repository, tmp_
         ("import sdn_triton.backend", "write it as `from sdn_triton import"),
         ("from sdn_triton.bench.run import main", "which is left out"),
         ("from sdn_triton.cli import main", "which is left out"),
-        ("from sdn_triton import tracing, extras", "imports sdn_triton.extras, which is left out"),
+        ("from sdn_triton import dispatch_state, extras", "imports sdn_triton.extras, which is left out"),
     ],
 )
 def test_what_cannot_be_made_relative_is_an_error(source, message):

@@ -39,8 +39,8 @@ def test_other_dtypes_are_refused_with_the_names_that_there_are(command, capsys)
 
 
 def test_the_older_name_of_the_memory_format_is_understood():
-    assert parsed(["tune"], "--layout", "contiguous").layout == "contiguous"
-    assert parsed(["tune"], "--memory-format", "contiguous").layout == "contiguous"
+    assert parsed(["tune"], "--layout", "contiguous").memory_format == "contiguous"
+    assert parsed(["tune"], "--memory-format", "contiguous").memory_format == "contiguous"
 
 
 @pytest.mark.parametrize(("short", "name"), SHORT.items())

@@ -10,6 +10,7 @@ from sdn_triton.bench.problems.networks import Network
 from sdn_triton.bench.problems.providers import PROVIDERS, unfold
 from sdn_triton.bench.problems.workloads import workloads_of
 from sdn_triton.bench.runs import runner
+from sdn_triton.bench.runs.budget import Budget
 from sdn_triton.bench.runs.record import Record
 
 CPU = torch.device("cpu")
@@ -30,4 +31,4 @@ def started(providers, budget=60.0, path=None, rounds=(8, 8), resume=False, cloc
     settings = {"rounds": list(rounds), "interleaved": True, "budget_seconds": budget}
     record = Record(path, {"device": {"name": "here"}, "time": time.time()}, settings, resume)
     record.content["providers"] |= {n: {"title": PROVIDERS[n].title, "role": PROVIDERS[n].role} for n in providers}
-    return runner.Runner(CPU, providers, record, budget, rounds, clock)
+    return runner.Runner(CPU, providers, record, Budget(budget, clock=clock), rounds)

@@ -134,12 +134,13 @@ def test_a_kernel_with_one_configuration_gives_the_call_up():
     assert not fallback.replacements("a call")
 
 
-def as_on_cuda(given, input, why_not):
+def as_on_cuda(given, input, why_not, *call):
     """The choice for a CUDA tensor, made for one that is on the CPU."""
-    if why_not is None:
+    obstacle = why_not(*call)
+    if obstacle is None:
         return "triton", "as on CUDA"
-    backend._warn_once(why_not)
-    return "eager", why_not
+    backend._warn_once(obstacle)
+    return "eager", obstacle
 
 
 @needs_interpreter

@@ -14,7 +14,7 @@ from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
 SHAPE = LayerShape.parse("n=3,c=256,o=128,h=40,w=56")
-UNITS = {unit.kernel: unit for unit in units_of([SHAPE])}
+UNITS = {unit.kernel: unit for unit in units_of([SHAPE], TARGETS["sm_90"])}
 
 
 def row(ratio: float) -> dict[str, object]:

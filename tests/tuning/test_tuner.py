@@ -62,7 +62,7 @@ class Bench:
 
 
 def unit_of(kernel="difference_forward", shape=SHAPE):
-    (unit,) = [unit for unit in units_of([shape]) if unit.kernel == kernel]
+    (unit,) = [unit for unit in units_of([shape], INTERPRETER) if unit.kernel == kernel]
     return unit
 
 
@@ -199,7 +199,11 @@ SHAPES = {
     "vector": LayerShape.parse("c=4,cg=3,h=5,w=6,similarity=vector,dtype=fp32,contrast=scalar,stride=2x1"),
     "fusion": LayerShape.parse("op=fusion,c=4,cg=5,o=3,h=4,w=5,dtype=fp32"),
 }
-UNITS = [pytest.param(unit, id=f"{name}-{unit.kernel}") for name, shape in SHAPES.items() for unit in units_of([shape])]
+UNITS = [
+    pytest.param(unit, id=f"{name}-{unit.kernel}")
+    for name, shape in SHAPES.items()
+    for unit in units_of([shape], INTERPRETER)
+]
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -239,7 +243,7 @@ def test_every_result_of_every_kernel_is_checked(kernel, pointer, monkeypatch):
         if arguments.get(pointer) is not None:
             arguments[pointer].mul_(1.01)
 
-    spoil(monkeypatch, lambda launch: launch.config is config, scale)
+    spoil(monkeypatch, lambda launch: launch.tuned_as == kernel, scale)
     assert "error" in (trial.why_wrong(config) or "")
 
 
@@ -367,7 +371,7 @@ def test_what_was_tuned_is_looked_up_and_gives_the_same_results(tmp_path):
     (command,) = re.findall(r"to tune this shape: sdn-triton tune --shape (\S+)", text)
     path = tmp_path / "table.json"
     tuner = tuner_at(path, Bench(o32=1))
-    for unit in units_of([LayerShape.parse(command)]):
+    for unit in units_of([LayerShape.parse(command)], INTERPRETER):
         tuner.run(unit, 100)
     use_table(path)
     assert str(explain(call)).count(f"user's table {path}") == 4
@@ -384,7 +388,7 @@ def test_fusions_are_found_again_too(tmp_path):
     (command,) = re.findall(r"sdn-triton tune --shape (\S+)", str(explain(call)))
     path = tmp_path / "table.json"
     tuner = tuner_at(path, Bench())
-    for unit in units_of([LayerShape.parse(command)]):
+    for unit in units_of([LayerShape.parse(command)], INTERPRETER):
         tuner.run(unit, 100)
     use_table(path)
     assert str(explain(call)).count(f"user's table {path}") == 3
@@ -479,8 +483,8 @@ def test_wrong_shapes_say_so(text, message):
 
 def test_shapes_of_one_bucket_are_tuned_once():
     near = replace(SHAPE, h=4)
-    assert len(units_of([SHAPE, near])) == 4
-    assert len(units_of([SHAPE, replace(SHAPE, h=50, w=60)])) == 8
+    assert len(units_of([SHAPE, near], INTERPRETER)) == 4
+    assert len(units_of([SHAPE, replace(SHAPE, h=50, w=60)], INTERPRETER)) == 8
 
 
 # The command itself.

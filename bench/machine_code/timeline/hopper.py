@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ..throughput import MULTIPROCESSORS
+from ..throughput import MULTIPROCESSORS, WARP
 
 RATES = MULTIPROCESSORS["sm_90"]
 SCHEDULERS = 4
@@ -24,7 +24,7 @@ SCHEDULERS = 4
 def _pipe_clocks() -> dict[str, int]:
     """Clocks for which an instruction of a warp holds its pipe in one of the four parts, by kind."""
     slowest = {kind: rate for pipe, rates in RATES.pipes.items() if pipe != "issue" for kind, rate in rates.items()}
-    return {kind: round(RATES.wave * SCHEDULERS / rate) for kind, rate in slowest.items()}
+    return {kind: round(WARP * SCHEDULERS / rate) for kind, rate in slowest.items()}
 
 
 @dataclass(frozen=True)

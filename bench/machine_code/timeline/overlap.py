@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..control_flow import Instruction
-from ..throughput import KINDS, Multiprocessor
+from ..throughput import KINDS, WARP, Multiprocessor
 
 PARTS = 4
 """Schedulers of a multiprocessor, on NVIDIA and AMD alike."""
@@ -119,7 +119,7 @@ def _address(instruction: Instruction, way: Sequence[Instruction]) -> str:
 
 def _clocks(stretch: Stretch, device: Multiprocessor, flop_a_clock: float, warps: int) -> float:
     """Clocks of a block for a stretch: what its busiest pipe takes, and what a warp takes alone."""
-    threads = warps * device.wave
+    threads = warps * WARP
     counts = Counter(instruction.kind for instruction in stretch.instructions)
     pipes = device.pipe_clocks({kind: threads * counts[kind] for kind in KINDS})
     synchronous = [instruction for instruction in stretch.instructions if not _is_asynchronous(instruction)]
@@ -135,7 +135,7 @@ def _alone(instructions: Sequence[Instruction], device: Multiprocessor, flop_a_c
     free = dict.fromkeys((*device.pipes, "tensor"), 0.0)
     for instruction in instructions:
         used = {
-            pipe: device.wave * PARTS / rates[instruction.kind]
+            pipe: WARP * PARTS / rates[instruction.kind]
             for pipe, rates in device.pipes.items()
             if instruction.kind in rates
         }

@@ -9,7 +9,7 @@ that covers them. Results of a fixed latency need no tracking: the compiler has 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -100,16 +100,6 @@ def nothing() -> None:
     """The action of an access that nobody waits for."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Clocks in which the warps do one trip each, on the average, and the share of them that parts were busy."""
-
-    clocks: float
-    busy: dict[str, float]
-    l2_bytes: float
-    """Bytes a clock from the second-level cache."""
-
-
 class Multiprocessor:
     """``blocks`` resident blocks of ``warps`` warps; block number n starts n * ``offset`` clocks after the first."""
 
@@ -140,25 +130,21 @@ class Multiprocessor:
         self.tensor_free = 0
         self.operand_reads: deque[tuple[int, int, float]] = deque()  # first clock, end, bytes a clock
         self.loads = 0
-        self.busy: defaultdict[str, float] = defaultdict(float)
         self.events: list[tuple[int, int, Action]] = []
         self.scheduled = 0
 
-    def run(self, warm_up: int, measured: int) -> Outcome:
-        """Play until the warps have done both numbers of trips, on the average; the first do not count.
+    def run(self, warm_up: int, measured: int) -> float:
+        """The clocks in which the warps do one trip each, on the average.
+
+        They play until they have done both numbers of trips; the first do not count.
 
         Raises:
             UnreadableCodeError: no warp gets on, as in a loop that is not what it was taken for.
         """
         self._play(warm_up)
-        clock, busy, trips = self.clock, dict(self.busy), self.trips_ended
+        clock, trips = self.clock, self.trips_ended
         self._play(warm_up + measured)
-        clocks = self.clock - clock
-        done = (self.trips_ended - trips) / len(self.warps)
-        used = {name: self.busy[name] - busy.get(name, 0.0) for name in self.busy}
-        parts = {"issue": 4, "special": 4, "tensor": 1, "l1": self.model.l1_bytes}
-        shares = {name: used.get(name, 0) / clocks / of for name, of in parts.items()}
-        return Outcome(clocks / done, shares, used.get("l2", 0) / clocks)
+        return (self.clock - clock) * len(self.warps) / (self.trips_ended - trips)
 
     def _play(self, trips: int) -> None:
         ended, since = self.trips_ended, self.clock
@@ -232,7 +218,6 @@ class Multiprocessor:
     def _issue(self, warp: Warp, part: int) -> None:
         trip = self.trips[warp.trip % len(self.trips)]
         step = trip[warp.at]
-        self.busy["issue"] += 1
         warp.ready = self.clock + max(step.stall, 1)
         warp.at += 1
         if warp.at == len(trip):
@@ -250,7 +235,6 @@ class Multiprocessor:
         elif unit is Unit.SPECIAL:
             start, clocks = max(self.clock, self.pipe_free[part]["special"]), model.pipe_clocks["special"]
             self.pipe_free[part]["special"] = start + clocks
-            self.busy["special"] += clocks
             self._release(start - self.clock + model.special_latency, done)
             self._release(start - self.clock + clocks, read)
             return
@@ -381,7 +365,6 @@ class Multiprocessor:
     def _from_l2(self, size: float, arrived: Action) -> None:
         start = max(float(self.clock), self.l2_free)
         self.l2_free = start + size / self.model.l2_bytes
-        self.busy["l2"] += size
         self._later(self.l2_free - self.clock + self.model.l2_latency, arrived)
 
     def _move_bytes(self) -> None:
@@ -402,14 +385,12 @@ class Multiprocessor:
                         self._later(model.address_latency, access.moved)
                     break
         rate = self._operand_bytes()
-        self.busy["l1"] += rate
         self.l1_credit = min(self.l1_credit + model.l1_bytes - rate, 2 * model.l1_bytes)
         while self.l1_credit > 0 and (queue := self.arrived or self.in_flight):
             access = queue[0]
             used = min(self.l1_credit, access.bytes)
             access.bytes -= used
             self.l1_credit -= used
-            self.busy["l1"] += used
             if access.bytes > 0:
                 break
             queue.popleft()
@@ -422,5 +403,4 @@ class Multiprocessor:
             reads.popleft()
         if not reads or reads[0][0] > self.clock:
             return 0.0
-        self.busy["tensor"] += 1
         return reads[0][2]

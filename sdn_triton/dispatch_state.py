@@ -1,4 +1,4 @@
-"""Who is looking: whether a call runs as it stands, or PyTorch traces, transforms or intercepts it."""
+"""Is a call plain eager, or does PyTorch trace, transform or intercept it?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdn_triton.tuning.pretended import pretended_target
 Result = TypeVar("Result")
 
 ORDINARY = (Tensor, torch.nn.Parameter)
-"""Tensors that are what they seem; subclasses bring rules of their own."""
+"""Classes of tensors without rules of their own, which subclasses bring."""
 
 decomposing = False
 """Whether the plain form of the operators was asked for; set by :func:`sdn_triton.export.decomposed`."""
@@ -33,7 +33,7 @@ def takes_plain_form() -> bool:
 
 
 def is_jit_traced() -> bool:
-    """Whether ``torch.jit.trace`` is at work, where sizes are tensors."""
+    """Whether ``torch.jit.trace`` records the call: sizes are tensors then."""
     return torch._C._get_tracing_state() is not None
 
 
@@ -47,31 +47,31 @@ def quietly(check: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def is_symbolic(value: object) -> bool:
-    """Whether ``torch.fx`` put a stand-in without a shape in the place of a tensor."""
+    """Whether ``value`` is a ``torch.fx.Proxy``, which stands for a tensor and has no shape."""
     return isinstance(value, Proxy)
 
 
 def symbolic_call(module: torch.nn.Module, *arguments: Any) -> Any:
-    """A call of ``module`` as it is in the graph of whoever made the stand-ins among ``arguments``.
+    """``module`` as one node of the ``torch.fx`` graph that the proxies among ``arguments`` belong to.
 
-    ``torch.fx`` would look into any module that is not PyTorch's own; what is in these depends on shapes and devices.
+    By itself ``torch.fx`` would trace into the module, where shapes and devices decide what is called.
     """
     tracer = next(leaf for leaf in tree_leaves(arguments) if is_symbolic(leaf)).tracer
     return tracer.create_proxy("call_module", tracer.path_of_module(module), arguments, {})
 
 
 def is_ordinary(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is what it seems, or stands in for such a one."""
+    """Whether ``tensor`` is of no subclass but fake tensors."""
     return torch.compiler.is_compiling() or type(tensor) in ORDINARY or isinstance(tensor, FakeTensor)
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether nobody traces or intercepts what is done to ``tensor``."""
+    """Whether operations on ``tensor`` run at once, neither traced nor intercepted."""
     return not torch.compiler.is_compiling() and type(tensor) in ORDINARY and torch._C._len_torch_dispatch_stack() == 0
 
 
 def are_plain(arguments: Sequence[Any]) -> bool:
-    """Whether that is so of all tensors among ``arguments``: one DTensor is enough to intercept a call."""
+    """Whether that holds for all tensors among ``arguments``: one DTensor is enough to intercept a call."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     for argument in arguments:  # noqa: SIM110  # a generator takes the host twice as long
@@ -81,20 +81,27 @@ def are_plain(arguments: Sequence[Any]) -> bool:
 
 
 def in_memory(arguments: Sequence[Any]) -> list[Any]:
-    """The arguments for who reads memory: tensors whose memory does not hold their values are written out.
+    """The arguments for kernels, which read memory: a tensor whose memory does not hold its values is copied.
 
-    Such are those that are negated lazily (``z.conj().imag``), and zeros that take no memory. PyTorch's own operations,
-    and its dispatcher before a registered operator, do the same.
+    Such are tensors that are negated lazily (``z.conj().imag``), and zeros without memory. PyTorch's dispatcher does
+    the same before a registered operator.
     """
-    return [x.clone() if isinstance(x, Tensor) and _is_lazy(x) else x for x in arguments]
+    return [x.clone() if isinstance(x, Tensor) and is_lazy(x) else x for x in arguments]
 
 
-def _is_lazy(tensor: Tensor) -> bool:
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether the memory of ``tensor`` does not hold its values."""
     return tensor.is_neg() or tensor._is_zerotensor()
 
 
+def has_own_memory(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has an address, or an offset for one as fake tensors have; wrappers have neither."""
+    is_wrapper = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return (type(tensor) in ORDINARY or isinstance(tensor, FakeTensor)) and not is_wrapper
+
+
 def only_has_a_shape(tensor: Tensor) -> bool:
-    """Whether there is nothing to compute with: a meta tensor, but for a pretended device, which takes its launches."""
+    """Whether ``tensor`` is a meta tensor, unless a pretended device takes it: its launches can be recorded."""
     return tensor.is_meta and pretended_target() is None
 
 
@@ -104,7 +111,7 @@ def is_transformed() -> bool:
 
 
 def is_untouched(module: torch.nn.Module, kind: type[torch.nn.Module]) -> bool:
-    """Whether calling ``module`` is calling the forward of the class ``kind``, and nothing else: no hooks, no other."""
+    """Whether calling ``module`` is calling the forward of exactly the class ``kind``: no hooks, nothing overridden."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,
