@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from support.places import ROOT
 
 from sdn_triton.bench.quality import __main__ as command
 from sdn_triton.bench.quality import map_plan, map_summary, summary
@@ -303,6 +304,15 @@ def test_the_page_is_up_to_date():
     found = summary.load(map_summary.FIGURES)
     assert command.tables(found) == (map_summary.PAGE, map_summary.markdown(found))
     assert page == summary.with_tables(page, map_summary.markdown(found))
+
+
+def test_what_is_said_in_short_was_measured():
+    tables = map_summary.PAGE.read_text().partition(summary.MARKS[0])[2]
+    for page in (map_summary.PAGE, ROOT / "README.md"):
+        text = page.read_text()
+        for comparison, mean in zip(COMPARISONS, ("+0.81 ± 0.19", "+0.51 ± 0.21", "-0.03 ± 0.40"), strict=True):
+            assert mean.lstrip("+") in text
+            assert re.search(rf"\| {comparison.title}, boundary IoU .*\| \**{re.escape(mean)}", tables)
 
 
 def test_every_picture_of_the_page_is_there():
