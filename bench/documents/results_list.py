@@ -30,6 +30,10 @@ KNOWN = {
     ),
     "proofs": ("what a verifier proves of the compiled kernels", "python -m sdn_triton.bench.proofs --json FILE"),
     "cpu": ("what SDN does to borders: every run of the experiment", "python -m sdn_triton.bench.quality --json FILE"),
+    "map-cpu": (
+        "where SDN helps and where another does: every run of the map",
+        "python -m sdn_triton.bench.quality --map --json FILE",
+    ),
     "environment": ("a machine with a GPU, and how each step of `make gpu` ended there", "make gpu"),
     "table": ("configurations that were tried for the paired kernels, right and wrong, with their times", "make gpu"),
     "predictions": (

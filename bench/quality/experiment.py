@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,14 @@ from .scenes import edge_statistics
 from .training import PICTURES, TEST_SEED, Pictures, Setting, run, test_scenes
 
 
+class Job(NamedTuple):
+    """A run to be carried out."""
+
+    variant: Variant
+    setting: Setting
+    seed: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is run: the variants of the main table with ``seeds`` seeds each, those of the sweeps with fewer."""
@@ -27,11 +35,11 @@ class Plan:
     seeds: int
     sweep_seeds: int
 
-    def jobs(self) -> list[tuple[Variant, int]]:
-        """Variants and seeds, seed by seed, so that a run cut short has whole seeds."""
+    def jobs(self) -> list[Job]:
+        """Seed by seed, so that a run cut short has whole seeds."""
         counts = [(variant, self.sweep_seeds if variant.sweep else self.seeds) for variant in (*BASE, *SWEEPS)]
         most = max(count for _, count in counts)
-        return [(variant, seed) for seed in range(most) for variant, count in counts if seed < count]
+        return [Job(variant, self.setting, seed) for seed in range(most) for variant, count in counts if seed < count]
 
 
 FULL = Plan(Setting(), seeds=8, sweep_seeds=5)
@@ -53,7 +61,8 @@ class Results:
         if path.exists():
             self.content = json.loads(path.read_text())
             self.pictures = dict(np.load(self._pictures_path)) if self._pictures_path.exists() else {}
-        before = {key: self.content[key] for key in found}
+        stored = Setting(**self.content["setting"])  # a file from before a setting was one has its default
+        before = {"setting": asdict(stored), "test_seed": self.content["test_seed"]}
         devices = {session["device"]["type"] for session in self.content["sessions"]} | {device.type}
         if before != found or len(devices) > 1:
             raise ValueError(
@@ -65,9 +74,10 @@ class Results:
     def _pictures_path(self) -> Path:
         return self.path.with_suffix(".npz")
 
-    def has(self, variant: Variant, seed: int) -> bool:
-        """Whether a run is there already."""
-        return any((run["variant"], run["seed"]) == (variant.name, seed) for run in self.content["runs"])
+    def has(self, variant: Variant, seed: int, cell: str | None = None) -> bool:
+        """Whether a run, on a map one of a cell, is there already."""
+        wanted = (variant.name, seed, cell)
+        return any((run["variant"], run["seed"], run.get("cell")) == wanted for run in self.content["runs"])
 
     def add(self, record: dict[str, Any], pictures: Pictures) -> None:
         """Keep a run, and its maps if it is of the first seed and no sweep's."""
@@ -95,18 +105,18 @@ def describe_task(setting: Setting, results: Results) -> None:
 
 
 def execute(
-    jobs: Sequence[tuple[Variant, int]], setting: Setting, device: torch.device, workers: int
-) -> Iterator[tuple[dict[str, Any], Pictures]]:
+    jobs: Sequence[Job], device: torch.device, workers: int, with_maps: bool = True
+) -> Iterator[tuple[Job, dict[str, Any], Pictures]]:
     """The runs as they end, each in a process of one thread; with ``workers=0`` in this process, in order."""
     if workers == 0:
-        for variant, seed in jobs:
-            yield run(variant, setting, seed, device)
+        for job in jobs:
+            yield job, *run(*job, device, with_maps)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(_run_by_name, variant.name, setting, seed, device) for variant, seed in jobs]
+        futures = {pool.submit(_run_by_name, job.variant.name, *job[1:], device, with_maps): job for job in jobs}
         try:
             for future in as_completed(futures):
-                yield future.result()
+                yield futures[future], *future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -115,5 +125,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _run_by_name(name: str, setting: Setting, seed: int, device: torch.device) -> tuple[dict[str, Any], Pictures]:
-    return run(VARIANTS[name], setting, seed, device)  # by name: a variant's functions do not travel to a process
+def _run_by_name(
+    name: str, setting: Setting, seed: int, device: torch.device, with_maps: bool
+) -> tuple[dict[str, Any], Pictures]:
+    # By name: a variant's functions do not travel to a process.
+    return run(VARIANTS[name], setting, seed, device, with_maps)

@@ -25,20 +25,29 @@ from sdn_triton import SDN, FeatureFusion, SDNNeck, SemanticDifferenceConv2d, su
 from sdn_triton.options import Contrast
 
 CHANNELS = (16, 32, 64)
-"""Of the stages, at 1/2, 1/4 and 1/8 of the image's size."""
+"""Of the stages, at 1/2, 1/4 and 1/8 of the image's size by default."""
+
+FIRST_STRIDES = {4: (1, 1), 8: (2, 1), 16: (2, 2)}
+"""Of the first stage's two convolutions, by the stride of the deepest stage; each further stage halves the size."""
 
 WIDER = (24, 48, 96)
 """Channels that give a network without a neck the parameters of one with an SDN neck."""
 
 
 class Encoder(nn.Module):
-    """Three stages of two 3x3 convolutions with batch normalisation, the first of which halves the size."""
+    """Three stages of two 3x3 convolutions with batch normalisation; ``stride`` is that of the deepest stage.
 
-    def __init__(self, in_channels: int = 1, channels: Sequence[int] = CHANNELS) -> None:
+    The finest stage is at a quarter of it. Whatever the stride, the parameters are as many.
+    """
+
+    def __init__(self, in_channels: int = 1, channels: Sequence[int] = CHANNELS, stride: int = 8) -> None:
         super().__init__()
+        if stride not in FIRST_STRIDES:
+            raise ValueError(f"stride must be one of {', '.join(map(str, FIRST_STRIDES))}, got {stride}")
+        strides = (FIRST_STRIDES[stride], *[(2, 1)] * (len(channels) - 1))
         self.stages = nn.ModuleList(
-            nn.Sequential(*_normalised(before, own, stride=2), *_normalised(own, own))
-            for before, own in zip((in_channels, *channels), channels)
+            nn.Sequential(*_normalised(before, own, first), *_normalised(own, own, second))
+            for before, own, (first, second) in zip((in_channels, *channels), channels, strides)
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -243,11 +252,12 @@ SWEEPS = (
 VARIANTS = {variant.name: variant for variant in (*BASE, *SWEEPS)}
 
 
-def build_network(variant: Variant, classes: int, seed: int) -> SegmentationNetwork:
+def build_network(variant: Variant, classes: int, seed: int, stride: int = 8) -> SegmentationNetwork:
     """The network with a variant's neck; for a seed, encoder and decoder start alike whatever the neck."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder, decoder = Encoder(channels=variant.channels), Decoder(classes, variant.channels)
+        encoder = Encoder(channels=variant.channels, stride=stride)
+        decoder = Decoder(classes, variant.channels)
         torch.manual_seed(seed + 1_000_000)
         neck = None if variant.neck is None else variant.neck(variant.channels)
     return SegmentationNetwork(encoder, neck, decoder)

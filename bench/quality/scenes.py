@@ -6,7 +6,10 @@ tells a border: :func:`edge_statistics` measures how far that holds. What is lef
 takes some pixels to see. The chequered one is finer, and the blur leaves it 0.6 of the gratings' deviation.
 
     labels = Voronoi cells in coordinates that are bent smoothly, crossed by thin bands and rings
-    image  = blur(texture[labels]) + noise
+    image  = blur(inside * texture[labels] + between * brightness[labels]) + noise
+
+By default ``between`` is 0. With more of it classes differ in brightness, so that edges between them get stronger; with
+less of ``inside`` those inside get weaker.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from .metrics import border_band, separation
 
 CLASSES = 5
 """Gratings in four directions and a chequered texture."""
+
+BRIGHTNESS = torch.linspace(-math.sqrt(2), math.sqrt(2), CLASSES)
+"""Of the classes: even steps, with mean 0 and variance 1 over the classes."""
 
 CELLS = 7
 BANDS = 2
@@ -42,19 +48,31 @@ class Scenes(NamedTuple):
         return Scenes(self.images.to(device), self.labels.to(device))
 
 
-def make_scenes(count: int, size: int, seed: Sequence[int] | int, *, blur: float = 0.7, noise: float = 0.6) -> Scenes:
+def make_scenes(
+    count: int,
+    size: int,
+    seed: Sequence[int] | int,
+    *,
+    inside: float = 1.0,
+    between: float = 0.0,
+    blur: float = 0.7,
+    noise: float = 0.6,
+) -> Scenes:
     """``count`` scenes of ``size`` x ``size`` pixels, always the same for the same arguments.
 
     Args:
         count, size: how many, and how large.
         seed: a number, or several, as in ``(seed of the run, number of the set)``.
+        inside: standard deviation of the textures before the blur: how strong edges inside a class are.
+        between: standard deviation over the classes of their brightness: how strong edges between classes are beside
+            what the textures make of them.
         blur: standard deviation of the Gaussian that the image is blurred with, in pixels.
-        noise: standard deviation of the white noise added to it; the textures' is 1 before the blur.
+        noise: standard deviation of the white noise added to it.
     """
     generator = torch.Generator().manual_seed(_mix(seed))
     labels = _partition(count, size, generator)
     textures = _textures(count, size, generator)
-    clean = textures.gather(1, labels.unsqueeze(1))
+    clean = inside * textures.gather(1, labels.unsqueeze(1)) + between * BRIGHTNESS[labels].unsqueeze(1)
     images = _blur(clean, blur) + noise * torch.randn(count, 1, size, size, generator=generator)
     return Scenes(images, labels)
 

@@ -45,6 +45,13 @@ class Difference:
         spread = "" if self.half_width is None else f" ± {100 * self.half_width:.2f}"
         return f"{100 * self.mean:+.2f}{spread}"
 
+    @property
+    def verdict(self) -> str:
+        """``"better"`` or ``"worse"`` where the interval excludes 0, else ``"undecided"``."""
+        if self.half_width is None or abs(self.mean) <= self.half_width:
+            return "undecided"
+        return "better" if self.mean > 0 else "worse"
+
 
 def load(path: Path) -> dict[str, Any]:
     """A results file."""
@@ -127,16 +134,24 @@ def separation_table(results: dict[str, Any]) -> str:
     return table(["between encoder and decoder", *names.values()], rows)
 
 
-def provenance(results: dict[str, Any]) -> str:
-    """How the figures came to be, in a sentence or two."""
-    session, setting, task = results["sessions"][-1], results["setting"], results["task"]
+def origin(results: dict[str, Any]) -> str:
+    """How the figures came to be, in two sentences."""
+    session, setting = results["sessions"][-1], results["setting"]
     revisions = sorted({str(own["git"]["revision"])[:10] for own in results["sessions"]})
     total = sum(run["cpu_seconds"] for run in results["runs"])
     return (
         f"`{results['command']}`, {session['device']['name']}, torch {session['torch']}, revision "
         f"{', '.join(revisions)}; {setting['training_scenes']} scenes of {setting['size']}x{setting['size']} pixels to "
         f"train on, {setting['test_scenes']} others to test on, {setting['steps']} steps of {setting['batch']}. "
-        f"{len(results['runs'])} runs took {total / 60:.0f} minutes of CPU time in all, one thread each. "
+        f"{len(results['runs'])} runs took {total / 60:.0f} minutes of CPU time in all, one thread each."
+    )
+
+
+def provenance(results: dict[str, Any]) -> str:
+    """The origin, and how strong edges are."""
+    task = results["task"]
+    return (
+        f"{origin(results)} "
         f"Edges between classes are {task['neighbour_ratio']:.2f} times as strong as those inside, and the gradient "
         f"tells a border pixel with a chance of {100 * task['gradient_separation']:.0f} %."
     )
@@ -167,15 +182,10 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def with_tables(page: str, results: dict[str, Any]) -> str:
-    """A page whose tables, between the marks, are those of a results file."""
+def with_tables(page: str, tables: str) -> str:
+    """A page with these tables between the marks."""
     begin, end = map(re.escape, MARKS)
-    found, count = re.subn(f"(?<={begin}\n).*?(?={end})", lambda _: f"\n{markdown(results)}\n\n", page, flags=re.DOTALL)
+    found, count = re.subn(f"(?<={begin}\n).*?(?={end})", lambda _: f"\n{tables}\n\n", page, flags=re.DOTALL)
     if count != 1:
         raise ValueError(f"the page must have one place between {MARKS[0]} and {MARKS[1]}, found {count}")
     return found
-
-
-def update_page(results: dict[str, Any]) -> None:
-    """Write the tables into ``docs/quality.md``."""
-    PAGE.write_text(with_tables(PAGE.read_text(), results))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,15 @@ class Setting:
     weight_decay: float = 1e-2
     blur: float = 0.7
     noise: float = 0.6
+    inside: float = 1.0
+    between: float = 0.0
+    stride: int = 8
+
+    def scenes(self, count: int, seed: Sequence[int] | int) -> Scenes:
+        """``count`` scenes of this task."""
+        return make_scenes(
+            count, self.size, seed, inside=self.inside, between=self.between, blur=self.blur, noise=self.noise
+        )
 
 
 TEST_SEED = 424242
@@ -47,13 +56,13 @@ TEST_SEED = 424242
 @lru_cache(maxsize=2)
 def training_scenes(setting: Setting, seed: int) -> Scenes:
     """A run's own scenes: the seed gives the scenes, the initial weights and the order, for all variants alike."""
-    return make_scenes(setting.training_scenes, setting.size, (seed, 0), blur=setting.blur, noise=setting.noise)
+    return setting.scenes(setting.training_scenes, (seed, 0))
 
 
 @lru_cache(maxsize=1)
 def test_scenes(setting: Setting) -> Scenes:
     """The scenes that every run is tested on."""
-    return make_scenes(setting.test_scenes, setting.size, TEST_SEED, blur=setting.blur, noise=setting.noise)
+    return setting.scenes(setting.test_scenes, TEST_SEED)
 
 
 def batches(setting: Setting, seed: int) -> Iterator[Tensor]:
@@ -72,7 +81,7 @@ def train(network: nn.Module, scenes: Scenes, setting: Setting, seed: int, eps: 
     device = next(network.parameters()).device
     images, labels = scenes.to(device)
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay, eps=eps
+        network.parameters(), lr=setting.learning_rate, weight_decay=setting.weight_decay, eps=eps, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting.learning_rate, total_steps=setting.steps)
     losses = []
@@ -106,17 +115,19 @@ LOSS_BLOCK = 20
 """Steps whose losses are averaged for the curve that is kept."""
 
 
-def run(variant: Variant, setting: Setting, seed: int, device: torch.device) -> tuple[dict[str, Any], Pictures]:
-    """Train a variant and measure it: the figures, and the maps for the pictures."""
+def run(
+    variant: Variant, setting: Setting, seed: int, device: torch.device, with_maps: bool = True
+) -> tuple[dict[str, Any], Pictures]:
+    """Train a variant and measure it: the figures, and the maps for the pictures if they are wanted."""
     wall, cpu = time.perf_counter(), time.process_time()
     scenes, tests = training_scenes(setting, seed), test_scenes(setting)
-    network = build_network(variant, CLASSES, seed).to(device)
+    network = build_network(variant, CLASSES, seed, setting.stride).to(device)
     suggested = (
         set_suggested_contrast(network, scenes.images[: setting.batch].to(device)) if variant.suggested else None
     )
     losses = torch.tensor(train(network, scenes, setting, seed))
     predictions = predict(network, tests.images)
-    maps = responses(network, tests.images)
+    maps = responses(network, tests.images) if with_maps else {}
     record = {
         "variant": variant.name,
         "seed": seed,
@@ -131,7 +142,9 @@ def run(variant: Variant, setting: Setting, seed: int, device: torch.device) -> 
         "cpu_seconds": time.process_time() - cpu,
     }
     pictures = {name: values[:PICTURES].numpy().astype(np.float16) for name, values in maps.items()}
-    return record, {"prediction": predictions[:PICTURES].numpy().astype(np.uint8), **pictures}
+    if with_maps:
+        pictures["prediction"] = predictions[:PICTURES].numpy().astype(np.uint8)
+    return record, pictures
 
 
 def learned_contrast(network: nn.Module) -> list[float] | None:

@@ -15,7 +15,7 @@ from sdn_triton import SDNNeck
 from sdn_triton.bench.quality import __main__ as command
 from sdn_triton.bench.quality import summary
 from sdn_triton.bench.quality.convergence import by_backend, by_plain_operations, compare_paths
-from sdn_triton.bench.quality.experiment import Plan, Results, describe_task, execute
+from sdn_triton.bench.quality.experiment import FULL, Job, Plan, Results, describe_task, execute
 from sdn_triton.bench.quality.network import (
     BASE,
     SWEEPS,
@@ -238,13 +238,13 @@ def results(tmp_path_factory):
     path = tmp_path_factory.mktemp("quality") / "tiny.json"
     found = Results(path, TINY, CPU, ["test"])
     describe_task(TINY, found)
-    for record, pictures in execute(Plan(TINY, seeds=2, sweep_seeds=2).jobs(), TINY, CPU, workers=0):
+    for _, record, pictures in execute(Plan(TINY, seeds=2, sweep_seeds=2).jobs(), CPU, workers=0):
         found.add(record, pictures)
     return path
 
 
 def test_plan():
-    jobs = [(variant.name, seed) for variant, seed in Plan(TINY, seeds=3, sweep_seeds=1).jobs()]
+    jobs = [(job.variant.name, job.seed) for job in Plan(TINY, seeds=3, sweep_seeds=1).jobs()]
     assert len(jobs) == len(set(jobs)) == 3 * len(BASE) + len(SWEEPS)
     assert [seed for _, seed in jobs] == sorted(seed for _, seed in jobs)
 
@@ -262,9 +262,14 @@ def test_runs_are_carried_on(results):
         Results(results, Setting(steps=5), CPU, ["test"])
 
 
+def test_a_file_from_before_a_setting_was_one_is_carried_on():
+    assert "stride" not in summary.load(summary.FIGURES)["setting"]
+    assert Results(summary.FIGURES, FULL.setting, CPU, ["test"]).has(VARIANTS["sdn"], 0)
+
+
 @pytest.mark.long
 def test_the_processes_compute_the_same(results):
-    ((record, _),) = execute([(VARIANTS["none"], 0)], TINY, CPU, workers=1)
+    ((_, record, _),) = execute([Job(VARIANTS["none"], TINY, 0)], CPU, workers=1)
     (before,) = (r for r in summary.load(results)["runs"] if (r["variant"], r["seed"]) == ("none", 0))
     assert record["losses"] == pytest.approx(before["losses"], rel=1e-5)
 
@@ -314,13 +319,13 @@ def test_tables_hold_every_variant_and_are_well_formed(results):
 
 def test_a_page_without_marks_is_an_error(results):
     with pytest.raises(ValueError, match="found 0"):
-        summary.with_tables("# A page", summary.load(results))
+        summary.with_tables("# A page", summary.markdown(summary.load(results)))
 
 
 def test_the_page_is_up_to_date():
     """If this fails: python -m sdn_triton.bench.quality --docs bench/results/quality/cpu.json"""
     page = summary.PAGE.read_text()
-    assert page == summary.with_tables(page, summary.load(summary.FIGURES))
+    assert page == summary.with_tables(page, summary.markdown(summary.load(summary.FIGURES)))
 
 
 def test_every_picture_of_the_page_is_there():
@@ -420,6 +425,15 @@ def test_the_neck_of_the_sweep_is_the_library_neck_but_for_the_guidance():
     own, theirs = build_network(VARIANTS["deepest"], CLASSES, 0).neck, SDNNeck((16, 32, 64))
     assert [stage.project.in_channels for stage in own.stages if stage.project] == [64, 64]
     assert [stage.project.in_channels for stage in theirs.stages if stage.project] == [32, 64]
+
+
+@pytest.mark.parametrize("place", ["sdn_triton/contrast.py", "docs/segmentation.md"])
+def test_what_is_said_of_the_contrast_was_measured(place):
+    tables, text = summary.PAGE.read_text(), re.sub(r"\s+", " ", (ROOT / place).read_text())
+    (suggested,) = re.findall(r"changes mIoU by (-\d\.\d\d ± \d\.\d\d)", text)
+    assert f"| suggest_contrast - SDN | 5 | {suggested} |" in tables
+    (low,) = re.findall(r"0\.03 costs (\d\.\d\d ± \d\.\d\d)", text)
+    assert f"| contrast 0.03 - SDN | 5 | -{low} |" in tables
 
 
 def test_the_readme_leads_to_the_page():
