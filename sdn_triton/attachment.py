@@ -144,8 +144,7 @@ def attach(
     like = next((p for p in (*part.module.parameters(), *model.parameters()) if p.is_floating_point()), torch.empty(0))
     placed: NeckOptions = {"device": like.device, "dtype": like.dtype}
     neck = SDNNeck(each, **(placed | options)).train(part.module.training)
-    selected = None if select is None else (*select,)
-    hook = Attachment(part.name, side, (*part.path, name), selected, each, coarse_to_fine, options)
+    hook = Attachment(part.name, side, (*part.path, name), None if select is None else (*select,), each, coarse_to_fine)
     if features is not None:
         hook.remember(features)
     part.holder.add_module(name, neck)
@@ -187,8 +186,6 @@ class Attachment:
 
     places: tuple[int, list[int]] | None = None
     """How many leaves the last call had, and which of them were the features, fine to coarse."""
-    options: NeckOptions | None = None
-    """Those that the neck was made with; None of what was pickled before they were kept."""
 
     def __init__(
         self,
@@ -198,7 +195,6 @@ class Attachment:
         select: Select,
         channels: tuple[int, ...],
         coarse_to_fine: bool | None,
-        options: NeckOptions,
     ) -> None:
         self.at = at
         self.side = side
@@ -206,7 +202,6 @@ class Attachment:
         self.select = select
         self.channels = channels
         self.coarse_to_fine = coarse_to_fine
-        self.options = options
 
     def register(self, target: nn.Module) -> None:
         # The handle is kept here, where copies and pickles of the model take it along.

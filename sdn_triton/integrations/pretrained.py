@@ -1,8 +1,9 @@
 """``save_pretrained`` and ``from_pretrained`` for networks that necks are attached to.
 
-For every class with these two methods that keeps its weights as safetensors: those of transformers, those of
-segmentation_models_pytorch, and others made with ``huggingface_hub.PyTorchModelHubMixin``. The folder is theirs, with
-the necks' weights among the network's and one file more, which says where the necks are. It needs safetensors.
+For every class with these two methods: those of transformers, those of segmentation_models_pytorch, and others made
+with ``huggingface_hub.PyTorchModelHubMixin``. The folder is theirs, with two files more: where the necks are and how
+they are made, and their weights, which are among the network's, too, by names that its framework chooses. It needs
+safetensors.
 """
 
 from __future__ import annotations
@@ -17,26 +18,28 @@ from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sdn_triton.attachment import Attachment, attach, attachments_of
+from sdn_triton.modules import SDN, SDNNeck
 from sdn_triton.options import Contrast
+from sdn_triton.parts import uncompiled
 
 try:
-    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
 except ImportError as error:
     raise ImportError("sdn_triton.integrations.pretrained needs safetensors: pip install safetensors") from error
 
 FILE = "sdn_necks.json"
-"""Beside the weights: where the necks of a network are, and how they are made."""
-
-OF_THE_LOADED = "contrast", "zero_init", "device", "dtype"
-"""Options of a neck that are not written as they were given: its state has them, or the network that is loaded."""
+"""Where the necks of a network are, and how they are made."""
+WEIGHTS = "sdn_necks.safetensors"
+"""Their states, by their numbers in that file."""
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class _Neck(TypedDict):
-    """What is written of a neck; its weights are among those of the network."""
+    """What is written of a neck beside its state."""
 
     at: str
     side: str
@@ -45,6 +48,8 @@ class _Neck(TypedDict):
     select: list[int | str] | None
     channels: list[int]
     coarse_to_fine: bool | None
+    dtype: str | None
+    """Where it is another than that of the part it is attached to."""
     options: dict[str, Any]
     contrast: list[float | list[float]]
 
@@ -55,11 +60,12 @@ def save_pretrained(model: nn.Module, folder: str | PathLike[str], **options: An
     Args:
         model: a network with a ``save_pretrained``, and with necks by :func:`sdn_triton.attach`.
         folder: made where it is not there.
-        options: of the network's own ``save_pretrained``.
+        options: of the network's own ``save_pretrained``, but for ``push_to_hub``: upload the folder afterwards.
 
     Raises:
         TypeError: ``model`` has no ``save_pretrained``.
-        ValueError: no neck is attached to it.
+        ValueError: no neck is attached to it, or one that :func:`sdn_triton.attach` would not make, such as one whose
+            stages have different options; or ``push_to_hub``.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -74,14 +80,22 @@ def save_pretrained(model: nn.Module, folder: str | PathLike[str], **options: An
         Loading weights from local directory
         True
     """
+    model = uncompiled(model)
     save = getattr(model, "save_pretrained", None)
     if save is None:
         raise TypeError(f"{type(model).__name__} has no save_pretrained: keep its state_dict() by torch.save")
-    necks = [_describe(at, hook, module) for at, module, hook in attachments_of(model)]
-    if not necks:
+    if options.get("push_to_hub"):
+        raise ValueError("push_to_hub would upload the network without its necks: upload the folder afterwards")
+    attached = [(hook.neck_of(part), hook, part, at) for at, part, hook in attachments_of(model)]
+    if not attached:
         raise ValueError(f"no neck is attached to this {type(model).__name__}: use its own save_pretrained")
+    description = json.dumps([_describe(*each) for each in attached], indent=2)
+    states = enumerate(neck.state_dict() for neck, *_ in attached)
     save(folder, **options)
-    Path(folder, FILE).write_text(json.dumps(necks, indent=2) + "\n", encoding="utf-8")
+    dense = torch.contiguous_format
+    weights = {f"{i}.{key}": value.clone(memory_format=dense) for i, state in states for key, value in state.items()}
+    save_file(weights, Path(folder, WEIGHTS))
+    Path(folder, FILE).write_text(description + "\n", encoding="utf-8")
 
 
 def from_pretrained(kind: type[M], folder: str | PathLike[str], **options: Any) -> M:
@@ -96,19 +110,23 @@ def from_pretrained(kind: type[M], folder: str | PathLike[str], **options: Any) 
         FileNotFoundError: the folder has no necks, or is no folder of this machine.
         RuntimeError: its weights are not those of its necks.
     """
-    described = Path(folder, FILE)
-    if not described.is_file():
+    if not Path(folder, FILE).is_file():
         raise FileNotFoundError(
             f"there is no {FILE} in {str(folder)!r}: sdn_triton's save_pretrained writes it, into a folder of this "
             "machine (a hub's repository is brought there by huggingface_hub.snapshot_download)"
         )
-    necks: list[_Neck] = json.loads(described.read_text(encoding="utf-8"))
+    necks: list[_Neck] = json.loads(Path(folder, FILE).read_text(encoding="utf-8"))
     with _expected(kind, [rf"^{re.escape(neck['keys'])}" for neck in necks]):
         model: M = kind.from_pretrained(folder, **options)  # type: ignore[attr-defined]
-    for neck in necks:
+    states = load_file(Path(folder, WEIGHTS))
+    for i, neck in enumerate(necks):
         attached: Any = neck["options"] | {"contrast": [_contrast(value) for value in neck["contrast"]]}
         attached |= {name: neck[name] for name in ("side", "select", "name")}
-        attach(model, neck["at"], neck["channels"], **attached).load_state_dict(_weights(Path(folder), neck["keys"]))
+        if neck["dtype"] is not None:
+            attached["dtype"] = getattr(torch, neck["dtype"])
+        made = attach(model, neck["at"], neck["channels"], **attached)
+        prefix = f"{i}."
+        made.load_state_dict({key.removeprefix(prefix): w for key, w in states.items() if key.startswith(prefix)})
     hooks = {(at, hook.side, hook.name): hook for at, _, hook in attachments_of(model)}
     for neck in necks:
         hooks[neck["at"], neck["side"], neck["name"]].coarse_to_fine = neck["coarse_to_fine"]
@@ -130,33 +148,46 @@ def _expected(kind: type[nn.Module], patterns: list[str]) -> Iterator[None]:
             setattr(kind, name, before)
 
 
-def _describe(at: str, hook: Attachment, module: nn.Module) -> _Neck:
-    if hook.options is None:
-        raise ValueError(
-            f"the neck {hook.name!r} at {at!r} was pickled by an older version: attach another one with its state"
-        )
-    prefix, neck = f"{at}." if at else "", hook.neck_of(module)
+def _describe(neck: SDNNeck, hook: Attachment, part: nn.Module, at: str) -> _Neck:
+    stages = [_options(stage) for stage in neck.stages]
+    if any(stage != stages[0] for stage in stages):
+        raise ValueError(f"the stages of the neck {hook.name!r} at {at!r} have different options: {stages}")
+    layers: list[Any] = [stage.sdc for stage in neck.stages]
+    own = set(neck.parameters())
+    others = (p.dtype for p in part.parameters() if p not in own and p.is_floating_point())
+    dtype = next(neck.parameters()).dtype
     return {
         "at": at,
         "side": hook.side,
         "name": hook.name,
-        "keys": f"{prefix}{'.'.join(hook.path)}.",
+        "keys": ".".join((*([at] if at else []), *hook.path, "")),
         "select": None if hook.select is None else [*hook.select],
         "channels": [*hook.channels],
         "coarse_to_fine": hook.coarse_to_fine,
-        "options": {name: value for name, value in hook.options.items() if name not in OF_THE_LOADED},
-        "contrast": [_number(stage.sdc.current_contrast()) for stage in neck.stages],
+        "dtype": None if dtype == next(others, None) else str(dtype).removeprefix("torch."),
+        "options": stages[0],
+        "contrast": [_number(sdc.current_contrast()) for sdc in layers],
     }
 
 
-def _weights(folder: Path, keys: str) -> dict[str, Tensor]:
-    """The tensors of a folder whose names begin with ``keys``, without that beginning."""
-    weights: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            own = [key for key in file.keys() if key.startswith(keys)]  # noqa: SIM118 (no mapping)
-            weights |= {key.removeprefix(keys): file.get_tensor(key) for key in own}
-    return weights
+def _options(stage: Any) -> dict[str, Any]:
+    """The options of a block as they are, which its state does not have."""
+    if not isinstance(stage, SDN) or not isinstance(stage.fusion.norm, _BatchNorm):
+        raise ValueError(f"a neck can be written whose stages are SDN with a batch normalisation, got {stage}")
+    sdc, norm = stage.sdc, stage.fusion.norm
+    return {
+        "kernel_size": [*sdc.kernel_size],
+        "dilation": [*sdc.dilation],
+        "groups": sdc.groups,
+        "bias": sdc.bias is not None,
+        "padding_mode": sdc.padding_mode,
+        "diffusivity": sdc.diffusivity,
+        "learn_contrast": sdc.learn_contrast,
+        "similarity": sdc.similarity,
+        "eps": norm.eps,
+        "momentum": norm.momentum,
+        "backend": sdc.backend,
+    }
 
 
 def _number(contrast: Contrast) -> float | list[float]:

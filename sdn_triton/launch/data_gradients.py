@@ -166,7 +166,7 @@ def _gather(
         # Tiles are counted image by image, row by row: those before this strip have theirs in front.
         before = count_tiles(cut.first_image, call.input.shape[2], call.input.shape[3], config)
         before += count_tiles(1, cut.first_row, call.input.shape[3], config)
-        sums = sums[before:]
+        sums = sums[before : before + count_tiles(cut.images, cut.rows, call.input.shape[3], config)]
 
     def rest() -> Rest:
         hg, hh, hw, hc = (0, 0, 0, 0) if products is None else products.stride()

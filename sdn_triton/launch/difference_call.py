@@ -356,11 +356,15 @@ class DifferenceCall:
         }
 
     def constants(self, *tensors: Tensor) -> dict[str, Any]:
-        """The compile-time options; ``tensors`` are the images that a kernel addresses besides input and guidance."""
+        """The compile-time options; ``tensors`` are the images that a kernel addresses besides input and guidance.
+
+        Of the guidance of vectors it addresses none: there it reads maps, which are among ``tensors``.
+        """
+        images = (self.input,) if self.uses_maps else (self.input, self.guidance)
         return {
             "KERNEL_H": self.options.kernel_size[0],
             "KERNEL_W": self.options.kernel_size[1],
             "DIFFUSIVITY": self.options.diffusivity,
             "ZERO_FLUX": self.options.border == "zero_flux",
-            "INT64": needs_64_bits(self.input, self.guidance, *tensors, margin=self.margin),
+            "INT64": needs_64_bits(*images, *tensors, margin=self.margin),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 
 import torch
@@ -22,6 +22,8 @@ LARGEST_VECTOR_GROUPS = 8
 LARGEST_WEIGHT = 2**31 - 1
 OLDEST_CAPABILITY = (8, 0)
 OLDEST_TRITON = (3, 6)
+TRITON = "triton", "pytorch-triton-rocm", "pytorch-triton", "triton-rocm"
+"""What its distributions are called: the first is the usual one, the others come with PyTorch for AMD or by night."""
 """Kernels take tuples, which triton 3.2 cannot; this is the oldest version that they were checked with."""
 
 
@@ -84,12 +86,11 @@ def _name(dtype: torch.dtype) -> str:
 
 @cache
 def _why_no_triton() -> str | None:
-    """Asked without importing triton; one that goes by another name, as PyTorch's nightly one, is taken to be new."""
+    """Asked without importing triton; one that goes by a name that is not known here is taken to be new."""
     if find_spec("triton") is None:
         return "triton is not installed"
-    try:
-        installed = version("triton")
-    except PackageNotFoundError:
+    installed = next((distribution.version for name in TRITON for distribution in distributions(name=name)), None)
+    if installed is None:
         return None
     major, minor = (int(part) for part in installed.split(".")[:2])
     if (major, minor) < OLDEST_TRITON:

@@ -111,7 +111,8 @@ class Operator(PathOperator[A, Options]):
                 torch.zeros_like(a) if need and isinstance(a, Tensor) else None for a, need in zip(arguments, needs)
             )
         path, _ = self.choose(arguments, options, backend, "backward")
-        of_forward = (kept,) if kept else ()
+        # What an eager forward kept is of no use to kernels, which may be able to do what the forward's were not.
+        of_forward = (kept,) if kept and path != "triton" else ()
         return tuple(self._run(path, "backward", arguments, options, backend, grad, self.Needs(*needs), *of_forward))
 
     def trained(self, arguments: A) -> tuple[bool, ...]:

@@ -40,6 +40,12 @@ class Head(nn.Module):
         return self.fine(fine) + nn.functional.interpolate(self.coarse(coarse), scale_factor=2)
 
 
+class TwoNames(Network):
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = self.head
+
+
 IMAGE = torch.randn(2, 3, 16, 16)
 OPTIONS = {
     "as they are": {},
@@ -82,6 +88,47 @@ def test_the_order_of_features_that_an_example_told(tmp_path):
     assert hook.coarse_to_fine is True
 
 
+def test_options_are_written_as_they_are(tmp_path):
+    """Not as they were given: who sets eps in all normalisations sets that of necks, too."""
+    model = Network().eval()
+    stir(attach(model, "head", example=IMAGE))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-2, 0.3
+    for stage in model.head.sdn_neck.stages:
+        stage.sdc.diffusivity = "rational"
+    save_pretrained(model, tmp_path)
+    assert torch.equal(from_pretrained(Network, tmp_path)(IMAGE), model(IMAGE))
+    model.head.sdn_neck.stages[0].sdc.diffusivity = "exponential"
+    with pytest.raises(ValueError, match=r"'sdn_neck' at 'head' have different options.*exponential.*rational"):
+        save_pretrained(model, tmp_path)
+
+
+def test_other_weights_in_the_folder_are_not_taken(tmp_path):
+    model = Network().eval()
+    neck = attach(model, "head", example=IMAGE)
+    save_pretrained(model, tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "old.safetensors")
+    stir(neck)
+    save_pretrained(model, tmp_path)
+    assert torch.equal(from_pretrained(Network, tmp_path)(IMAGE), model(IMAGE))
+
+
+def test_a_part_with_two_names_and_a_compiled_network(tmp_path):
+    model = TwoNames().eval()
+    stir(attach(model, "head", example=IMAGE))
+    save_pretrained(torch.compile(model, backend="eager"), tmp_path)
+    assert torch.equal(from_pretrained(TwoNames, tmp_path)(IMAGE), model(IMAGE))
+
+
+def test_a_neck_of_another_dtype_keeps_it(tmp_path):
+    model = Network()
+    attach(model, "head", example=IMAGE, dtype=torch.float64)
+    save_pretrained(model, tmp_path)
+    assert {p.dtype for p in from_pretrained(Network, tmp_path).head.sdn_neck.parameters()} == {torch.float64}
+    assert {p.dtype for p in from_pretrained(Network, tmp_path).head.fine.parameters()} == {torch.float32}
+
+
 def test_transformers(tmp_path, caplog):
     transformers = pytest.importorskip("transformers")
     kind = transformers.SegformerForSemanticSegmentation
@@ -90,7 +137,7 @@ def test_transformers(tmp_path, caplog):
     model = kind(transformers.SegformerConfig(**sizes, **heads)).eval()
     stir(attach(model, "decode_head", channels=[8, 16], contrast=0.7))
     save_pretrained(model, tmp_path, max_shard_size="20KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     with caplog.at_level("WARNING"):
         loaded = from_pretrained(kind, tmp_path)
     assert "sdn_neck" not in caplog.text
@@ -117,9 +164,12 @@ def test_what_is_refused(tmp_path):
         from_pretrained(Network, "somebody/network")
     model = Network()
     attach(model, "head", example=IMAGE)
+    with pytest.raises(ValueError, match="push_to_hub"):
+        save_pretrained(model, tmp_path, push_to_hub=True)
+    assert not list(tmp_path.iterdir())
     save_pretrained(model, tmp_path)
     necks = json.loads((tmp_path / FILE).read_text())
-    necks[0]["options"] = {"bias": True}
+    necks[0]["options"]["bias"] = True
     (tmp_path / FILE).write_text(json.dumps(necks))
     with pytest.raises(RuntimeError, match="Missing key"):
         from_pretrained(Network, tmp_path)

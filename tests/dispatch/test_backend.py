@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,3 +159,20 @@ def test_imports_and_runs_on_the_cpu(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "fine"
+
+
+@pytest.mark.parametrize("name", ["triton", "pytorch-triton-rocm"])
+@pytest.mark.parametrize(("installed", "runs"), [("3.2.0", False), ("3.5.1+rocm", False), ("3.6.0", True)])
+def test_an_old_triton_is_named(monkeypatch, name, installed, runs):
+    support = pytest.importorskip("sdn_triton.launch.support")
+
+    def distributions(name: str, wanted: str = name):
+        return [SimpleNamespace(version=installed)] if name == wanted else []
+
+    monkeypatch.setattr(support, "distributions", distributions)
+    support._why_no_triton.cache_clear()
+    try:
+        why = support._why_no_triton()
+    finally:
+        support._why_no_triton.cache_clear()
+    assert why is None if runs else why == f"the kernels need triton 3.6 or newer, this is {installed}"

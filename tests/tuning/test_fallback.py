@@ -271,3 +271,22 @@ def test_pairs_are_given_up_before_tiles(kernel):
     following = smaller(config)
     assert following is not None
     assert (following.pairs, following.num_stages, following.block_p) == (False, 1, 32)
+
+
+@needs_interpreter
+def test_a_backward_with_kernels_after_an_eager_forward(monkeypatch):
+    """What the eager forward kept for an eager backward is of no use to kernels, and is not handed to them."""
+    *arguments, bias = tensors()
+
+    def gradients():
+        leaves = [x.clone().requires_grad_() for x in arguments]
+        return torch.autograd.grad(semantic_difference_conv2d(*leaves, bias, padding=1).square().sum(), leaves)
+
+    def by_step(given, input, why_not, arguments, options, step):
+        return "triton" if step == "backward" else "eager", "by step"
+
+    before = gradients()
+    monkeypatch.setattr(path_module, "choose", by_step)
+    for found, eagerly in zip(gradients(), before, strict=True):
+        # Sums in another order, of float32 numbers: some ten roundings of the largest.
+        assert (found - eagerly).abs().max() <= 10 * torch.finfo(torch.float32).eps * eagerly.abs().max()
