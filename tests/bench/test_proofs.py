@@ -20,14 +20,18 @@ from sdn_triton.bench.proofs.__main__ import (
     recorded,
     worse,
 )
+from sdn_triton.kernels.arguments import Contrast
+from sdn_triton.launch.run import Launch
+from sdn_triton.tuning.configs import KernelConfig
 
-PARAMETERS = {"z_ptr": "*bf16", "u_ptr": "*bf16", "C": "i32", "inverse_contrast": "fp32"}
+PARAMETERS = {"z_ptr": "*bf16", "u_ptr": "*bf16", "C": "i32", "contrast.inverse": "fp32"}
 
 
 def launch_and_kernel():
     image = torch.empty((1, 4, 1, 8), device="meta", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    arguments = {"z_ptr": image, "u_ptr": image, "C": 4, "inverse_contrast": 0.5}
-    launch = SimpleNamespace(name="copy_kernel", grid=(3,), arguments=arguments)
+    arguments = {"z_ptr": image, "u_ptr": image, "C": 4, "contrast": Contrast(None, 0.5, None)}
+    config = KernelConfig(block_p=8, block_w=8, block_c=4, block_o=4, num_warps=2, num_stages=1)
+    launch = Launch(SimpleNamespace(__name__="copy_kernel"), (3,), arguments, config)
     return launch, SimpleNamespace(parameters=PARAMETERS, threads=64, shared_bytes=128)
 
 
