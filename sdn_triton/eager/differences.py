@@ -38,17 +38,6 @@ class Call(NamedTuple):
         """That of the images."""
         return self.input.shape[2], self.input.shape[3]
 
-    @property
-    def is_scaled(self) -> bool:
-        """Whether guidance in units of the contrast is another."""
-        return isinstance(self.k, Tensor) or self.k != 1
-
-    def from_units(self, by_guidance: Tensor) -> Tensor:
-        """The gradient of the guidance from that of the guidance in units of the contrast, whose memory it takes."""
-        if self.is_scaled:
-            by_guidance.div_(self.k.view(-1, 1, 1) if isinstance(self.k, Tensor) else self.k)
-        return by_guidance
-
 
 def weighted(e: Tensor, d: Tensor, options: DifferenceOptions, g: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``f = g(d) e`` in the memory of ``e``, and ``g(d)`` in that of ``g``, or of ``d`` where there is none."""

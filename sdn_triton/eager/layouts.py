@@ -15,6 +15,13 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def divide(maps: Tensor, unit: Contrast) -> Tensor:
+    """``maps [..., C, H, W]`` in units of a contrast, in their own memory."""
+    if isinstance(unit, Tensor):
+        return maps.div_(unit.view(-1, 1, 1))
+    return maps if unit == 1 else maps.div_(unit)
+
+
 def match(value: Tensor, like: Tensor) -> Tensor:
     """``value`` in the dtype and layout of ``like``."""
     if value.dtype == like.dtype and value.stride() == like.stride():
@@ -95,8 +102,7 @@ class Reader:
             self.maps = self.grid.maps_in(self.values, first, (image.shape[2], image.shape[3]))
             self.filled = filled
         self.maps.copy_(image)
-        if isinstance(unit, Tensor) or unit != 1:
-            self.maps.div_(unit.view(-1, 1, 1) if isinstance(unit, Tensor) else unit)
+        divide(self.maps, unit)
         if self.is_list:
             return self.values
         C = image.shape[1]

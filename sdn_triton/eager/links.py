@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.differences import Call, flow, weighted
-from sdn_triton.eager.layouts import Reader, copies_to_list, maps_like
+from sdn_triton.eager.layouts import Reader, copies_to_list, divide, maps_like
 from sdn_triton.eager.products import Products, products
 from sdn_triton.eager.strips import Load, Place, Strip, closed_pairs, cut
 from sdn_triton.eager.workspace import laid_out
@@ -94,7 +94,7 @@ def backward(
         _backward_strips(call, multiply, strip, places, at_once, grad, needs, sums, is_cut)
     return (
         None if by_input is None else by_input.to(input.dtype),
-        None if by_guidance is None else call.from_units(by_guidance).to(guidance.dtype),
+        None if by_guidance is None else divide(by_guidance, call.k).to(guidance.dtype),
         multiply.gradient(by_kernels, weight) if needs.weight else None,
         sums.contrast if needs.contrast else None,
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdn_triton.eager.differences import Call, flow, weighted
-from sdn_triton.eager.layouts import match
+from sdn_triton.eager.layouts import divide, match
 from sdn_triton.eager.strips import Strip
 from sdn_triton.eager.workspace import workspace
 from sdn_triton.options import DifferenceNeeds, DifferenceOptions
@@ -168,8 +168,7 @@ class Memory:
         # What lies around the images is zero and is never written to.
         for image, values in zip(self.images, (call.guidance, call.input)):
             image.copy_(values)
-        if call.is_scaled:
-            self.images[0].div_(call.k.view(-1, 1, 1) if isinstance(call.k, Tensor) else call.k)
+        divide(self.images[0], call.k)
         torch.sub(self.far, self.near, out=self.steps)
         return self.d, self.e
 
@@ -238,7 +237,7 @@ def backward(
         if needs.guidance and options.diffusivity == "constant":
             by_guidance = torch.zeros_like(guidance)
         elif needs.guidance:
-            by_guidance = call.from_units(torch.empty_like(guidance).copy_(sums.as_strided(*at.sums[0])))
+            by_guidance = divide(torch.empty_like(guidance).copy_(sums.as_strided(*at.sums[0])), call.k)
         if needs.input:
             by_input = torch.empty_like(input).copy_(sums.as_strided(*at.sums[1]))
     return by_input, by_guidance, by_weight

@@ -162,18 +162,18 @@ def _gather(
     du, dv, sums = gradients
     if maps is not None and dv is not None:
         dv = dv[0]
+    tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
     if sums is not None:
         # Tiles are counted image by image, row by row: those before this strip have theirs in front.
         before = count_tiles(cut.first_image, call.input.shape[2], call.input.shape[3], config)
         before += count_tiles(1, cut.first_row, call.input.shape[3], config)
-        sums = sums[before : before + count_tiles(cut.images, cut.rows, call.input.shape[3], config)]
+        sums = sums[before : before + tiles]
 
     def rest() -> Rest:
         hg, hh, hw, hc = (0, 0, 0, 0) if products is None else products.stride()
         addressed = [x for x in (gradients.input, dv, grad) if x is not None]
         constants = call.constants(source, *addressed)
         constants["INT64"] |= products is not None and products.numel() >= 2**31
-        tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
         return (tiles * cdiv(call.channels, config.block_c), call.groups), dict(
             N=call.input.shape[0],
             C=call.channels,
