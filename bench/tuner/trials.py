@@ -82,12 +82,12 @@ def _units_of_shape(shape: LayerShape, target: Target) -> list[Unit]:
             work = launch_fusion.work_of(tensors.input, tensors.other, tensors.weight)
             return [Unit(shape, kernel, work) for kernel in _launched(shape, tensors, launches)]
         arguments = DifferenceArguments(tensors.input, tensors.other, tensors.weight, tensors.bias, tensors.contrast)
-        call = DifferenceCall.of(arguments, shape.options, None)
+        layout = DifferenceCall.of(arguments, shape.options, None).layout
         learned = isinstance(tensors.contrast, Tensor)
         if shape.op == "block":
-            maps = [Unit(shape, "similarity", call.work("similarity"))] if call.uses_maps else []
-            return [*maps, Unit(shape, "block_forward", call.work("block_forward"))]
-        return [Unit(shape, kernel, call.work(kernel, learned)) for kernel in _launched(shape, tensors, launches)]
+            maps = [Unit(shape, "similarity", layout.work("similarity", False))] if layout.uses_maps else []
+            return [*maps, Unit(shape, "block_forward", layout.work("block_forward", False))]
+        return [Unit(shape, kernel, layout.work(kernel, learned)) for kernel in _launched(shape, tensors, launches)]
 
 
 def _launched(shape: LayerShape, tensors: _Tensors, launches: list[Launch]) -> list[str]:

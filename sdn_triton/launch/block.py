@@ -11,9 +11,10 @@ from sdn_triton.kernels.block_forward import block_forward_kernel
 from sdn_triton.kernels.paired_block_forward import paired_block_forward_kernel
 from sdn_triton.launch import difference_conv, fusion
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.image_layout import strides_of
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Rest
-from sdn_triton.launch.run import as_factor, contrast_of, count_tiles, next_power, precision_of, strides_of
+from sdn_triton.launch.run import as_factor, contrast_of, count_tiles, next_power, precision_of
 from sdn_triton.normalisation import Statistics
 from sdn_triton.options import BlockArguments, BlockOptions, FusionArguments
 from sdn_triton.outputs import empty_output
@@ -37,7 +38,9 @@ def forward(arguments: BlockArguments, options: BlockOptions, configs: Configs |
         )
         scale, shift = statistics.scale_and_shift()
         return fusion.forward(_fusion(call, arguments, response, scale, shift), "relu", configs)
-    output = empty_output((call.input.shape[0], arguments.fusion_weight.shape[0], *call.output_size), like=call.input)
+    output = empty_output(
+        (call.input.shape[0], arguments.fusion_weight.shape[0], *call.layout.output_size), like=call.input
+    )
     _fused(call, output, statistics, arguments.fusion_weight, arguments.fusion_bias, config)
     return output
 
@@ -57,7 +60,7 @@ def _call(
         return call, call.config("block_forward")
     alike = DifferenceCall.of(difference._replace(guidance=difference.input), options.difference, configs)
     config = alike.config("block_forward")
-    if not (config.pairs or call.uses_maps) and _holds(config, alike):
+    if not (config.pairs or call.layout.uses_maps) and _holds(config, alike):
         return call, config
     guidance = F.interpolate(difference.guidance, size=size, mode="bilinear", align_corners=False)
     call = DifferenceCall.of(difference._replace(guidance=guidance), options.difference, configs)
@@ -70,7 +73,7 @@ def _holds(config: KernelConfig, call: DifferenceCall) -> bool:
     They are where only the difference by itself takes channels in words, as in TF32 on Hopper: by the simulation the
     two take 413 clocks a pixel with 128 channels, the block's kernel at least 736 (64: 153 and 244).
     """
-    fits = config.block_o >= call.outputs
+    fits = config.block_o >= call.layout.outputs
     return fits and (config.pairs or "block_forward" in call.configs or not call.config("difference_forward").pairs)
 
 
@@ -85,7 +88,7 @@ def _fusion(
 
     Those are all features, or what was there before the image was padded.
     """
-    (top, left), (rows, columns) = call.options.origin, call.output_size
+    (top, left), (rows, columns) = call.layout.options.origin, call.layout.output_size
     centres = call.input[:, :, top : top + rows, left : left + columns]
     return FusionArguments(centres, response, arguments.fusion_weight, arguments.fusion_bias, scale, shift)
 
@@ -100,11 +103,12 @@ def _fused(
 ) -> None:
     maps = call.similarity_maps()
     if config.pairs:
-        added = call.in_pairs.channels - call.channels
+        added = call.in_pairs.layout.channels - call.layout.channels
         if added:
-            own, others = fusion_weight.split((call.channels, call.outputs), 1)
+            own, others = fusion_weight.split((call.layout.channels, call.layout.outputs), 1)
             fusion_weight = torch.cat((F.pad(own, (0, 0, 0, 0, 0, added)), others), 1)
         call = call.in_pairs
+    layout = call.layout
     guidance = call.guidance if maps is None else maps
     tensors = dict(
         z_ptr=output,
@@ -120,16 +124,16 @@ def _fused(
             _contiguous(statistics.bias),
             statistics.eps,
         ),
-        fusion_weight_ptr=as_factor(fusion_weight, call.arithmetic).contiguous(),
+        fusion_weight_ptr=as_factor(fusion_weight, layout.arithmetic).contiguous(),
         fusion_bias_ptr=_contiguous(fusion_bias),
     )
     kernel = paired_block_forward_kernel if config.pairs else block_forward_kernel
 
     def rest() -> Rest:
-        constants = call.constants(output, guidance)
+        constants = layout.constants(output, guidance)
         if config.pairs:
             del constants["INT64"]  # see DifferenceCall.can_pair
-            n, _, h, w = call.word_strides
+            n, _, h, w = layout.word_strides
             constants |= {"stride_un": n, "stride_uh": h, "stride_uw": w, **call.pair_constants()}
         else:
             constants |= {
@@ -140,16 +144,16 @@ def _fused(
                 "ratio": Ratio(*(small / large for small, large in zip(call.guidance.shape[2:], call.input.shape[2:]))),
                 "RESIZED": call.guidance.shape[2:] != call.input.shape[2:],
                 "VECTOR": maps is not None,
-                "PRECISION": precision_of(call.arithmetic),
+                "PRECISION": precision_of(layout.arithmetic),
             }
-        return (count_tiles(output.shape[0], *call.output_size, config),), dict(
-            C=call.channels,
-            R=call.outputs,
+        return (count_tiles(output.shape[0], *layout.output_size, config),), dict(
+            C=layout.channels,
+            R=layout.outputs,
             O=output.shape[1],
-            **call.geometry(),
+            **layout.geometry(),
             z_strides=strides_of(output),
             **constants,
-            HAS_SPARE=config.block_o > call.outputs,
+            HAS_SPARE=config.block_o > layout.outputs,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,

@@ -17,9 +17,10 @@ from sdn_triton.kernels.paired_data_gradient import paired_data_gradient_kernel
 from sdn_triton.launch import paired_depthwise, similarity
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.image_copy import copy_image
+from sdn_triton.launch.image_layout import strides_of
 from sdn_triton.launch.plan import Rest
 from sdn_triton.launch.products import Places, Strip, products_of_strips
-from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, strides_of
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles
 from sdn_triton.options import Contrast, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig
 
@@ -37,10 +38,11 @@ def data_gradients(
     call: DifferenceCall, grad: Tensor, maps: Tensor | None, needs: DifferenceNeeds
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of input, guidance and contrast."""
+    layout = call.layout
     needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
     if not (needs.input or needs.guidance or needs_contrast):
         return None, None, None
-    kernel = "depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient"
+    kernel = "depthwise_data_gradient" if layout.is_depthwise else "difference_data_gradient"
     config = call.config(kernel, needs_contrast)
     # The gradient of a contrast is float32, mostly, which products in half precision would fall short of.
     dtype = torch.float32 if needs_contrast else call.input.dtype
@@ -48,8 +50,8 @@ def data_gradients(
     if maps is not None:
         return _with_maps(call, grad, maps, dtype, dinput, needs._replace(contrast=needs_contrast), config)
     dguidance = torch.empty_like(call.guidance) if needs.guidance else None
-    if call.reads_copies(kernel, config, needs_contrast):
-        fill = _fill_by_copies if call.is_depthwise else _fill
+    if layout.reads_copies(kernel, config, needs_contrast):
+        fill = _fill_by_copies if layout.is_depthwise else _fill
         fill(call.in_pairs, grad, None, dtype, Gradients(dinput, dguidance), config)
         return dinput, dguidance, None
     sums = None
@@ -70,11 +72,12 @@ def _with_maps(
     config: KernelConfig,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The same where the similarity has maps: what is gathered for every edge goes through the similarity's kernel."""
+    layout = call.layout
     images, _, rows, columns = call.input.shape
     edges = None
     if needs.guidance or needs.contrast:
-        blocks = call.groups * cdiv(call.channels, config.block_c)
-        edges = call.input.new_empty((blocks, images, call.taps - 1, rows, columns), dtype=torch.float32)
+        blocks = layout.groups * cdiv(layout.channels, config.block_c)
+        edges = call.input.new_empty((blocks, images, layout.taps - 1, rows, columns), dtype=torch.float32)
     _fill(call, grad, maps, dtype, Gradients(dinput, edges), config)
     if edges is None:
         return dinput, None, None
@@ -82,7 +85,7 @@ def _with_maps(
         edges[0] if edges.shape[0] == 1 else edges.sum(0),
         call.guidance,
         call.contrast,
-        call.options,
+        layout.options,
         call.config("similarity_gradient"),
         needs_guidance=needs.guidance,
         needs_contrast=needs.contrast,
@@ -127,17 +130,18 @@ def _fill(
     config: KernelConfig,
 ) -> None:
     """Fill the gradients that are there, strip by strip, from products of this dtype."""
-    if call.is_depthwise and config.pairs:
+    layout = call.layout
+    if layout.is_depthwise and config.pairs:
         paired_depthwise.fill_data_gradients(call, grad, gradients.input, gradients.guidance, config)
         return
-    if call.is_depthwise:
+    if layout.is_depthwise:
         images, _, rows, _ = call.input.shape
-        whole = Strip(0, images, 0, rows, 0, call.output_size[0])
-        _gather(call, None, grad, None, gradients, whole, config, call.geometry())
+        whole = Strip(0, images, 0, rows, 0, layout.output_size[0])
+        _gather(call, None, grad, None, gradients, whole, config, layout.geometry())
         return
-    kernel = call.products_kernel(grad.stride(1) == 1)
+    kernel = layout.products_kernel(grad.stride(1) == 1)
     places = Places.of(call, kernel)
-    geometry = {**call.geometry(), **places.geometry()}
+    geometry = {**layout.geometry(), **places.geometry()}
     for cut, products in products_of_strips(call, grad, dtype, places, config.block_h, call.config(kernel)):
         if config.pairs:
             _gather_pairs(call, products, gradients, cut, config, geometry, places.edges)
@@ -157,6 +161,7 @@ def _gather(
     edges: bool = False,
 ) -> None:
     """The gathering pass over a strip, one channel at a time: of products, or of the gradient of a depthwise output."""
+    layout = call.layout
     images = slice(cut.first_image, cut.first_image + cut.images)
     source = call.guidance if maps is None else maps
     du, dv, sums = gradients
@@ -172,11 +177,11 @@ def _gather(
     def rest() -> Rest:
         hg, hh, hw, hc = (0, 0, 0, 0) if products is None else products.stride()
         addressed = [x for x in (gradients.input, dv, grad) if x is not None]
-        constants = call.constants(source, *addressed)
+        constants = layout.constants(source, *addressed)
         constants["INT64"] |= products is not None and products.numel() >= 2**31
-        return (tiles * cdiv(call.channels, config.block_c), call.groups), dict(
+        return (tiles * cdiv(layout.channels, config.block_c), layout.groups), dict(
             N=call.input.shape[0],
-            C=call.channels,
+            C=layout.channels,
             **geometry,
             first_row=cut.first_row,
             rows=cut.rows,
@@ -189,7 +194,7 @@ def _gather(
             u_strides=strides_of(call.input),
             v_strides=strides_of(source),
             **constants,
-            MULTIPLIER=0 if grad is None else call.multiplier,
+            MULTIPLIER=0 if grad is None else layout.multiplier,
             VECTOR=maps is not None,
             EDGES=edges,
             BLOCK_H=config.block_h,
@@ -214,7 +219,7 @@ def _gather(
         config=config,
         rest=rest,
         facts=(call.input.shape[0], cut._replace(first_image=0), edges),
-        tuned="depthwise_data_gradient" if call.is_depthwise else "difference_data_gradient",
+        tuned="depthwise_data_gradient" if layout.is_depthwise else "difference_data_gradient",
     )
 
 
@@ -228,24 +233,24 @@ def _gather_pairs(
     edges: bool,
 ) -> None:
     """The gathering pass over a strip, two channels at a time."""
+    layout = call.layout
     images = slice(cut.first_image, cut.first_image + cut.images)
     du, dv, _ = gradients
     # Gradients of images that were copied lie as these did, and have no channels that were added.
-    layout = call.input.stride()
-    in_words = all(g is None or g.stride() == layout for g in (du, dv))
+    in_words = all(g is None or g.stride() == layout.input.strides for g in (du, dv))
 
     def rest() -> Rest:
-        constants = {**geometry, **call.constants()}
+        constants = {**geometry, **layout.constants()}
         del constants["INT64"]  # see DifferenceCall.can_pair
         tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
-        return (tiles * cdiv(call.channels, config.block_c),), dict(
-            C=call.channels,
-            gradient_channels=next((g.shape[1] for g in (du, dv) if g is not None), call.channels),
+        return (tiles * cdiv(layout.channels, config.block_c),), dict(
+            C=layout.channels,
+            gradient_channels=next((g.shape[1] for g in (du, dv) if g is not None), layout.channels),
             first_row=cut.first_row,
             rows=cut.rows,
             first_output_row=cut.first_output_row,
             stride_hn=cut.output_rows * products.stride(1) // 2,
-            u_strides=call.word_strides,
+            u_strides=layout.word_strides,
             du_strides=_strides_in_words(du, in_words),
             dv_strides=_strides_in_words(dv, in_words),
             **constants,

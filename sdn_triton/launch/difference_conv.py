@@ -12,9 +12,10 @@ from sdn_triton.launch import paired_depthwise
 from sdn_triton.launch.data_gradients import data_gradients
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.difference_gradients import readable_gradient, weight_gradients
+from sdn_triton.launch.image_layout import strides_of
 from sdn_triton.launch.paired_weight import in_pairs
 from sdn_triton.launch.plan import Rest
-from sdn_triton.launch.run import as_factor, cdiv, contrast_of, count_tiles, precision_of, strides_of
+from sdn_triton.launch.run import as_factor, cdiv, contrast_of, count_tiles, precision_of
 from sdn_triton.options import DifferenceArguments, DifferenceGradients, DifferenceNeeds, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 
@@ -33,7 +34,7 @@ def forward(arguments: DifferenceArguments, options: DifferenceOptions, configs:
 def launch_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None = None) -> None:
     """Fill ``output``, and ``moments`` ``[tiles, 2, O]``, if there, with mean and squared deviations of every tile."""
     maps = call.similarity_maps()
-    if call.is_depthwise:
+    if call.layout.is_depthwise:
         _depthwise_forward(call, output, moments)
     else:
         _dense_forward(call, output, maps, moments)
@@ -62,6 +63,7 @@ def backward(
 
 
 def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, moments: Tensor | None) -> None:
+    layout = call.layout
     config = call.config("difference_forward")
     if config.pairs:
         _paired_forward(call.in_pairs, output, moments, config)
@@ -79,15 +81,15 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
 
     def rest() -> Rest:
         return _forward_grid(call, output, config), dict(
-            C=call.channels,
-            O=call.outputs,
-            **call.geometry(),
+            C=layout.channels,
+            O=layout.outputs,
+            **layout.geometry(),
             y_strides=strides_of(output),
             u_strides=strides_of(call.input),
             v_strides=strides_of(guidance),
-            **call.constants(output, guidance),
+            **layout.constants(output, guidance),
             VECTOR=maps is not None,
-            PRECISION=precision_of(call.arithmetic),
+            PRECISION=precision_of(layout.arithmetic),
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
@@ -98,24 +100,25 @@ def _dense_forward(call: DifferenceCall, output: Tensor, maps: Tensor | None, mo
 
 
 def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
+    layout = call.layout
     tensors = dict(
         y_ptr=output,
         moments_ptr=moments,
         u_ptr=call.input,
         v_ptr=call.guidance,
-        weight_ptr=in_pairs(as_factor(call.weight, call.arithmetic), call.groups, config.block_o),
+        weight_ptr=in_pairs(as_factor(call.weight, layout.arithmetic), layout.groups, config.block_o),
         bias_ptr=None if call.bias is None else call.bias.contiguous(),
         contrast=contrast_of(call.contrast),
     )
 
     def rest() -> Rest:
-        constants = call.constants(output)
+        constants = layout.constants(output)
         del constants["INT64"]  # see DifferenceCall.can_pair
-        words = call.word_strides
+        words = layout.word_strides
         return _forward_grid(call, output, config), dict(
-            C=call.channels,
-            O=call.outputs,
-            **call.geometry(),
+            C=layout.channels,
+            O=layout.outputs,
+            **layout.geometry(),
             y_strides=strides_of(output),
             stride_un=words.n,
             stride_uh=words.h,
@@ -131,6 +134,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
 
 
 def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None) -> None:
+    layout = call.layout
     config = call.config("depthwise_forward")
     if config.pairs:
         paired_depthwise.forward(call.in_pairs, output, moments, config)
@@ -147,13 +151,13 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | N
 
     def rest() -> Rest:
         return _forward_grid(call, output, config)[:1], dict(
-            O=call.outputs,
-            **call.geometry(),
+            O=layout.outputs,
+            **layout.geometry(),
             y_strides=strides_of(output),
             u_strides=strides_of(call.input),
             v_strides=strides_of(call.guidance),
-            **call.constants(output),
-            MULTIPLIER=call.multiplier,
+            **layout.constants(output),
+            MULTIPLIER=layout.multiplier,
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_O=config.block_o,
@@ -163,5 +167,6 @@ def _depthwise_forward(call: DifferenceCall, output: Tensor, moments: Tensor | N
 
 
 def _forward_grid(call: DifferenceCall, output: Tensor, config: KernelConfig) -> tuple[int, int]:
-    tiles = count_tiles(output.shape[0], *call.output_size, config)
-    return tiles * cdiv(call.outputs, config.block_o), call.groups
+    layout = call.layout
+    tiles = count_tiles(output.shape[0], *layout.output_size, config)
+    return tiles * cdiv(layout.outputs, config.block_o), layout.groups

@@ -11,18 +11,11 @@ from sdn_triton.kernels.depthwise import depthwise_weight_gradient_kernel
 from sdn_triton.kernels.difference_weight_gradient import difference_weight_gradient_kernel
 from sdn_triton.kernels.paired_weight_gradient import paired_weight_gradient_kernel
 from sdn_triton.launch import paired_depthwise
-from sdn_triton.launch.difference_call import DifferenceCall, lies_in_words
+from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.image_copy import in_channels_last
+from sdn_triton.launch.image_layout import lies_in_words, needs_64_bits, starts_at_word, strides_of
 from sdn_triton.launch.plan import Rest, Tensors
-from sdn_triton.launch.run import (
-    cdiv,
-    contrast_of,
-    count_tiles,
-    needs_64_bits,
-    next_power,
-    precision_of,
-    strides_of,
-)
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, next_power, precision_of
 from sdn_triton.options import DifferenceNeeds
 from sdn_triton.tuning.channels_last import gradient_copy_pays
 from sdn_triton.tuning.configs import KernelConfig
@@ -31,12 +24,13 @@ from sdn_triton.tuning.defaults import tap_pairs
 
 def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
     """The incoming gradient, or a channels-last copy where one pays for kernels that take channels in pairs."""
+    layout = call.layout
     outputs = grad.shape[1]
-    if call.is_depthwise:
+    if layout.is_depthwise:
         return _readable_depthwise_gradient(call, grad, needs)
-    if not call.has_pairs or grad.stride(1) == 1 or outputs % call.loaded_at_once:
+    if not layout.has_pairs or grad.stride(1) == 1 or outputs % layout.loaded_at_once:
         return grad
-    is_aligned = grad.stride(3) == 1 and all(stride % call.loaded_at_once == 0 for stride in grad.stride()[:3])
+    is_aligned = grad.stride(3) == 1 and all(stride % layout.loaded_at_once == 0 for stride in grad.stride()[:3])
     readers = {}
     if needs.weight:
         readers["difference_weight_gradient"] = call.config("difference_weight_gradient")
@@ -44,14 +38,14 @@ def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds
         needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
         readers["tap_products"] = call.config("difference_data_gradient", needs_contrast)
     for kernel, config in readers.items():
-        if config.pairs and gradient_copy_pays(kernel, call.work(kernel), is_aligned):
+        if config.pairs and gradient_copy_pays(kernel, layout.work(kernel, False), is_aligned):
             return in_channels_last(grad, outputs)
     return grad
 
 
 def _readable_depthwise_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
     """The same of a depthwise convolution, whose kernels in pairs read the gradient in pairs, too."""
-    if lies_in_words(grad) and not needs_64_bits(grad):
+    if lies_in_words(grad, grad.itemsize) and starts_at_word(grad) and not needs_64_bits(grad):
         return grad
     needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)
     in_pairs = (needs.weight or needs.bias) and call.config("depthwise_weight_gradient").pairs
@@ -66,7 +60,7 @@ def weight_gradients(
     """The gradients of weight and bias: float32 sums over parts of the pixels, then over the parts in fixed order."""
     if not (needs.weight or needs.bias):
         return None, None
-    config = call.config("depthwise_weight_gradient" if call.is_depthwise else "difference_weight_gradient")
+    config = call.config("depthwise_weight_gradient" if call.layout.is_depthwise else "difference_weight_gradient")
     weight = call.weight
     if config.pairs:
         call = call.in_pairs
@@ -77,9 +71,9 @@ def weight_gradients(
     if needs.bias:
         bias_sums = weight.new_empty((config.splits, outputs), dtype=torch.float32)
     sums = WeightSums(weight_sums, bias_sums)
-    if call.is_depthwise and config.pairs:
+    if call.layout.is_depthwise and config.pairs:
         paired_depthwise.fill_weight_gradients(call, grad, *sums, config)
-    elif call.is_depthwise:
+    elif call.layout.is_depthwise:
         _fill_depthwise(call, grad, sums, config)
     elif config.pairs:
         _fill_in_pairs(call, grad, sums, config)
@@ -112,12 +106,13 @@ def _tensors(call: DifferenceCall, grad: Tensor, source: Tensor, sums: WeightSum
 
 def _arguments(call: DifferenceCall, grad: Tensor, source: Tensor, config: KernelConfig) -> dict[str, Any]:
     """What all these kernels are told alike."""
+    layout = call.layout
     return dict(
-        tiles=count_tiles(grad.shape[0], *call.output_size, config),
-        O=call.outputs,
-        **call.geometry(),
+        tiles=count_tiles(grad.shape[0], *layout.output_size, config),
+        O=layout.outputs,
+        **layout.geometry(),
         g_strides=strides_of(grad),
-        **call.constants(grad, source),
+        **layout.constants(grad, source),
         BLOCK_H=config.block_h,
         BLOCK_W=config.block_w,
         BLOCK_O=config.block_o,
@@ -125,13 +120,15 @@ def _arguments(call: DifferenceCall, grad: Tensor, source: Tensor, config: Kerne
 
 
 def _fill_depthwise(call: DifferenceCall, grad: Tensor, sums: WeightSums, config: KernelConfig) -> None:
+    layout = call.layout
+
     def rest() -> Rest:
-        return (cdiv(call.outputs, config.block_o), config.splits), dict(
+        return (cdiv(layout.outputs, config.block_o), config.splits), dict(
             **_arguments(call, grad, call.guidance, config),
             u_strides=strides_of(call.input),
             v_strides=strides_of(call.guidance),
-            MULTIPLIER=call.multiplier,
-            BLOCK_T=next_power(call.taps),
+            MULTIPLIER=layout.multiplier,
+            BLOCK_T=next_power(layout.taps),
         )
 
     call.launch(
@@ -144,13 +141,15 @@ def _fill_depthwise(call: DifferenceCall, grad: Tensor, sums: WeightSums, config
 
 
 def _fill_in_pairs(call: DifferenceCall, grad: Tensor, sums: WeightSums, config: KernelConfig) -> None:
+    layout = call.layout
+
     def rest() -> Rest:
-        pairs = tap_pairs(config, call.taps)
-        return (_blocks(call, config), call.taps // 2 // pairs + 1, config.splits), dict(
+        pairs = tap_pairs(config, layout.taps)
+        return (_blocks(call, config), layout.taps // 2 // pairs + 1, config.splits), dict(
             **_arguments(call, grad, call.guidance, config),
-            u_strides=call.word_strides,
+            u_strides=layout.word_strides,
             **call.pair_constants(),
-            C=call.channels,
+            C=layout.channels,
             TAP_PAIRS=pairs,
         )
 
@@ -164,16 +163,17 @@ def _fill_in_pairs(call: DifferenceCall, grad: Tensor, sums: WeightSums, config:
 
 
 def _fill(call: DifferenceCall, grad: Tensor, maps: Tensor | None, sums: WeightSums, config: KernelConfig) -> None:
+    layout = call.layout
     source = call.guidance if maps is None else maps
 
     def rest() -> Rest:
-        return (_blocks(call, config), call.taps, config.splits), dict(
+        return (_blocks(call, config), layout.taps, config.splits), dict(
             **_arguments(call, grad, source, config),
             u_strides=strides_of(call.input),
             v_strides=strides_of(source),
-            C=call.channels,
+            C=layout.channels,
             VECTOR=maps is not None,
-            PRECISION=precision_of(call.arithmetic),
+            PRECISION=precision_of(layout.arithmetic),
             BLOCK_C=config.block_c,
         )
 
@@ -188,4 +188,5 @@ def _fill(call: DifferenceCall, grad: Tensor, maps: Tensor | None, sums: WeightS
 
 def _blocks(call: DifferenceCall, config: KernelConfig) -> int:
     """Of outputs by channels, of all groups."""
-    return cdiv(call.outputs, config.block_o) * cdiv(call.channels, config.block_c) * call.groups
+    layout = call.layout
+    return cdiv(layout.outputs, config.block_o) * cdiv(layout.channels, config.block_c) * layout.groups

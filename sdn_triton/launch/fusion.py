@@ -8,18 +8,9 @@ from torch import Tensor
 from sdn_triton.kernels.fusion_data_gradient import fusion_data_gradient_kernel
 from sdn_triton.kernels.fusion_forward import fusion_forward_kernel
 from sdn_triton.kernels.fusion_weight_gradient import fusion_weight_gradient_kernel
+from sdn_triton.launch.image_layout import Layout, as_long_rows, needs_64_bits, strides_of
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import (
-    arithmetic_of,
-    as_factor,
-    as_long_rows,
-    cdiv,
-    count_tiles,
-    needs_64_bits,
-    precision_of,
-    strides_of,
-    target_of,
-)
+from sdn_triton.launch.run import arithmetic_of, as_factor, cdiv, count_tiles, precision_of, target_of
 from sdn_triton.options import FusionArguments, FusionGradients, FusionNeeds
 from sdn_triton.outputs import empty_output
 from sdn_triton.tuning.configs import Configs, KernelConfig
@@ -36,9 +27,9 @@ def forward(arguments: FusionArguments, activation: str, configs: Configs | None
     output = empty_output((input.shape[0], weight.shape[0], *input.shape[2:]), like=input)
     input_rows, response_rows, output_rows = as_long_rows(input, response, output)
     tensors = dict(
-        z_ptr=output_rows,
-        u_ptr=input_rows,
-        y_ptr=response_rows,
+        z_ptr=output,
+        u_ptr=input,
+        y_ptr=response,
         weight_ptr=as_factor(weight, arithmetic_of(input.dtype)).contiguous(),
         bias_ptr=None if bias is None else bias.contiguous(),
         **_affine_tensors(scale, shift),
@@ -117,12 +108,12 @@ def _data_gradients(
     scale_sums = input.new_empty(sums_shape, dtype=torch.float32) if needs_scale else None
     shift_sums = input.new_empty(sums_shape, dtype=torch.float32) if needs_shift else None
     tensors = dict(
-        du_ptr=dinput_rows,
-        dy_ptr=dresponse_rows,
+        du_ptr=dinput,
+        dy_ptr=dresponse,
         scale_sums_ptr=scale_sums,
         shift_sums_ptr=shift_sums,
-        gradient_ptr=grad_rows,
-        y_ptr=response_rows,
+        gradient_ptr=grad,
+        y_ptr=response,
         weight_ptr=as_factor(weight, arithmetic_of(input.dtype)).contiguous(),
         **_affine_tensors(scale, shift),
     )
@@ -182,10 +173,11 @@ def _weight_gradients(
     if needs.bias:
         bias_sums = weight.new_empty((config.splits, outputs), dtype=torch.float32)
     of_input = None if weight_sums is None else weight_sums[:, :, :channels]
-    _sum_part(grad_rows, input_rows, of_input, bias_sums, config)
+    _sum_part(grad, input, (grad_rows, input_rows), of_input, bias_sums, config)
     if weight_sums is not None:
         of_response = weight_sums[:, :, channels:]
-        _sum_part(grad_rows, response_rows, of_response, None, config, scale=scale, shift=shift, activation=activation)
+        rows = grad_rows, response_rows
+        _sum_part(grad, response, rows, of_response, None, config, scale=scale, shift=shift, activation=activation)
     dweight = None
     if weight_sums is not None:
         dweight = torch.empty_like(weight).copy_(weight_sums.sum(0)[:, :, None, None])
@@ -195,6 +187,7 @@ def _weight_gradients(
 def _sum_part(
     grad: Tensor,
     image: Tensor,
+    rows_of_both: tuple[Layout, Layout],
     weight_sums: Tensor | None,
     bias_sums: Tensor | None,
     config: KernelConfig,
@@ -204,9 +197,10 @@ def _sum_part(
     activation: str = "identity",
 ) -> None:
     """Fill the sums for the gradients of the weight's columns that ``image`` is multiplied by, and of the bias."""
+    grad_rows, image_rows = rows_of_both
 
     def rest() -> Rest:
-        images, channels, rows, columns = image.shape
+        images, channels, rows, columns = image_rows.shape
         outputs = grad.shape[1]
         blocks = cdiv(channels, config.block_c) + (bias_sums is not None)
         return (cdiv(outputs, config.block_o), blocks, config.splits), dict(
@@ -216,11 +210,11 @@ def _sum_part(
             H=rows,
             W=columns,
             weight_columns=0 if weight_sums is None else weight_sums.stride(1),
-            g_strides=strides_of(grad),
-            x_strides=strides_of(image),
+            g_strides=strides_of(grad_rows),
+            x_strides=strides_of(image_rows),
             ACTIVATION=activation,
             PRECISION=precision_of(arithmetic_of(image.dtype)),
-            INT64=needs_64_bits(grad, image),
+            INT64=needs_64_bits(grad_rows, image_rows),
             BLOCK_H=config.block_h,
             BLOCK_W=config.block_w,
             BLOCK_C=config.block_c,
@@ -238,7 +232,8 @@ def _sum_part(
         ),
         config=config,
         rest=rest,
-        facts=(activation, arithmetic_of(image.dtype)),
+        # How these two are read depends on a third image, too.
+        facts=(activation, arithmetic_of(image.dtype), rows_of_both),
         tuned="fusion_weight_gradient",
     )
 
@@ -250,12 +245,12 @@ def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Ten
     }
 
 
-def _config(kernel: str, image: Tensor, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:
+def _config(kernel: str, image: Layout, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:
     """The configuration of a kernel over the pixels of ``image``: the caller's, or the one for this size."""
     if configs is not None and kernel in configs:
         return configs[kernel]
     work = _work(image, arguments.input.shape[1], arguments.response, arguments.weight)
-    return config_for(kernel, work, target_of(image.device))
+    return config_for(kernel, work, target_of(arguments.input.device))
 
 
 def work_of(input: Tensor, response: Tensor, weight: Tensor) -> Work:
@@ -264,7 +259,7 @@ def work_of(input: Tensor, response: Tensor, weight: Tensor) -> Work:
     return _work(input_rows, input.shape[1], response, weight)
 
 
-def _work(image: Tensor, channels: int, response: Tensor, weight: Tensor) -> Work:
+def _work(image: Layout, channels: int, response: Tensor, weight: Tensor) -> Work:
     return Work(
         arithmetic=arithmetic_of(weight.dtype),
         images=image.shape[0],

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from sdn_triton.kernels.image_copy import image_copy_kernel
+from sdn_triton.launch.image_layout import as_long_rows, needs_64_bits, strides_of
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import as_long_rows, cdiv, needs_64_bits, strides_of, target_of
+from sdn_triton.launch.run import cdiv, target_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 
@@ -48,5 +49,5 @@ def copy_image(target: Tensor, source: Tensor) -> None:
             BLOCK_C=config.block_c,
         )
 
-    tensors = dict(target_ptr=target_rows, source_ptr=source_rows)
+    tensors = dict(target_ptr=target, source_ptr=source)
     launch(kernel=image_copy_kernel, tensors=tensors, config=config, rest=rest)

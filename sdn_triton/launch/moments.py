@@ -8,8 +8,9 @@ from torch import Tensor
 from sdn_triton.kernels.moments import merge_moments_kernel, moments_gradient_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
 from sdn_triton.launch.difference_conv import launch_forward
+from sdn_triton.launch.image_layout import needs_64_bits, strides_of
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import cdiv, count_tiles, needs_64_bits, strides_of, target_of
+from sdn_triton.launch.run import cdiv, count_tiles, target_of
 from sdn_triton.options import DifferenceArguments, DifferenceOptions
 from sdn_triton.tuning.configs import Configs, KernelConfig
 from sdn_triton.tuning.defaults import tile_width
@@ -30,7 +31,7 @@ def forward(
     """
     call = DifferenceCall.of(arguments, options, configs)
     output = call.empty_output()
-    config = call.config(call.forward_kernel)
+    config = call.config(call.layout.forward_kernel)
     images, outputs, rows, columns = output.shape
     tiles = count_tiles(images, rows, columns, config)
     moments = output.new_empty((tiles, 2, outputs), dtype=torch.float32)

@@ -13,8 +13,9 @@ from sdn_triton.kernels.paired_depthwise_gradients import (
     paired_depthwise_weight_gradient_kernel,
 )
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.image_layout import WORD_BYTES, strides_of
 from sdn_triton.launch.plan import Rest
-from sdn_triton.launch.run import WORD_BYTES, cdiv, contrast_of, count_tiles, strides_of
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import depthwise_tap_pairs
 
@@ -24,6 +25,7 @@ QUAD = kernels.QUAD.value
 
 def forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config: KernelConfig) -> None:
     """Fill the output, and mean and squared deviations of its tiles."""
+    layout = call.layout
     tensors = dict(
         y_ptr=output,
         moments_ptr=moments,
@@ -35,8 +37,10 @@ def forward(call: DifferenceCall, output: Tensor, moments: Tensor | None, config
     )
 
     def rest() -> Rest:
-        return (count_tiles(output.shape[0], *call.output_size, config) * cdiv(call.outputs, config.block_o),), dict(
-            O=call.outputs,
+        return (
+            count_tiles(output.shape[0], *layout.output_size, config) * cdiv(layout.outputs, config.block_o),
+        ), dict(
+            O=layout.outputs,
             y_strides=strides_of(output),
             **_arguments(call, config),
             BLOCK_O=config.block_o,
@@ -87,12 +91,14 @@ def fill_weight_gradients(
 ) -> None:
     """Fill the parts of the gradients of weight and bias that are there."""
 
+    layout = call.layout
+
     def rest() -> Rest:
-        pairs = depthwise_tap_pairs(config, call.taps)
-        blocks = cdiv(call.outputs, config.block_o), call.taps // 2 // pairs if dweight is not None else 1
+        pairs = depthwise_tap_pairs(config, layout.taps)
+        blocks = cdiv(layout.outputs, config.block_o), layout.taps // 2 // pairs if dweight is not None else 1
         return (*blocks, config.splits), dict(
-            tiles=count_tiles(grad.shape[0], *call.output_size, config),
-            O=call.outputs,
+            tiles=count_tiles(grad.shape[0], *layout.output_size, config),
+            O=layout.outputs,
             g_quads=_quads(grad),
             **_arguments(call, config),
             TAP_PAIRS=pairs,
@@ -118,10 +124,10 @@ def fill_weight_gradients(
 
 def _arguments(call: DifferenceCall, config: KernelConfig) -> dict[str, object]:
     """What all three kernels are told alike."""
-    constants = call.constants()
+    constants = call.layout.constants()
     del constants["INT64"]  # see DifferenceCall.can_pair
     return {
-        **call.geometry(),
+        **call.layout.geometry(),
         "u_quads": _quads(call.input),
         **constants,
         **call.pair_constants(),
@@ -139,7 +145,7 @@ def _quads(image: Tensor) -> Strides:
 def _weight(call: DifferenceCall, block: int) -> Tensor:
     """The weight as [taps, quads, 2, 4] in float32: of four lower, then of four upper channels; quads fill blocks."""
     taps = call.weight.flatten(1).unflatten(0, (-1, QUAD, 2)).permute(3, 0, 2, 1)
-    quads = cdiv(call.outputs, block) * block // (2 * QUAD)
+    quads = cdiv(call.layout.outputs, block) * block // (2 * QUAD)
     make = torch.empty if quads == taps.shape[1] else torch.zeros
     weight = make((taps.shape[0], quads, 2, QUAD), dtype=torch.float32, device=taps.device)
     weight[:, : taps.shape[1]].copy_(taps)

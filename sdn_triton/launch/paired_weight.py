@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdn_triton.launch.run import WORD_BYTES
+from sdn_triton.launch.image_layout import WORD_BYTES
 
 THREADS, WORDS = 4, 4
 """Those that share a pixel, and the words that each loads of a block of channels."""

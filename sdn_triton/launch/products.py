@@ -18,8 +18,9 @@ from sdn_triton.kernels.arguments import EdgeWeightStrides, MatrixStrides
 from sdn_triton.kernels.edge_products import edge_products_kernel
 from sdn_triton.kernels.tap_products import tap_products_kernel
 from sdn_triton.launch.difference_call import DifferenceCall
+from sdn_triton.launch.image_layout import needs_64_bits, strides_of
 from sdn_triton.launch.plan import Rest
-from sdn_triton.launch.run import as_factor, cdiv, needs_64_bits, precision_of, steps_of, strides_of, target_of
+from sdn_triton.launch.run import as_factor, cdiv, precision_of, steps_of, target_of
 from sdn_triton.tuning.configs import KernelConfig
 
 L2_SHARE = 0.65
@@ -45,13 +46,17 @@ class Places(NamedTuple):
     @staticmethod
     def of(call: DifferenceCall, kernel: str) -> Places:
         """Those of the products that ``kernel`` makes."""
-        (rows, columns), (row, column), (reach_h, reach_w) = call.output_size, call.options.origin, call.options.reach
+        (rows, columns), (row, column), (reach_h, reach_w) = (
+            call.layout.output_size,
+            call.layout.options.origin,
+            call.layout.options.reach,
+        )
         if kernel == "tap_products":
-            step = call.options.stride[0]
-            return Places(False, rows, columns, (row, column), step, reach_h, reach_h, call.taps - 1)
+            step = call.layout.options.stride[0]
+            return Places(False, rows, columns, (row, column), step, reach_h, reach_h, call.layout.taps - 1)
         # Edges belong to the end that they leave up or to the left.
         places = rows + reach_h, columns + 2 * reach_w
-        return Places(True, *places, (row, column - reach_w), 1, 0, reach_h, call.taps // 2)
+        return Places(True, *places, (row, column - reach_w), 1, 0, reach_h, call.layout.taps // 2)
 
     def geometry(self) -> dict[str, int]:
         """What the gathering kernels take for the outputs."""
@@ -105,16 +110,17 @@ def products_of_strips(
     Where the columns of an image lie together they do so in the products, too. Rows that two strips of an image share
     are moved, not made again.
     """
+    layout = call.layout
     device = call.input.device
     weight = _weight_of_edges(call) if places.edges else _weight_of_taps(call)
-    columns = places.slots * call.channels
-    row_bytes = places.columns * call.groups * columns * dtype.itemsize
+    columns = places.slots * layout.channels
+    row_bytes = places.columns * layout.groups * columns * dtype.itemsize
     cuts = list(strips(call, places, block_h, row_bytes, strip_room(device, config, dtype.itemsize)))
     most = max((cut.images * cut.output_rows for cut in cuts), default=0)
     if call.input.stride(1) == 1 or call.input.stride(3) != 1:
-        memory = torch.empty((call.groups, most, places.columns, columns), dtype=dtype, device=device)
+        memory = torch.empty((layout.groups, most, places.columns, columns), dtype=dtype, device=device)
     else:
-        memory = torch.empty((call.groups, columns, most, places.columns), dtype=dtype, device=device)
+        memory = torch.empty((layout.groups, columns, most, places.columns), dtype=dtype, device=device)
         memory = memory.permute(0, 2, 3, 1)
     before: Strip | None = None
     for cut in cuts:
@@ -143,10 +149,11 @@ def _weight_of_taps(call: DifferenceCall) -> Tensor:
 
     Factors in float32 lie with O together, as Hopper's tensor cores want those of TF32.
     """
-    half = call.taps // 2
-    taps = as_factor(call.weight, call.arithmetic).flatten(2)
+    layout = call.layout
+    half = layout.taps // 2
+    taps = as_factor(call.weight, layout.arithmetic).flatten(2)
     taps = torch.cat((taps[..., :half], taps[..., half + 1 :]), 2)  # [groups * O, C, taps - 1]
-    taps = taps.unflatten(0, (call.groups, call.outputs))
+    taps = taps.unflatten(0, (layout.groups, layout.outputs))
     if call.input.dtype == torch.float32:
         return taps.permute(0, 3, 2, 1).contiguous().flatten(1, 2).transpose(1, 2)
     return taps.permute(0, 1, 3, 2).contiguous().flatten(2)
@@ -154,30 +161,32 @@ def _weight_of_taps(call: DifferenceCall) -> Tensor:
 
 def _weight_of_edges(call: DifferenceCall) -> Tensor:
     """The weight as [groups, ends, O, taps of the first half, C]: of the second end that of the opposite, negative."""
-    half = call.taps // 2
-    taps = as_factor(call.weight, call.arithmetic).flatten(2)
+    layout = call.layout
+    half = layout.taps // 2
+    taps = as_factor(call.weight, layout.arithmetic).flatten(2)
     ends = torch.stack((taps[..., :half], -taps[..., half + 1 :].flip(2)))  # [ends, groups * O, C, taps]
-    ends = ends.unflatten(1, (call.groups, call.outputs))
+    ends = ends.unflatten(1, (layout.groups, layout.outputs))
     if call.input.dtype == torch.float32:
         return ends.permute(1, 0, 4, 3, 2).contiguous().permute(0, 1, 4, 2, 3)
     return ends.permute(1, 0, 2, 4, 3).contiguous()
 
 
 def _tap_products(call: DifferenceCall, grad: Tensor, weight: Tensor, products: Tensor, config: KernelConfig) -> None:
+    layout = call.layout
     images, _, rows, columns = grad.shape
 
     def rest() -> Rest:
         tiles = images * cdiv(rows * columns, config.block_p)
-        return (tiles * cdiv(weight.shape[2], config.block_c), call.groups), dict(
+        return (tiles * cdiv(weight.shape[2], config.block_c), layout.groups), dict(
             pixels_of_image=rows * columns,
             WO=columns,
-            O=call.outputs,
+            O=layout.outputs,
             COLUMNS=weight.shape[2],
             h_strides=MatrixStrides(products.stride(0), products.stride(2), products.stride(3)),
             g_strides=strides_of(grad),
             weight_strides=MatrixStrides(*weight.stride()),
             ONE_ROW=rows == 1 or grad.stride(2) == columns * grad.stride(3),
-            PRECISION=precision_of(call.arithmetic),
+            PRECISION=precision_of(layout.arithmetic),
             INT64=needs_64_bits(grad),
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
@@ -202,27 +211,28 @@ def _edge_products(
     rows: int,
     config: KernelConfig,
 ) -> None:
+    layout = call.layout
     columns = products.shape[2]
 
     def rest() -> Rest:
         tiles = grad.shape[0] * cdiv(rows * columns, config.block_p)
-        blocks = call.taps // 2 * cdiv(call.channels, config.block_c)
-        return (tiles * blocks, call.groups), dict(
+        blocks = layout.taps // 2 * cdiv(layout.channels, config.block_c)
+        return (tiles * blocks, layout.groups), dict(
             places_of_image=rows * columns,
             first_row=first_row,
             columns=columns,
-            HO=call.output_size[0],
-            WO=call.output_size[1],
-            O=call.outputs,
-            C=call.channels,
-            steps=steps_of(call.options),
+            HO=layout.output_size[0],
+            WO=layout.output_size[1],
+            O=layout.outputs,
+            C=layout.channels,
+            steps=steps_of(layout.options),
             h_stride=products.stride(0),
             g_strides=strides_of(grad),
             weight_strides=EdgeWeightStrides(*weight.stride()),
-            KERNEL_H=call.options.kernel_size[0],
-            KERNEL_W=call.options.kernel_size[1],
-            PRECISION=precision_of(call.arithmetic),
-            INT64=needs_64_bits(grad, margin=call.margin),
+            KERNEL_H=layout.options.kernel_size[0],
+            KERNEL_W=layout.options.kernel_size[1],
+            PRECISION=precision_of(layout.arithmetic),
+            INT64=needs_64_bits(grad, margin=layout.margin),
             BLOCK_P=config.block_p,
             BLOCK_C=config.block_c,
             BLOCK_O=config.block_o,

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sdn_triton.kernels.arguments import Ratio
 from sdn_triton.kernels.resize import resize_gradient_kernel
+from sdn_triton.launch.image_layout import needs_64_bits, strides_of
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import cdiv, needs_64_bits, strides_of, target_of
+from sdn_triton.launch.run import cdiv, target_of
 from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.defaults import tile_width
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,19 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from sdn_triton.backend import is_interpreted
-from sdn_triton.kernels.arguments import Contrast, Steps, Strides
+from sdn_triton.kernels.arguments import Contrast, Steps
 from sdn_triton.launch.support import LARGEST_GRID, LARGEST_GRID_AXIS
 from sdn_triton.options import DifferenceOptions
 from sdn_triton.tuning.configs import INTERPRETER, KernelConfig, Target
 from sdn_triton.tuning.fallback import LaunchFailedError, failure_of_configuration
 from sdn_triton.tuning.precision import convolutions_may_use_tf32
 from sdn_triton.tuning.pretended import pretended_target
-
-WORD_BYTES = 4
-"""What two channels of a half type take."""
 
 _record: ContextVar[list[Launch] | None] = ContextVar("sdn_triton_launches", default=None)
 _recorded_for: ContextVar[Target | None] = ContextVar("sdn_triton_recorded_for", default=None)
@@ -162,29 +158,6 @@ def as_factor(weight: Tensor, arithmetic: str) -> Tensor:
     return weight.add(weight, alpha=2**13).sub_(weight, alpha=2**13)
 
 
-def needs_64_bits(*tensors: Tensor, margin: int = 0) -> bool:
-    """Whether offsets inside one image pass 32 bits, or up to ``margin`` pixels outside it.
-
-    Images themselves are always told apart in 64 bits.
-    """
-    return any(reaches_64_bits(tensor.shape[1:], tensor.stride()[1:], margin) for tensor in tensors)
-
-
-def reaches_64_bits(sizes: Sequence[int], strides: Sequence[int], margin: int = 0) -> bool:
-    """The same of an image of these sizes and strides."""
-    return sum((size + margin) * stride for size, stride in zip(sizes, strides)) >= 2**31
-
-
-def starts_at_word(tensor: Tensor) -> bool:
-    """Whether the elements start at a whole word of memory; by their place in the storage where there is no memory.
-
-    That of another library, which PyTorch took over, need not start there itself.
-    """
-    if tensor.is_meta or isinstance(tensor, FakeTensor):  # a fake one has an address, but warns who asks for it
-        return tensor.storage_offset() * tensor.itemsize % WORD_BYTES == 0
-    return tensor.data_ptr() % WORD_BYTES == 0
-
-
 def cdiv(numerator: int, denominator: int) -> int:
     """The quotient, rounded up."""
     return -(-numerator // denominator)
@@ -200,11 +173,6 @@ def next_power(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def strides_of(image: Tensor | None) -> Strides:
-    """The strides of an image as kernels take them; zeros where there is no image."""
-    return Strides(0, 0, 0, 0) if image is None else Strides(*image.stride())
-
-
 def contrast_of(contrast: float | Tensor) -> Contrast:
     """The contrast as kernels take it: a tensor that they load from, or the inverse of one number."""
     if isinstance(contrast, Tensor):
@@ -215,19 +183,3 @@ def contrast_of(contrast: float | Tensor) -> Contrast:
 def steps_of(options: DifferenceOptions) -> Steps:
     """Where centres and taps are, as kernels take it."""
     return Steps(*options.stride, *options.dilation)
-
-
-def as_long_rows(*tensors: Tensor) -> list[Tensor]:
-    """The same tensors as images of one long row, or of one image, where the strides of all of them allow it.
-
-    What treats every pixel alike then has no tiles that overhang the end of a row.
-    """
-    if all(t.stride(2) == t.shape[3] * t.stride(3) or t.shape[2] == 1 for t in tensors):
-        tensors = tuple(
-            t.as_strided((*t.shape[:2], 1, t.shape[2] * t.shape[3]), (*t.stride()[:2], 0, t.stride(3))) for t in tensors
-        )
-    if all(t.shape[2] == 1 and (t.stride(0) == t.shape[3] * t.stride(3) or t.shape[0] == 1) for t in tensors):
-        tensors = tuple(
-            t.as_strided((1, t.shape[1], 1, t.shape[0] * t.shape[3]), (0, t.stride(1), 0, t.stride(3))) for t in tensors
-        )
-    return list(tensors)

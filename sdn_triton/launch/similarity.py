@@ -7,8 +7,9 @@ from torch import Tensor
 
 from sdn_triton.kernels.arguments import Steps
 from sdn_triton.kernels.similarity import similarity_gradient_kernel, similarity_kernel
+from sdn_triton.launch.image_layout import needs_64_bits, strides_of
 from sdn_triton.launch.plan import Rest, launch
-from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, needs_64_bits, steps_of, strides_of
+from sdn_triton.launch.run import cdiv, contrast_of, count_tiles, steps_of
 from sdn_triton.options import Contrast, DifferenceOptions
 from sdn_triton.tuning.configs import KernelConfig
 

@@ -22,9 +22,9 @@ LARGEST_VECTOR_GROUPS = 8
 LARGEST_WEIGHT = 2**31 - 1
 OLDEST_CAPABILITY = (8, 0)
 OLDEST_TRITON = (3, 6)
+"""Kernels take tuples, which triton 3.2 cannot; this is the oldest version that they were checked with."""
 TRITON = "triton", "pytorch-triton-rocm", "pytorch-triton", "triton-rocm"
 """What its distributions are called: the first is the usual one, the others come with PyTorch for AMD or by night."""
-"""Kernels take tuples, which triton 3.2 cannot; this is the oldest version that they were checked with."""
 
 
 def why_not_difference(arguments: DifferenceArguments, options: DifferenceOptions) -> str | None:

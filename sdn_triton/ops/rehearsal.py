@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from sdn_triton.dispatch_state import has_own_memory, is_lazy
-from sdn_triton.launch.run import Launch, recorded_launches, starts_at_word, target_of
+from sdn_triton.launch.image_layout import starts_at_word
+from sdn_triton.launch.run import Launch, recorded_launches, target_of
 
 
 @contextmanager

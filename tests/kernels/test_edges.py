@@ -11,8 +11,8 @@ from support.kernel_reference import assert_as_good_as, difference_conv, guarded
 pytest.importorskip("triton")
 
 from sdn_triton.eager import difference_conv as eager
-from sdn_triton.launch import difference_call, products
 from sdn_triton.launch import difference_conv as launch
+from sdn_triton.launch import difference_layout, products
 from sdn_triton.launch.run import recorded_launches
 from sdn_triton.options import DifferenceArguments, DifferenceNeeds
 from sdn_triton.tuning.configs import KernelConfig, Target
@@ -45,7 +45,7 @@ STRIPPED = ("padding-beyond-reach-zero_flux", "no-padding", "5x1-zero_flux", "pl
 @pytest.fixture(autouse=True)
 def edges_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few channels will do here."""
-    monkeypatch.setattr(difference_call, "edges_pay", lambda channels: True)
+    monkeypatch.setattr(difference_layout, "edges_pay", lambda channels: True)
 
 
 def check(case, dtype, device, monkeypatch, configs) -> None:
@@ -123,7 +123,7 @@ def test_when_edges_have_products(monkeypatch) -> None:
         u = torch.empty(1, channels, 8, 8).contiguous(memory_format=layout)
         o = difference_calls.options(**others)
         weight = torch.empty(8, channels // o.groups, 3, 3)
-        return call_of(u, u.clone(), weight, o).products_kernel(gradient_channels_last)
+        return call_of(u, u.clone(), weight, o).layout.products_kernel(gradient_channels_last)
 
     assert kernel() == kernel(256, groups=2) == kernel(padding=(0, 3), dilation=(2, 1)) == "edge_products"
     others = [

@@ -130,8 +130,8 @@ def check_pairs(case: Case, layout: Layout, device: torch.device, monkeypatch) -
     u, v, *others = tensors_of(case, torch.float16, device)
     u, v = layout(u), layout(v)
     call = DifferenceCall.of(DifferenceArguments(u, v, others[0], None, others[2]), case.options, None)
-    assert call.can_pair
-    kernels = [kernel for kernel in PAIRED_KERNELS if call.can_pair_in(kernel, False)]
+    assert call.layout.can_pair
+    kernels = [kernel for kernel in PAIRED_KERNELS if call.layout.can_pair_in(kernel, False)]
     check([u, v, *others], case, monkeypatch, configs=dict.fromkeys(kernels, PAIRS))
 
 
@@ -141,8 +141,8 @@ def test_gradients_are_written_in_pairs_where_they_lie_in_pairs(device) -> None:
 
     def pairs(image: Tensor) -> bool:
         call = call_of(image, image, weight.to(image.device), options())
-        assert call.can_pair
-        return call.can_pair_in("difference_data_gradient", False)
+        assert call.layout.can_pair
+        return call.layout.can_pair_in("difference_data_gradient", False)
 
     assert pairs(u)
     assert pairs(windows(u))
@@ -246,5 +246,5 @@ def test_memory_of_another_library(device) -> None:
     assert foreign.storage_offset() == 0
     assert foreign.data_ptr() % 4 == 2
     for pair in ((foreign, v), (u, foreign)):
-        assert not call_of(*pair, weight, case.options).can_pair
-    assert call_of(u, v, weight, case.options).can_pair
+        assert not call_of(*pair, weight, case.options).layout.can_pair
+    assert call_of(u, v, weight, case.options).layout.can_pair

@@ -197,24 +197,24 @@ def test_what_does_not_lie_in_pairs(name, device) -> None:
     """Nothing is read in pairs that does not lie in pairs: copies are, see test_channels_last.py."""
     u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
     call = call_of(u, v, weight, options())
-    assert call.can_pair
+    assert call.layout.can_pair
     assert call.in_pairs is call
     u, v = LIES_OTHERWISE[name](u, v)
     call = call_of(u, v, weight[:, : u.shape[1]], options())
-    assert not call.can_pair
-    assert call.in_pairs.can_pair
+    assert not call.layout.can_pair
+    assert call.in_pairs.layout.can_pair
 
 
 def test_what_cannot_be_paired(device) -> None:
     u, v, weight, *_, grad = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
     with convolutions_in("ieee"):
-        assert not call_of(u, v, weight, options()).can_pair
+        assert not call_of(u, v, weight, options()).layout.can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": SINGLES}
             )
     with convolutions_in("tf32"):
-        assert call_of(u, v, weight, options()).can_pair
+        assert call_of(u, v, weight, options()).layout.can_pair
         with pytest.raises(ValueError, match="cannot read channels in pairs"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": PAIRS}
@@ -231,10 +231,10 @@ def test_images_beyond_32_bits_are_not_paired(size, outputs) -> None:
     """Offsets inside an image are 32 bits there, in what is read and in what is written."""
     u = torch.empty(1, 32, *size, dtype=torch.float16, device="meta").to(memory_format=torch.channels_last)
     weight = torch.empty(outputs, 32, 3, 3, dtype=torch.float16, device="meta")
-    assert not call_of(u, u, weight, options()).can_pair
-    assert not call_of(u.contiguous(), u, weight, options()).can_pair_copies("difference_forward", False)
+    assert not call_of(u, u, weight, options()).layout.can_pair
+    assert not call_of(u.contiguous(), u, weight, options()).layout.can_pair_copies("difference_forward", False)
     rows = u[:, :, :1024]
-    assert call_of(rows, rows, weight[:8], options()).can_pair
+    assert call_of(rows, rows, weight[:8], options()).layout.can_pair
 
 
 @pytest.mark.parametrize(("dilation", "pairs"), [(1, True), (500, False)])
@@ -243,8 +243,8 @@ def test_products_beyond_32_bits_are_not_gathered_in_pairs(dilation, pairs) -> N
     image = torch.empty(1, 256, 2048, 2048, device="meta", dtype=torch.float16).to(memory_format=torch.channels_last)
     weight = torch.empty(256, 256, 3, 3, device="meta", dtype=torch.float16)
     call = call_of(image, image, weight, options(padding=(dilation,) * 2, dilation=(dilation,) * 2))
-    assert call.can_pair
-    assert call.can_pair_in("difference_data_gradient", False) is pairs
+    assert call.layout.can_pair
+    assert call.layout.can_pair_in("difference_data_gradient", False) is pairs
 
 
 @pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
@@ -282,7 +282,7 @@ def test_strips(name, device, monkeypatch) -> None:
     case = CASES[name]
     tensors = tensors_of(case, torch.float16, device)
     call = call_of(tensors[0], tensors[1], tensors[2], case.options)
-    row_bytes = call.output_size[1] * (call.taps - 1) * case.channels * 2
+    row_bytes = call.layout.output_size[1] * (call.layout.taps - 1) * case.channels * 2
     places = products.Places.of(call, "tap_products")
     cuts = list(products.strips(call, places, PAIRS.block_h, row_bytes, 12_000))
     assert len(cuts) > case.images
