@@ -95,8 +95,7 @@ def is_interpreted() -> bool:
 
 def is_on_gpu(input: Tensor) -> bool:
     """Whether ``input`` is on a GPU, or taken to be on one that is not there."""
-    kind = input.device.type
-    return kind == "cuda" or (kind in ("cpu", "meta") and pretended_target() is not None)
+    return input.is_cuda or (pretended_target() is not None and input.device.type in ("cpu", "meta"))
 
 
 def why_no_device(input: Tensor) -> str | None:

@@ -319,8 +319,8 @@ def needs_gradient(arguments: Sequence[Any]) -> bool:
 
 def save(ctx: Any, arguments: Sequence[Any]) -> None:
     """Keep arguments for the backward, tensors and numbers in their order."""
-    ctx.save_for_backward(*[argument if isinstance(argument, Tensor) else None for argument in arguments])
-    ctx.numbers = [None if isinstance(argument, Tensor) else argument for argument in arguments]
+    numbers = ctx.numbers = [None if isinstance(argument, Tensor) else argument for argument in arguments]
+    ctx.save_for_backward(*[argument if number is None else None for argument, number in zip(arguments, numbers)])
 
 
 def restore(ctx: Any) -> list[Any]:
