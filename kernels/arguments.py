@@ -85,7 +85,7 @@ class Normalisation(NamedTuple):
     eps: Any
 
 
-class PairTile(NamedTuple):
+class TwoPixelTile(NamedTuple):
     """A tile of which a thread loads two pixels at a time: places of the first ones, and where the second ones are."""
 
     offsets: Any  # of the words of the first pixels, [PIXELS // 2, WORDS]

@@ -13,10 +13,10 @@ from sdn_triton.kernels.products import sums_in_tensor_memory
 def load_or(ptr, offsets, mask, default: tl.constexpr):
     """A vector in float32, or ``default`` everywhere where there is no tensor."""
     if ptr is not None:
-        found = tl.load(ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        values = tl.load(ptr + offsets, mask=mask, other=0.0).to(tl.float32)
     else:
-        found = tl.full(offsets.shape, default, tl.float32)
-    return found
+        values = tl.full(offsets.shape, default, tl.float32)
+    return values
 
 
 @triton.jit

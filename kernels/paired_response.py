@@ -8,7 +8,7 @@ the plain loop is the better one, which takes a quarter less of them.
 import triton
 import triton.language as tl
 
-from sdn_triton.kernels.arguments import PairTile
+from sdn_triton.kernels.arguments import TwoPixelTile
 from sdn_triton.kernels.difference import load_inverse_contrast
 from sdn_triton.kernels.pairs import (
     APART,
@@ -56,8 +56,8 @@ def load_wanted_words(u_words, v_words, tile, word, dy, dx, wanted):
 def load_words(u_words, v_words, tile, word, dy, dx, all_inside):
     """The same of all words, without masks where the whole tile is inside: few taps of few tiles reach outside.
 
-    Standing on a branch also keeps these loads from being prefetched through shared memory, past the first-level cache
-    where a tap finds what others have read.
+    Triton does not prefetch loads inside a branch through shared memory, which would bypass the first-level cache: a
+    tap finds there what the taps before it have read.
     """
     offsets = tile.offsets + (word + (dy * tile.stride_h + dx * tile.stride_w))
     second = tile.second_row * tile.stride_h + tile.second_column * tile.stride_w
@@ -162,8 +162,8 @@ def rotated_response(
     A trip begins with the differences of its tap at hand and with all else that it needs loaded, and ends with those of
     the next tap. The product of the tap runs under the differences of its opposite, and that of the opposite under
     those of the next tap; both have ended with the trip. Loads have masks instead of branches, which arithmetic does
-    not move past, and are carried from trip to trip, which keeps them from being prefetched through shared memory, past
-    the first-level cache where a tap finds what others have read.
+    not move past. They are carried from trip to trip, so that Triton does not prefetch them through shared memory, past
+    the first-level cache: a tap finds there what the taps before it have read.
     """
     PIXELS: tl.constexpr = 2 * tile.rows.shape[0]
     IN_WORD: tl.constexpr = WORD_BITS // dtype.primitive_bitwidth
@@ -319,7 +319,7 @@ def paired_response_of_tile(
     reach_w = KERNEL_W // 2 * at.dilation_w
     pixels = first_pixels(BLOCK_H * BLOCK_W)
     rows, columns = centres_of(first_row + pixels // BLOCK_W, first_column + pixels % BLOCK_W, at)
-    tile = PairTile(
+    tile = TwoPixelTile(
         offsets=pixel_offsets(rows, columns, u_strides, False)[:, None] + tl.arange(0, WORDS)[None, :],
         rows=rows,
         columns=columns,

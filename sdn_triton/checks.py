@@ -113,12 +113,12 @@ def integers(name: str, value: Any) -> tuple[int, ...]:
     """Channels as they may be given: a number, numpy's included, or several."""
     try:
         is_one = hasattr(value, "__index__") and not isinstance(value, np.ndarray)
-        found = (index(value),) if is_one else tuple(map(index, value))
+        sizes = (index(value),) if is_one else tuple(map(index, value))
     except TypeError:
         raise TypeError(f"{name} must be an int or a sequence of ints, got {value!r}") from None
-    if isinstance(value, bool) or not found or min(found) < 1:
+    if isinstance(value, bool) or not sizes or min(sizes) < 1:
         raise ValueError(f"{name} must be positive, one number for each feature, got {value!r}")
-    return found
+    return sizes
 
 
 def resolve_padding(

@@ -109,15 +109,15 @@ def _steps(num_steps: Any) -> int:
 
 def _spacings(spacing: Any, dimensions: int) -> tuple[float, ...]:
     """One distance an axis."""
-    given: Any = (spacing,) * dimensions if isinstance(spacing, Real) else spacing
-    is_given = isinstance(given, Sequence) and all(isinstance(h, Real) and not isinstance(h, bool) for h in given)
+    spacings: Any = (spacing,) * dimensions if isinstance(spacing, Real) else spacing
+    is_given = isinstance(spacings, Sequence) and all(isinstance(h, Real) and not isinstance(h, bool) for h in spacings)
     if not is_given:
         raise TypeError(f"spacing must be a float or one for each of the {dimensions} axes, got {spacing!r}")
-    if len(given) != dimensions or not all(0 < h < math.inf for h in given):
+    if len(spacings) != dimensions or not all(0 < h < math.inf for h in spacings):
         raise ValueError(
             f"spacing must be positive and finite, one number or one for each of the {dimensions} axes, got {spacing!r}"
         )
-    return tuple(float(h) for h in given)
+    return tuple(float(h) for h in spacings)
 
 
 def _step_size(step_size: Any, spacings: tuple[float, ...]) -> float:

@@ -186,7 +186,7 @@ def _run_tool(tool: str, *options: str, binary: bytes) -> str:
 
 
 def _number(pattern: str, text: str) -> int:
-    found = re.search(pattern, text)
-    if found is None:
+    match = re.search(pattern, text)
+    if match is None:
         raise RuntimeError(f"no {pattern!r} in the compiler's report")
-    return int(found.group(1))
+    return int(match.group(1))

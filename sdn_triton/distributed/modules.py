@@ -70,27 +70,27 @@ class RowSharded(nn.Module):
 
     def forward(self, *images: Any) -> Any:
         """Call the module on DTensors whose rows are sharded: a neck with the sequence of its stages."""
-        given: tuple[Any, ...] = images
+        arguments: tuple[Any, ...] = images
         if isinstance(self.module, SDNNeck):
             (features,) = images
-            given = stages_of(features)
-            check_stages(given, len(self.module.stages), self.module.in_channels)
-        parts = [as_image(f"argument {place}", image, given[0]) for place, image in enumerate(given)]
+            arguments = stages_of(features)
+            check_stages(arguments, len(self.module.stages), self.module.in_channels)
+        parts = [as_image(f"argument {place}", image, arguments[0]) for place, image in enumerate(arguments)]
         names, parameters = _trained(self.module)
         shared = dict(zip(names, summed_gradients(parts[0].rows.group, *parameters)))
         outputs = functional_call(_Rows(self.module), {f"module.{name}": p for name, p in shared.items()}, (parts,))
         if isinstance(outputs, Image):
-            return as_dtensor(outputs, given[0])
-        return in_the_form_of(features, [as_dtensor(output, image) for output, image in zip(outputs, given)])
+            return as_dtensor(outputs, arguments[0])
+        return in_the_form_of(features, [as_dtensor(output, image) for output, image in zip(outputs, arguments)])
 
 
 def _trained(module: nn.Module) -> tuple[list[str], list[Tensor]]:
     """The names and values of the parameters that get gradients."""
-    found = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    for name, parameter in found.items():
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    for name, parameter in trained.items():
         if isinstance(parameter, DTensor):
             raise TypeError(f"parameter {name} is a DTensor; here every rank holds all parameters as plain tensors")
-    return list(found), list(found.values())
+    return list(trained), list(trained.values())
 
 
 class _Rows(nn.Module):

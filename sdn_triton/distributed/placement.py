@@ -67,8 +67,8 @@ def as_image(name: str, value: object, like: object) -> Image:
         raise TypeError(f"{name} must be a DTensor with its rows sharded, got {type(value).__name__}")
     if value.dim() != 4:
         raise ValueError(f"{name} must have the shape [N, C, H, W], got {shape(value)}")
-    others = [placement for placement in value.placements if placement != ROWS]
-    if len(others) != len(value.placements) - 1 or not all(p in (Shard(0), Replicate()) for p in others):
+    other_axes = [placement for placement in value.placements if placement != ROWS]
+    if len(other_axes) != len(value.placements) - 1 or not all(p in (Shard(0), Replicate()) for p in other_axes):
         raise ValueError(
             f"{name} must be placed Shard(2), by rows, along one dimension of its mesh and Shard(0) or Replicate() "
             f"along all others, got {tuple(value.placements)}"

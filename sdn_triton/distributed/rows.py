@@ -162,12 +162,12 @@ class _Take(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        found: list[Tensor | None] = [None] * len(grads)
+        gradients: list[Tensor | None] = [None] * len(grads)
         places = [i for i, grad in enumerate(grads) if grad is not None]
         heights = [ctx.heights[i] for i in places]
         for i, gradient in zip(places, _Give.apply(ctx.group, ctx.plan, heights, *[grads[i] for i in places])):
-            found[i] = gradient
-        return None, None, *found
+            gradients[i] = gradient
+        return None, None, *gradients
 
 
 class _Give(torch.autograd.Function):

@@ -40,9 +40,9 @@ class Products:
         self.shape, self.taps = weight.shape, weight.shape[2:].numel()
         self.bias = None if call.bias is None else call.bias.to(call.dtype)
         # [O, taps, C], which a weight in channels_last is already.
-        self.packed = given = weight.to(call.dtype)
-        if not given.is_contiguous(memory_format=torch.channels_last):
-            self.packed = transposed(given.contiguous(), weight.shape[1], self.taps)
+        self.packed = in_dtype = weight.to(call.dtype)
+        if not in_dtype.is_contiguous(memory_format=torch.channels_last):
+            self.packed = transposed(in_dtype.contiguous(), weight.shape[1], self.taps)
         self.is_packed = self.packed is not weight
 
     @property
@@ -112,11 +112,11 @@ class Convolutions(Products):
     @cached_property
     def pairs_of_kernels(self) -> dict[int, Tensor]:
         """Of each tap ``[O, C / groups, 1, taps]``, channels-last in memory."""
-        found = {}
+        maps = {}
         for tap, kernel in enumerate(self.kernels):
             ends = (-self.kernels[-1 - tap], kernel) if self.options.stride == (1, 1) else (kernel,)
-            found[tap] = torch.stack(ends, 1).unsqueeze(1).permute(0, 3, 1, 2)
-        return found
+            maps[tap] = torch.stack(ends, 1).unsqueeze(1).permute(0, 3, 1, 2)
+        return maps
 
     def add(self, strip: Strip, link: Link, f: Pairs, y: Tensor, is_first: bool) -> None:
         part = torch.conv2d(

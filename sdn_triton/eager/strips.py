@@ -113,12 +113,12 @@ class Strip:
         """The pairs of each link, which take turns in the buffers ``[links, *pair_size, C]``."""
         lists = buffers.view(len(buffers), self.pairs, buffers.shape[-1])
         n, every, starting = self.outputs.length, lists.unbind(0), lists[:, self.lead :].unbind(0)
-        found = []
+        pairs = []
         for i, link in enumerate(self.links):
             place = i % len(every)
             ending = every[place].narrow(0, self.lead - link.offset, n) if self.by_edges else every[place]
-            found.append(Pairs(every[place], starting[place], ending))
-        return found
+            pairs.append(Pairs(every[place], starting[place], ending))
+        return pairs
 
     def of_outputs(self, f: Tensor, link: Link) -> Tensor:
         """Of a link's pairs those that start or end in outputs."""

@@ -88,15 +88,15 @@ class Block:
 
     def layout(self, key: Hashable, make: Callable[[], L]) -> L:
         """The layout of this key, which has to ``forget`` where it was not the last one that was asked for."""
-        found = self.layouts.get(key)
-        if found is None:
+        layout = self.layouts.get(key)
+        if layout is None:
             if len(self.layouts) >= MOST_LAYOUTS:
                 self.layouts.clear()
-            found = self.layouts[key] = make()
-        elif found is not self.last:
-            found.forget()
-        self.last = found
-        return found  # type: ignore[return-value]  # a key stands for one type
+            layout = self.layouts[key] = make()
+        elif layout is not self.last:
+            layout.forget()
+        self.last = layout
+        return layout  # type: ignore[return-value]  # a key stands for one type
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def _describe(neck: SDNNeck, hook: Attachment, part: nn.Module, at: str) -> _Nec
         raise ValueError(f"the stages of the neck {hook.name!r} at {at!r} have different options: {stages}")
     layers: list[Any] = [stage.sdc for stage in neck.stages]
     own = set(neck.parameters())
-    others = (p.dtype for p in part.parameters() if p not in own and p.is_floating_point())
+    other_dtypes = (p.dtype for p in part.parameters() if p not in own and p.is_floating_point())
     dtype = next(neck.parameters()).dtype
     return {
         "at": at,
@@ -164,7 +164,7 @@ def _describe(neck: SDNNeck, hook: Attachment, part: nn.Module, at: str) -> _Nec
         "select": None if hook.select is None else [*hook.select],
         "channels": [*hook.channels],
         "coarse_to_fine": hook.coarse_to_fine,
-        "dtype": None if dtype == next(others, None) else str(dtype).removeprefix("torch."),
+        "dtype": None if dtype == next(other_dtypes, None) else str(dtype).removeprefix("torch."),
         "options": stages[0],
         "contrast": [_number(sdc.current_contrast()) for sdc in layers],
     }

@@ -51,7 +51,7 @@ def _call(
     """The call of the difference convolution and the configuration of the block's kernel.
 
     Guidance of another size is resized by the kernel as it reads, so that it is nowhere in memory. Where channels can
-    travel in pairs that would take more instructions than all else (bench/NOTES.md): there, and where the kernel does
+    be read packed that would take more instructions than all else (bench/NOTES.md): there, and where the kernel does
     not read the guidance itself or cannot hold all responses, it is resized before.
     """
     difference, size = arguments.difference, arguments.input.shape[2:]
@@ -105,8 +105,8 @@ def _fused(
     if config.pairs:
         added = call.in_pairs.layout.channels - call.layout.channels
         if added:
-            own, others = fusion_weight.split((call.layout.channels, call.layout.outputs), 1)
-            fusion_weight = torch.cat((F.pad(own, (0, 0, 0, 0, 0, added)), others), 1)
+            of_input, of_response = fusion_weight.split((call.layout.channels, call.layout.outputs), 1)
+            fusion_weight = torch.cat((F.pad(of_input, (0, 0, 0, 0, 0, added)), of_response), 1)
         call = call.in_pairs
     layout = call.layout
     guidance = call.guidance if maps is None else maps

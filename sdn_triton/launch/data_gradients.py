@@ -108,7 +108,7 @@ def _fill_by_copies(
     gradients: Gradients,
     config: KernelConfig,
 ) -> None:
-    """The same as :func:`_fill` where the kernel writes gradients in pairs only: by way of others that lie so."""
+    """The same as :func:`_fill` where the kernel writes packed gradients only: by way of copies that lie so."""
     copies = Gradients(
         *(
             None if gradient is None else torch.empty_like(pairs.input, memory_format=torch.channels_last)

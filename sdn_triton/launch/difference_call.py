@@ -50,7 +50,7 @@ class DifferenceCall:
 
     @cached_property
     def in_pairs(self) -> DifferenceCall:
-        """This call if its channels can be read in pairs, else the same call on copies, made at the first use.
+        """This call if its channels can be read packed, else the same call on copies, made at the first use.
 
         Channels that were added have differences of 0, whatever their weight; that is 0, too.
         """
@@ -72,7 +72,7 @@ class DifferenceCall:
         """The configuration of a kernel: the caller's, or the one for this size.
 
         Raises:
-            ValueError: the caller's asks for pairs where no copy of the tensors could be read in pairs.
+            ValueError: the caller's is packed, where no copy of the tensors could be read packed.
         """
         layout = self.layout
         if kernel not in self.configs:
@@ -80,7 +80,7 @@ class DifferenceCall:
         config = self.configs[kernel]
         can_pair = layout.can_pair_in(kernel, needs_contrast) or layout.can_pair_copies(kernel, needs_contrast)
         if config.pairs and not (can_pair and config.block_c == BLOCK_WORDS * layout.in_word):
-            raise ValueError(f"{kernel} cannot read channels in pairs here: {config}")
+            raise ValueError(f"{kernel} cannot read packed channels here: {config}")
         return config
 
     def similarity_maps(self) -> Tensor | None:

@@ -23,7 +23,7 @@ from sdn_triton.tuning.defaults import tap_pairs
 
 
 def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
-    """The incoming gradient, or a channels-last copy where one pays for kernels that take channels in pairs."""
+    """The incoming gradient, or a channels-last copy where one pays for packed kernels."""
     layout = call.layout
     outputs = grad.shape[1]
     if layout.is_depthwise:
@@ -44,7 +44,7 @@ def readable_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds
 
 
 def _readable_depthwise_gradient(call: DifferenceCall, grad: Tensor, needs: DifferenceNeeds) -> Tensor:
-    """The same of a depthwise convolution, whose kernels in pairs read the gradient in pairs, too."""
+    """The same of a depthwise convolution, whose packed kernels read the gradient packed, too."""
     if lies_in_words(grad, grad.itemsize) and starts_at_word(grad) and not needs_64_bits(grad):
         return grad
     needs_contrast = needs.contrast and isinstance(call.contrast, Tensor)

@@ -162,17 +162,17 @@ class SDN(nn.Module):
         """
         names = {f"BN.{name}": f"fusion.norm.{name}" for name in self.fusion.norm.state_dict()}
         names |= {"SDC.weight": "sdc.weight", "out.weight": "fusion.weight", "out.bias": "fusion.bias"}
-        given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        if "BN.num_batches_tracked" not in given:  # as in checkpoints from before PyTorch 0.4.1
+        loaded = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        if "BN.num_batches_tracked" not in loaded:  # as in checkpoints from before PyTorch 0.4.1
             names.pop("BN.num_batches_tracked", None)
-        unknown, missing = sorted(given.keys() - names.keys()), sorted(names.keys() - given.keys())
+        unknown, missing = sorted(loaded.keys() - names.keys()), sorted(names.keys() - loaded.keys())
         if unknown or missing:
             raise ValueError(
                 f"state_dict is not that of an unfold-based SDN block under the prefix {prefix!r}: "
                 f"unknown keys {unknown}, missing keys {missing}; expected {sorted(names)}"
             )
         own = self.state_dict()
-        self.load_state_dict(own | {names[key]: value for key, value in given.items()})
+        self.load_state_dict(own | {names[key]: value for key, value in loaded.items()})
 
 
 class SDNNeck(nn.Module):

@@ -14,14 +14,14 @@ Dims = Sequence[int | None]
 
 def map_forward(call: Callable[..., Tensor], size: int, dims: Dims, arguments: Sequence[Any]) -> tuple[Tensor, int]:
     """``call`` over arguments of which the first two have a batch of their own."""
-    images, others = arguments[:2], arguments[2:]
+    images, rest = arguments[:2], arguments[2:]
     if any(dim is not None for dim in dims[2:]):
         return torch.stack([call(*_entry(arguments, dims, i)) for i in range(size)]), 0
     folded = [
         (x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
         for x, dim in zip(images, dims)
     ]
-    output = call(*folded, *others)
+    output = call(*folded, *rest)
     return output.unflatten(0, (size, output.shape[0] // size if size else 0)), 0
 
 

@@ -66,14 +66,14 @@ Rules = list[tuple[list[Any], list[Any]]]
 
 
 def _bound(rules: Callable[..., Rules], operator: Operator) -> Callable[..., Rules]:
-    return lambda *given: rules(operator, *given)
+    return lambda *call: rules(operator, *call)
 
 
-def _forward_rules(operator: Operator, *given: Any) -> Rules:
+def _forward_rules(operator: Operator, *call: Any) -> Rules:
     from torch.distributed.tensor import Replicate, Shard
 
-    _refuse_sharded_windows(operator, given)
-    *flat, _ = given
+    _refuse_sharded_windows(operator, call)
+    *flat, _ = call
     _, options = operator.unflatten(*flat)
     tensors = len(operator.Needs._fields)
     rules: Rules = [([Replicate()], [Replicate()] * tensors)]
@@ -81,14 +81,14 @@ def _forward_rules(operator: Operator, *given: Any) -> Rules:
         rules.append(([Shard(dim)], [Shard(dim)] * 2 + [Replicate()] * (tensors - 2)))
     if operator.has_one_group(options):
         rules.append(([Shard(1)], [Replicate()] * 2 + [Shard(0)] * 2 + [Replicate()] * (tensors - 4)))
-    return [(results, _matched(arguments, given)) for results, arguments in rules]
+    return [(results, _matched(arguments, call)) for results, arguments in rules]
 
 
-def _backward_rules(operator: Operator, grad: Any, *given: Any) -> Rules:
+def _backward_rules(operator: Operator, grad: Any, *call: Any) -> Rules:
     from torch.distributed.tensor import Partial, Replicate, Shard
 
-    _refuse_sharded_windows(operator, given)
-    *flat, _, needs = given
+    _refuse_sharded_windows(operator, call)
+    *flat, _, needs = call
     _, options = operator.unflatten(*flat)
     tensors = len(operator.Needs._fields)
     rules: Rules = [([Replicate()] * tensors, [Replicate()] * (1 + tensors))]
@@ -100,19 +100,19 @@ def _backward_rules(operator: Operator, grad: Any, *given: Any) -> Rules:
         rules.append((sums, [Shard(1)] + [Replicate()] * 2 + [Shard(0)] * 2 + [Replicate()] * (tensors - 4)))
     return [
         # What nobody needs is an empty tensor on every rank.
-        ([r if need else Replicate() for r, need in zip(results, needs)], _matched(arguments, (grad, *given)))
+        ([r if need else Replicate() for r, need in zip(results, needs)], _matched(arguments, (grad, *call)))
         for results, arguments in rules
     ]
 
 
-def _matched(placements: list[Any], given: tuple[Any, ...]) -> list[Any]:
+def _matched(placements: list[Any], call: tuple[Any, ...]) -> list[Any]:
     """``placements`` of the tensors among the arguments, None for what is None or no tensor."""
-    padded = [*placements, *[None] * (len(given) - len(placements))]
-    return [None if argument is None else placement for placement, argument in zip(padded, given)]
+    padded = [*placements, *[None] * (len(call) - len(placements))]
+    return [None if argument is None else placement for placement, argument in zip(padded, call)]
 
 
-def _refuse_sharded_windows(operator: Operator, given: tuple[Any, ...]) -> None:
-    for name, spec in zip(("input", "guidance"), given):
+def _refuse_sharded_windows(operator: Operator, call: tuple[Any, ...]) -> None:
+    for name, spec in zip(("input", "guidance"), call):
         for placement in spec.placements:
             if placement.is_shard() and placement.dim in (2, 3) and placement.dim not in operator.independent_dims:
                 raise ValueError(

@@ -29,7 +29,7 @@ Memory is too slow for copies on sm_86, sm_89 and sm_120. On sm_80, which moves 
 bytes and the weight gradient 2.9, 2.7 and, where the unpaired kernel has tiles of more outputs, 0.54 for each 128 (64,
 128 and 256 channels); its forward takes no pairs.
 
-Depthwise kernels know no blocks of outputs. Contiguous less in pairs, on sm_90: forward 0.222 - 0.090 clocks, weight
+Depthwise kernels know no blocks of outputs. Contiguous less packed, on sm_90: forward 0.222 - 0.090 clocks, weight
 gradient 0.253 - 0.088, data gradient 0.372 - 0.188; the last two also have a contiguous gradient copied, 0.036 each.
 
 In TF32 copies move twice the bytes, so that an element has to save 2 bytes at 3x3. By the simulation (the bounds differ
@@ -37,7 +37,7 @@ little from it) a contiguous forward on sm_90 takes 6.3 / 6.2 / 6.1 times a conv
 unpaired, and 2.7 / 1.9 / 1.4 in words; the weight gradient 6.9 / 6.8 / 6.8 and 3.8 / 2.5 / 2.1. The least of that is
 3.5 and 3.0 bytes.
 
-The incoming gradient is a matter of its own: kernels in pairs read it in any layout, as well as channels_last, unless
+The incoming gradient is a matter of its own: packed kernels read it in any layout, as well as channels_last, unless
 its rows begin at odd places. Then they read two bytes at a time, without prefetching. Products of all taps do so anew
 for every 256 columns, which takes 1.6 bytes for each output of a pixel and each time by the floor, and by the
 simulation 2.5 times that; a copy costs 4. So it is made from the third time on. The weight gradient spills and takes
@@ -59,7 +59,7 @@ SAVED_BYTES = {
     "depthwise_weight_gradient": 1.7,
     "depthwise_data_gradient": 2.0,
 }
-"""What a difference element in pairs saves: the bytes that could be moved meanwhile."""
+"""What a difference element saves where channels are packed: the bytes that could be moved meanwhile."""
 SAVED_BYTES_OF_MANY = 0.54
 """That of the weight gradient on sm_80 where tiles of the unpaired kernel have more than 128 outputs."""
 SAVED_BYTES_TF32 = {"difference_forward": 3.5, "difference_weight_gradient": 3.0}
@@ -87,7 +87,7 @@ def padded(channels: int) -> int:
 
 
 def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target) -> bool:
-    """Whether ``kernel`` runs ``work`` sooner in pairs, with copies of so many images that have so many pixels.
+    """Whether ``kernel`` is faster on packed channels, with copies of so many images that have so many pixels.
 
     Example:
         >>> work = Work("bf16", images=2, rows=64, columns=64, channels=256, outputs=256, taps=9)
@@ -108,7 +108,7 @@ def copies_pay(kernel: str, work: Work, pixels: int, images: int, target: Target
 
 
 def gradient_copy_pays(kernel: str, work: Work, is_aligned: bool) -> bool:
-    """Whether ``kernel``, in pairs, reads an incoming gradient in channels_last sooner, with the copy.
+    """Whether ``kernel``, on packed channels, reads an incoming gradient in channels_last sooner, with the copy.
 
     ``is_aligned`` says whether all rows of the gradient begin at multiples of 16 bytes.
 

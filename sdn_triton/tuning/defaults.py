@@ -216,14 +216,14 @@ def _paired(kernel: str, work: Work, target: Target) -> KernelConfig:
 def _paired_tiles(
     kernel: str, arithmetic: str, target: Target
 ) -> dict[tuple[str, str], tuple[int, int, int, int, int]]:
-    tiles, others = PAIRED_TILES[kernel], TENSOR_MEMORY_TILES
+    tiles, in_tensor_memory = PAIRED_TILES[kernel], TENSOR_MEMORY_TILES
     if arithmetic == "tf32":
-        tiles, others = FLOAT32_TILES[kernel], TENSOR_MEMORY_FLOAT32_TILES
+        tiles, in_tensor_memory = FLOAT32_TILES[kernel], TENSOR_MEMORY_FLOAT32_TILES
     if target.architecture not in GROUP_PRODUCTS:
-        found = {key: WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
-        return {key: tile for key, tile in found.items() if key[1] != "widest"}
+        by_warps = {key: WARP_PAIRED_TILES.get((kernel, key[1]), tile) for key, tile in tiles.items()}
+        return {key: tile for key, tile in by_warps.items() if key[1] != "widest"}
     has_memory = target.architecture in TENSOR_MEMORY
-    return {key: others.get((kernel, *key), tile) if has_memory else tile for key, tile in tiles.items()}
+    return {key: in_tensor_memory.get((kernel, *key), tile) if has_memory else tile for key, tile in tiles.items()}
 
 
 def _paired_config(block_p: int, block_c: int, block_o: int, num_warps: int, num_stages: int) -> KernelConfig:

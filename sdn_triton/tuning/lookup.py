@@ -68,19 +68,19 @@ def from_tables(kernel: str, work: Work, target: Target) -> KernelConfig:
     """The configuration of the first table that has one, else the heuristic's."""
     key = kernel, bucket_of(work)
     for title, configs in _layers(target):
-        found = configs.get(key)
-        if found is None or (kernel, found) in _rejected:
+        entry = configs.get(key)
+        if entry is None or (kernel, entry) in _rejected:
             continue
-        config = _fitted(found, kernel, work)
+        config = _fitted(entry, kernel, work)
         if config.pairs and not (work.can_pair and has_pairs(kernel, work.arithmetic)):
             obstacle: str | None = "its channels cannot be read packed"
         else:
             obstacle = why_not(kernel, work.arithmetic, config, target)
         if obstacle is None:
-            config = replace(config, source=title.format(found.source))
-            _origins[kernel, config] = found
+            config = replace(config, source=title.format(entry.source))
+            _origins[kernel, config] = entry
             return config
-        _warn_once(f"{found.source}: its configuration of {kernel} cannot run on {target}: {obstacle}")
+        _warn_once(f"{entry.source}: its configuration of {kernel} cannot run on {target}: {obstacle}")
     return default_config(kernel, work, target)
 
 
@@ -217,14 +217,14 @@ def _read_files() -> _Files:
 
 
 def _tables(paths: Sequence[Path], folders: Sequence[Path]) -> tuple[Table, ...]:
-    found = []
+    tables = []
     for path in paths:
         for file in sorted(path.glob("*.json")) if path in folders else [path]:
             try:
-                found.append(read_table(file))
+                tables.append(read_table(file))
             except TableError as error:
                 _warn_once(f"{file}: {error}")
-    return tuple(found)
+    return tuple(tables)
 
 
 def _warn_once(reason: str) -> None:

@@ -22,8 +22,8 @@ def why_not_pipelined(arithmetic: str, target: Target) -> str | None:
     version = triton_version()
     if version is None or version >= FENCED or arithmetic == "ieee" or target.architecture not in ASYNCHRONOUS:
         return None
-    found, first = (".".join(map(str, numbers)) for numbers in (version, FENCED))
-    return f"triton {found} leaves out the fence between copies and products of pipelined loops ({first} has it)"
+    installed, first = (".".join(map(str, numbers)) for numbers in (version, FENCED))
+    return f"triton {installed} leaves out the fence between copies and products of pipelined loops ({first} has it)"
 
 
 @cache

@@ -99,12 +99,12 @@ def why_not(kernel: str, arithmetic: str, config: KernelConfig, target: Target) 
     largest, second, *_ = sorted(sides.values(), reverse=True)
     if largest * second > LARGEST_TILE:
         return f"its tiles of {largest * second} numbers are larger than {LARGEST_TILE}"
-    found = estimate(kernel, arithmetic, config, target)
-    if found.shared_bytes > target.shared_bytes:
-        return f"it needs up to {found.shared_bytes} bytes of shared memory, a block may have {target.shared_bytes}"
-    most = min(LARGEST_REGISTERS * _register_files(target), _registers(target) // found.threads)
-    if found.registers > most:
-        return f"it needs at least {found.registers} registers a thread, a thread may have {most}"
+    needed = estimate(kernel, arithmetic, config, target)
+    if needed.shared_bytes > target.shared_bytes:
+        return f"it needs up to {needed.shared_bytes} bytes of shared memory, a block may have {target.shared_bytes}"
+    most = min(LARGEST_REGISTERS * _register_files(target), _registers(target) // needed.threads)
+    if needed.registers > most:
+        return f"it needs at least {needed.registers} registers a thread, a thread may have {most}"
     if _keeps_sums_in_tensor_memory(kernel, arithmetic, target):
         columns = _tensor_columns(kernel, config)
         if columns > TENSOR_COLUMNS:
@@ -161,7 +161,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
         if spec.family == "depthwise":
             return 2 * depthwise_tap_pairs(config, TAPS) * p * o
         return 0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else 2 * tap_pairs(config, TAPS) * o * c
-    products, others = {
+    products, elementwise = {
         "difference_forward": (p * o, 0),
         "difference_data_gradient": (0, 2 * p * c),
         "difference_weight_gradient": (o * c, 0),
@@ -177,7 +177,7 @@ def _sums_in_registers(kernel: str, arithmetic: str, config: KernelConfig, targe
         "fusion_data_gradient": (p * c, 0),
         "fusion_weight_gradient": (o * c, 0),
     }[kernel]
-    return others + (0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else products)
+    return elementwise + (0 if _keeps_sums_in_tensor_memory(kernel, arithmetic, target) else products)
 
 
 def _shared_bytes(kernel: str, arithmetic: str, config: KernelConfig, target: Target) -> int:

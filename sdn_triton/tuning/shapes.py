@@ -144,8 +144,8 @@ class LayerShape:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, and ``op``."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {"op": self.op, **{name: list(v) if isinstance(v, tuple) else v for name, v in found.items()}}
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {"op": self.op, **{name: list(v) if isinstance(v, tuple) else v for name, v in changed.items()}}
 
     def __str__(self) -> str:
         shown = {
@@ -169,10 +169,10 @@ class LayerShape:
         values: dict[str, Any] = {}
         for name, value in content.items():
             is_pair = isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]
-            given = tuple(value) if is_pair else value
-            if type(given) is not type(defaults[name]):
+            normalised = tuple(value) if is_pair else value
+            if type(normalised) is not type(defaults[name]):
                 raise ValueError(f"{name} must be like {defaults[name]!r}, got {value!r}")
-            values[name] = given
+            values[name] = normalised
         return LayerShape(**values)
 
     @staticmethod
@@ -283,22 +283,22 @@ def record_shapes(path: str | os.PathLike[str]) -> Iterator[Sequence[LayerShape]
         op=difference,n=2,c=8,h=16,w=16,dtype=tf32,layout=contiguous
         op=fusion,n=2,c=8,h=16,w=16,dtype=tf32,layout=contiguous
     """
-    found: dict[LayerShape, None] = {}
+    recorded: dict[LayerShape, None] = {}
     met: list[LayerShape] = []
-    token = _recording.set(found)
+    token = _recording.set(recorded)
     try:
         yield met
     finally:
         _recording.reset(token)
-        met.extend(found)
-        write_json(Path(path), [shape.as_json() for shape in found])
+        met.extend(recorded)
+        write_json(Path(path), [shape.as_json() for shape in recorded])
 
 
 def note_call(arguments: Arguments, options: Any) -> None:
     """Hand a call to :func:`record_shapes` if it is active."""
-    found = _recording.get()
-    if found is not None and (shape := shape_of_call(arguments, options)) is not None:
-        found[shape] = None
+    recorded = _recording.get()
+    if recorded is not None and (shape := shape_of_call(arguments, options)) is not None:
+        recorded[shape] = None
 
 
 def read_shapes(path: Path) -> list[LayerShape]:
@@ -315,10 +315,10 @@ def read_shapes(path: Path) -> list[LayerShape]:
         raise ValueError(f"{path}: no valid JSON ({error})") from error
     if not isinstance(content, list) or not content:
         raise ValueError(f"{path}: not a list of shapes")
-    found = []
+    shapes = []
     for number, entry in enumerate(content, start=1):
         try:
-            found.append(LayerShape.from_json(entry))
+            shapes.append(LayerShape.from_json(entry))
         except ValueError as error:
             raise ValueError(f"{path}: shape {number}: {error}") from error
-    return found
+    return shapes

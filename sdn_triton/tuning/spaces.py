@@ -39,21 +39,21 @@ def axes(kernel: str, arithmetic: str) -> dict[str, tuple[Any, ...]]:
     """
     spec = KERNELS[kernel]
     blocks = TENSOR_BLOCKS if spec.has_products and arithmetic != "ieee" else SCALAR_BLOCKS
-    found: dict[str, tuple[Any, ...]] = {name: blocks[name] for name in used_blocks(kernel)}
-    found["block_w"] = TILE_WIDTHS
-    found["num_warps"] = WARPS
-    found["num_stages"] = STAGES if spec.has_products else STAGES_WITHOUT_PRODUCTS
+    choices_by_field: dict[str, tuple[Any, ...]] = {name: blocks[name] for name in used_blocks(kernel)}
+    choices_by_field["block_w"] = TILE_WIDTHS
+    choices_by_field["num_warps"] = WARPS
+    choices_by_field["num_stages"] = STAGES if spec.has_products else STAGES_WITHOUT_PRODUCTS
     if spec.step == "products":
-        found["block_c"] = (*found["block_c"], 256)
+        choices_by_field["block_c"] = (*choices_by_field["block_c"], 256)
     if has_pairs(kernel, arithmetic):
-        found["pairs"] = (False, True)
+        choices_by_field["pairs"] = (False, True)
         if arithmetic == "tf32":
-            found["block_c"] = (BLOCK_WORDS, *found["block_c"])
+            choices_by_field["block_c"] = (BLOCK_WORDS, *choices_by_field["block_c"])
     for field in fields(KernelConfig):
         choices = field.metadata.get("choices", ())
         if choices and kernel in field.metadata.get("kernels", (kernel,)):
-            found[field.name] = tuple(choices)
-    return found
+            choices_by_field[field.name] = tuple(choices)
+    return choices_by_field
 
 
 def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, ...]:
@@ -65,8 +65,8 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
     Example:
         >>> from sdn_triton.tuning.configs import Target
         >>> work = Work("bf16", images=2, rows=64, columns=64, channels=256, outputs=256, taps=9)
-        >>> found = candidates("difference_forward", work, Target("cuda", 90, 132))
-        >>> found[0].source, len(found) > 100, len(found) == len(set(found))
+        >>> configs = candidates("difference_forward", work, Target("cuda", 90, 132))
+        >>> configs[0].source, len(configs) > 100, len(configs) == len(set(configs))
         ('heuristic', True, True)
     """
     first = default_config(kernel, work, target)
@@ -80,13 +80,13 @@ def candidates(kernel: str, work: Work, target: Target) -> tuple[KernelConfig, .
         if name in space:
             kept = [value for value in space[name] if value < 2 * size]
             space[name] = tuple(kept) or space[name][:1]
-    found: dict[KernelConfig, None] = {}
+    configs: dict[KernelConfig, None] = {}
     for values in product(*space.values()):
         config = _candidate(kernel, first, dict(zip(space, values)), work, target)
         if config is not None and why_not(kernel, work.arithmetic, config, target) is None:
             for splits in _splits(kernel, config, work):
-                found[replace(config, splits=splits)] = None
-    ordered = sorted(found, key=lambda config: (_distance(config, first), str(config)))
+                configs[replace(config, splits=splits)] = None
+    ordered = sorted(configs, key=lambda config: (_distance(config, first), str(config)))
     return (first, *(config for config in ordered if replace(config, source=first.source) != first))
 
 

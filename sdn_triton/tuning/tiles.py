@@ -21,7 +21,7 @@ TILES = {
     "fusion_data_gradient": {"half": (128, 64, 128, 8, 2), "tf32": (64, 32, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
     "fusion_weight_gradient": {"half": (64, 64, 128, 8, 2), "tf32": (32, 64, 64, 4, 3), "ieee": (64, 32, 32, 4, 1)},
 }
-# Tiles of channels in pairs, for many blocks and for few, by how many outputs there are.
+# Tiles of packed channels, for many blocks and for few, by how many outputs there are.
 PAIRED_TILES = {
     "difference_forward": {
         ("many", "widest"): (128, 32, 256, 8, 3),

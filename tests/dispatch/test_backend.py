@@ -30,7 +30,7 @@ K = torch.randn(4, 4, 3, 3)
 class OnCuda:
     """Stands for a CUDA tensor where there is no GPU: the choice looks at the device only."""
 
-    device = torch.device("cuda", 0)
+    device, is_cuda = torch.device("cuda", 0), True
 
 
 def test_auto_is_eager_on_the_cpu_without_a_word():

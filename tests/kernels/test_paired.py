@@ -209,20 +209,20 @@ def test_what_cannot_be_paired(device) -> None:
     u, v, weight, *_, grad = tensors_of(Case(1, 32, 8, (6, 7)), torch.float32, device)
     with convolutions_in("ieee"):
         assert not call_of(u, v, weight, options()).layout.can_pair
-        with pytest.raises(ValueError, match="cannot read channels in pairs"):
+        with pytest.raises(ValueError, match="cannot read packed channels"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": SINGLES}
             )
     with convolutions_in("tf32"):
         assert call_of(u, v, weight, options()).layout.can_pair
-        with pytest.raises(ValueError, match="cannot read channels in pairs"):
+        with pytest.raises(ValueError, match="cannot read packed channels"):
             launch.forward(
                 DifferenceArguments(u, v, weight, None, 1.0), options(), configs={"difference_forward": PAIRS}
             )
-        with pytest.raises(ValueError, match="cannot read channels in pairs"):
+        with pytest.raises(ValueError, match="cannot read packed channels"):
             run(launch, [u, v, weight, None, 1.0, grad], options(), configs={"difference_data_gradient": SINGLES})
     half = [x.half() for x in (u, v, weight)]
-    with pytest.raises(ValueError, match="cannot read channels in pairs"):
+    with pytest.raises(ValueError, match="cannot read packed channels"):
         launch.forward(DifferenceArguments(*half, None, 1.0), options(), configs={"difference_forward": SINGLES})
 
 
@@ -250,7 +250,7 @@ def test_products_beyond_32_bits_are_not_gathered_in_pairs(dilation, pairs) -> N
 @pytest.mark.parametrize("name", ["groups2", "contrast-scalar-stride2"])
 def test_data_gradients_that_cannot_be_paired(name, device) -> None:
     tensors, o = tensors_of(CASES[name], torch.float16, device), CASES[name].options
-    with pytest.raises(ValueError, match="cannot read channels in pairs"):
+    with pytest.raises(ValueError, match="cannot read packed channels"):
         run(launch, tensors, o, configs={"difference_data_gradient": PAIRS})
 
 

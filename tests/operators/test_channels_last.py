@@ -94,7 +94,7 @@ def test_groups(device, monkeypatch) -> None:
     kernels = "difference_forward", "difference_weight_gradient"
     check(case.tensors(torch.float16, device), case, monkeypatch, configs=dict.fromkeys(kernels, PAIRS))
     u, v, weight, *_ = Case(1, 48, 6, (5, 18), options=options(groups=2)).tensors(torch.float16, device)
-    with pytest.raises(ValueError, match="cannot read channels in pairs"):
+    with pytest.raises(ValueError, match="cannot read packed channels"):
         difference_conv.forward(DifferenceArguments(u, v, weight, None, 1.0), options(groups=2), IN_PAIRS)
 
 
@@ -115,7 +115,7 @@ def test_depthwise(device, monkeypatch) -> None:
 def test_depthwise_that_has_no_form_in_pairs(channels, outputs, device) -> None:
     case = Case(1, channels, outputs, (3, 18), options=options(groups=channels))
     u, v, weight, *_ = case.tensors(torch.float16, device)
-    with pytest.raises(ValueError, match="depthwise_forward cannot read channels in pairs"):
+    with pytest.raises(ValueError, match="depthwise_forward cannot read packed channels"):
         difference_conv.forward(DifferenceArguments(u, v, weight, None, 1.0), case.options, IN_PAIRS)
 
 
