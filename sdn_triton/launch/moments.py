@@ -62,7 +62,7 @@ def gradient(grad: Tensor, response: Tensor, mean: Tensor, by_mean: Tensor, by_v
     images, outputs, rows, columns = response.shape
     is_compiled = target_of(response.device).kind != "interpreter"
     config = GRADIENT if is_compiled else WHOLE
-    width = tile_width(config.block_p, rows, columns)
+    width = tile_width(config.block_p, rows, columns, wanted=config.block_w)
 
     def rest() -> Rest:
         height = config.block_p // width
