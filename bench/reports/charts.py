@@ -92,10 +92,10 @@ def _against_size(
     """A panel for each kind and pass."""
     cases = sorted(run.under(condition), key=lambda case: case.elements)
     points = [
-        Point(case, name, *found)
+        Point(case, name, *figures)
         for name in run.providers
         for case in cases
-        if (result := case.result(name)) is not None and result.ok and (found := value(result)) is not None
+        if (result := case.result(name)) is not None and result.ok and (figures := value(result)) is not None
     ]
     if not points:
         return None
@@ -182,12 +182,13 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
 
 def _panels(cases: Sequence[Case]) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """A figure with a panel for each kind of workload and pass that there is; those of a kind have the same axes."""
-    found = [(kind, what) for kind in KINDS for what in PASSES if (kind, what) in {(c.kind, c.what) for c in cases}]
-    columns = min(ACROSS, len(found))
-    rows = -(-len(found) // columns)
+    present = {(case.kind, case.what) for case in cases}
+    places = [(kind, what) for kind in KINDS for what in PASSES if (kind, what) in present]
+    columns = min(ACROSS, len(places))
+    rows = -(-len(places) // columns)
     figure = Figure((PANEL[0] * max(columns, 1.4) + 0.4, PANEL[1] * rows + 0.7), layout="constrained")
     panels: dict[tuple[str, str], Axes] = {}
-    for place, (kind, what) in enumerate(found, start=1):
+    for place, (kind, what) in enumerate(places, start=1):
         alike = next((axes for (other, _), axes in panels.items() if other == kind), None)
         axes = panels[kind, what] = figure.add_subplot(rows, columns, place, sharex=alike, sharey=alike)
         axes.set_title(f"{kind}, {what}")
@@ -203,10 +204,10 @@ def _name_axes(panels: dict[tuple[str, str], Axes], x: str, y: str) -> None:
             axes.set_ylabel(y)
 
 
-def _finish(figure: Figure, run: Run, cases: Sequence[Case], *others: Line2D) -> None:
-    """One legend for all panels, below them, with what was drawn only."""
+def _finish(figure: Figure, run: Run, cases: Sequence[Case], *more_handles: Line2D) -> None:
+    """One legend for all panels, below them: ``more_handles``, then the providers that were drawn."""
     drawn = [name for name in run.providers if any((r := case.result(name)) is not None and r.ok for case in cases)]
-    handles = [*others]
+    handles = [*more_handles]
     for name in drawn:
         style = styles(run.providers)[name]
         handles.append(Line2D([], [], linestyle=style.line, label=name, **style.options))

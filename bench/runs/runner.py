@@ -140,9 +140,9 @@ class Runner:
         return [provider.name for provider in case.providers(self.providers)]
 
     def _given_up(self, case: BenchCase) -> dict[str, Row]:
-        """What an earlier process has found of providers that are not to be tried again."""
+        """The results, in an earlier process, of providers that are not to be tried again."""
         earlier = self.record.results(case.id)
-        return {name: found for name, found in earlier.items() if found["status"] in GIVEN_UP}
+        return {name: result for name, result in earlier.items() if result["status"] in GIVEN_UP}
 
     def _leave(self, case: BenchCase, rows: Mapping[str, Row], why: str) -> None:
         """Put a case into the file that another process goes on with."""

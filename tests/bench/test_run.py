@@ -33,7 +33,7 @@ from sdn_triton.bench.reports import run_tables
 from sdn_triton.bench.runs import runner
 from sdn_triton.bench.runs.record import Record, read_record
 from sdn_triton.bench.runs.saved_runs import RunFileError, run_of
-from sdn_triton.bench.runs.verdicts import standing
+from sdn_triton.bench.runs.verdicts import speedup_of
 from sdn_triton.bench.suite import pytest_results
 
 
@@ -254,10 +254,10 @@ def test_a_slow_provider_is_found_slower(provider):
     run = started(["conv2d", provider("slow", slow, role="ours"), "unfold"])
     run.run(grid([TINY], [(40, 56)], kinds=("layer",), stages=(1,), passes=("inference",)))
     seen = run.record.run
-    own = standing(seen, seen.cases[0], "slow")
-    assert (own.baseline.provider, own.verdict) == ("unfold", "slower")
-    assert own.speedup < 0.5
-    assert own.interval.low <= own.speedup <= own.interval.high
+    speedup = speedup_of(seen, seen.cases[0], "slow")
+    assert (speedup.baseline.provider, speedup.verdict) == ("unfold", "slower")
+    assert speedup.factor < 0.5
+    assert speedup.interval.low <= speedup.factor <= speedup.interval.high
     (summary,) = run_tables.summary_tables(seen)
     assert "slower in 1" in summary.plain()
 
@@ -270,7 +270,7 @@ def test_ours_is_never_held_against_ours():
         results["triton"] = fast
     run = run_of(EXAMPLE, content)
     for case in run.cases:
-        assert standing(run, case, "eager").baseline.provider in ("compile", "unfold-compile", "unfold")
+        assert speedup_of(run, case, "eager").baseline.provider in ("compile", "unfold-compile", "unfold")
 
 
 def test_every_result_has_what_readers_look_for(tmp_path):
