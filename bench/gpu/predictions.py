@@ -84,10 +84,10 @@ class Kernels:
         """What examination says of a kernel."""
         if subject not in self.rows:
             print(f"{subject.kernel} {subject.channels} {subject.rows}x{subject.columns}", flush=True)
-            found = examine(subject)
-            if found["error"] is not None:
-                raise ValueError(f"{subject.kernel} with {subject.channels} channels: {found['error']}")
-            self.rows[subject] = found
+            row = examine(subject)
+            if row["error"] is not None:
+                raise ValueError(f"{subject.kernel} with {subject.channels} channels: {row['error']}")
+            self.rows[subject] = row
         return self.rows[subject]
 
 
@@ -162,7 +162,7 @@ def _ms(clocks_of_one_multiprocessor: float) -> float:
 def version() -> dict[str, Any]:
     """The entry of the version of triton that is installed."""
     kernels = Kernels()
-    found = [predict(case, kernels) for case in predictable()]
+    predictions = [predict(case, kernels) for case in predictable()]
     examined = list(_described(kernels))
     return {
         "triton": package_version("triton"),
@@ -172,7 +172,7 @@ def version() -> dict[str, Any]:
         "architecture": ARCHITECTURE,
         "multiprocessors": TARGETS[ARCHITECTURE].multiprocessors,
         "gigahertz": GIGAHERTZ,
-        "predictions": found,
+        "predictions": predictions,
         "kernels": examined,
     }
 

@@ -93,15 +93,15 @@ def collected(target: Target) -> Iterator[dict[Specialisation, None]]:
     """What Triton would compile inside for tensors on the CPU or of the kind meta, each once; nothing is launched."""
     from triton import knobs
 
-    found: dict[Specialisation, None] = {}
+    specialisations: dict[Specialisation, None] = {}
 
-    def take(*, fn: Any, compile: dict[str, Any], **others: Any) -> bool:
-        found[Specialisation(fn.module, fn.name, compile["specialization_data"])] = None
+    def take(*, fn: Any, compile: dict[str, Any], **unused: Any) -> bool:
+        specialisations[Specialisation(fn.module, fn.name, compile["specialization_data"])] = None
         return True  # do not compile
 
     with pretended(target), active_driver(UnseenDevice(target)), knobs.runtime.scope():
         knobs.runtime.jit_cache_hook = take
-        yield found
+        yield specialisations
 
 
 def of_smoke(arch: str) -> None:
@@ -127,10 +127,10 @@ def of_bench(arch: str, suite: str = "gpu") -> None:
 
 def _distinct(cases: Iterable[BenchCase]) -> list[BenchCase]:
     """One of those that differ in nothing but how they are timed."""
-    found: dict[tuple[Any, ...], BenchCase] = {}
+    cases_by_work: dict[tuple[Any, ...], BenchCase] = {}
     for case in cases:
-        found.setdefault((case.problem, case.pass_ == "inference"), case)
-    return list(found.values())
+        cases_by_work.setdefault((case.problem, case.pass_ == "inference"), case)
+    return list(cases_by_work.values())
 
 
 def _answers(case: BenchCase, provider: Provider) -> None:
@@ -162,7 +162,7 @@ def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
 def of_tests(arch: str, processes: int, seconds: float) -> list[Specialisation]:
     """What the kernel tests launch: they run, in processes of their own, and fail, since nothing is computed.
 
-    After so many seconds it is what was found until then.
+    After so many seconds it is what they launched until then.
 
     Raises:
         RuntimeError: pytest cannot run them.
