@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import RESULTS, ROOT
 from .map_plan import ARMS, CONTROLLED, FULL_MAP, PLANE, Cell, Map
-from .summary import Difference, by_seed, origin, paired_difference, percent, markdown_table
+from .summary import Difference, by_seed, markdown_table, origin, paired_difference, percent
 from .training import Setting
 
 PAGE, FIGURES = ROOT / "docs" / "quality-map.md", RESULTS / "quality" / "map-cpu.json"
