@@ -44,7 +44,7 @@ def yardstick(results: Path, link: str) -> str:
         *(NAMES[name] for name in PASSES),
         TRAINING,
         "aims",
-        *_OTHER_WAYS,
+        *_OTHER_COLUMNS,
         "ahead of us",
     )
     table = Table("", columns, text=True)
@@ -64,7 +64,7 @@ _WHY = prose(
 )
 
 
-_OTHER_WAYS = ("torch.compile: forward, weight, data, training", "unfolding: training", "convolution: training")
+_OTHER_COLUMNS = ("torch.compile: forward, weight, data, training", "unfolding: training", "convolution: training")
 
 
 def _row(cell: Mapping[str, Any]) -> list[str]:

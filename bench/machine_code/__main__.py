@@ -52,15 +52,15 @@ HAZARDS = "its results may be wrong: {} instructions use registers of an unfinis
 
 
 def _config(text: str) -> tuple[tuple[str, int], ...]:
-    found = []
+    pairs = []
     for part in text.split(","):
         key, _, value = part.partition("=")
         if key not in CONFIG_KEYS:
             raise argparse.ArgumentTypeError(f"unknown key {key!r} in {text!r}: choose from {', '.join(CONFIG_KEYS)}")
         if not value.isdigit():
             raise argparse.ArgumentTypeError(f"{part!r} is not KEY=NUMBER")
-        found.append((key, int(value)))
-    return tuple(found)
+        pairs.append((key, int(value)))
+    return tuple(pairs)
 
 
 def _parser() -> argparse.ArgumentParser:

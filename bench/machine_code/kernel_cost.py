@@ -93,7 +93,7 @@ def hot_loop(code: Code, work: Work, block: Block) -> HotLoop:
     hot = [_counted(path, whole, loop, work, block) for loop, path in _innermost(whole, work)]
     return max(
         hot or [_counted(whole, whole, None, work, block)],
-        key=lambda found: (found.cost.elements_per_trip, found.cost.issued),
+        key=lambda loop: (loop.cost.elements_per_trip, loop.cost.issued),
     )
 
 

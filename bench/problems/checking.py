@@ -29,8 +29,8 @@ from .providers import Provider, composite
 from .workloads import Workload
 
 Answers = dict[str, Tensor]
-OTHERS = 4.0
-"""How many times more any other provider may have."""
+SLACK = 4.0
+"""The error that a provider which is not ours may have, in times of ours."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class Case:
         self.module.eval()
         outputs = self.forward()
         names = ["output"] if len(outputs) == 1 else [f"output {i}" for i in range(1, len(outputs) + 1)]
-        found = dict(zip(names, outputs, strict=True))
+        answers = dict(zip(names, outputs, strict=True))
         if backward:
             self.module.train()
             gradients = zip(self.leaves, self.forward_backward(), strict=True)
-            found |= {f"gradient of {name}": gradient for name, gradient in gradients if gradient is not None}
-        return found
+            answers |= {f"gradient of {name}": gradient for name, gradient in gradients if gradient is not None}
+        return answers
 
 
 class Problem:
@@ -180,12 +180,12 @@ class Problem:
         reference = self.reference(provider)
         return {name: self._error(name, answers.get(name), exact) for name, exact in reference.items()}
 
-    def _error(self, name: str, found: Tensor | None, exact: Tensor) -> float:
-        if found is None or found.shape != exact.shape:
+    def _error(self, name: str, answer: Tensor | None, exact: Tensor) -> float:
+        if answer is None or answer.shape != exact.shape:
             return float("inf")
         order = 2.0 if self._is_gated(name) else float("inf")
         size: float = torch.linalg.vector_norm(exact, ord=order).item()
-        error: float = torch.linalg.vector_norm(found.detach().double() - exact, ord=order).item()
+        error: float = torch.linalg.vector_norm(answer.detach().double() - exact, ord=order).item()
         return float("inf") if math.isnan(error) else error / size if size > 0 else error
 
     def _is_gated(self, name: str) -> bool:
@@ -193,7 +193,7 @@ class Problem:
 
     def bounds(self, provider: Provider) -> dict[str, float]:
         """The largest error allowed for each output and gradient."""
-        slack = 1.0 if provider.ours else OTHERS
+        slack = 1.0 if provider.ours else SLACK
         if provider.exact not in self._bounds:
             module = self.setting.applied_to(self.workload.exact(_same_dtype(provider), provider.guided))
             self._load(module, provider.guided)
@@ -227,7 +227,7 @@ def violations(errors: Mapping[str, float], bounds: Mapping[str, float]) -> Sequ
 
 @dataclass
 class Finding:
-    """What a check has found about a provider; ``status`` is ok, refused (it is wrong), failed or unavailable."""
+    """What a check says of a provider; ``status`` is ok, refused (it is wrong), failed or unavailable."""
 
     status: str = "ok"
     why: str | None = None
@@ -266,8 +266,8 @@ def check(problem: Problem, provider: Provider) -> tuple[Finding, Case | None]:
     except Exception as error:
         finding.status, finding.why = "failed", first_line(error)
         return finding, None
-    if found := violations(finding.errors, finding.bounds):
-        finding.status, finding.why = "refused", "; ".join(found)
+    if wrong := violations(finding.errors, finding.bounds):
+        finding.status, finding.why = "refused", "; ".join(wrong)
         return finding, None
     return finding, case
 
