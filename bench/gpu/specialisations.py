@@ -34,7 +34,7 @@ from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
 from ..problems.cases import DTYPES, FORMATS, BenchCase
-from ..problems.checking import Case, Setting
+from ..problems.checking import ReadyModule, Setting
 from ..problems.providers import PROVIDERS, Provider
 from ..problems.suites import SUITES
 from ..tuner.trials import Trial, precision_of, units_of
@@ -146,7 +146,9 @@ def _answers(case: BenchCase, provider: Provider) -> None:
         module = Setting(META, dtype, memory_format).applied_to(work.module(provider))
     inputs = stages if work.kind == "neck" else 2 * stages
     leaves = {str(number): image(*stage).requires_grad_() for number, stage in enumerate(inputs)}
-    Case(work, module, leaves, tuple(image(*stage) for stage in stages)).answers(backward=case.pass_ != "inference")
+    ReadyModule(work, module, leaves, tuple(image(*stage) for stage in stages)).answers(
+        backward=case.pass_ != "inference"
+    )
 
 
 def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:

@@ -59,7 +59,7 @@ class Setting:
 
 
 @dataclass
-class Case:
+class ReadyModule:
     """A module with its inputs, ready to be called; ``around`` is entered around every call."""
 
     workload: Workload
@@ -158,11 +158,11 @@ class Problem:
         contrasts = {name: value for name, value in module.state_dict().items() if name.endswith("contrast")}
         module.load_state_dict(contrasts | self.state(guided))
 
-    def case(self, provider: Provider) -> Case:
+    def make_ready(self, provider: Provider) -> ReadyModule:
         """The provider's module with this problem's weights and inputs."""
         module = self.setting.applied_to(self.workload.module(provider))
         self._load(module, provider.guided)
-        return Case(self.workload, module, self.inputs, self.grads, provider.around)
+        return ReadyModule(self.workload, module, self.inputs, self.grads, provider.around)
 
     def reference(self, provider: Provider) -> Answers:
         """What the provider should answer, in float64."""
@@ -171,8 +171,8 @@ class Problem:
             module = module.to(self.setting.device, torch.float64)
             self._load(module, provider.guided)
             inputs = {name: x.detach().double().requires_grad_() for name, x in self.inputs.items()}
-            case = Case(self.workload, module, inputs, tuple(grad.double() for grad in self.grads))
-            self._references[provider.exact] = case.answers(self.setting.backward)
+            ready = ReadyModule(self.workload, module, inputs, tuple(grad.double() for grad in self.grads))
+            self._references[provider.exact] = ready.answers(self.setting.backward)
         return self._references[provider.exact]
 
     def errors(self, provider: Provider, answers: Answers) -> dict[str, float]:
@@ -197,7 +197,7 @@ class Problem:
         if provider.exact not in self._bounds:
             module = self.setting.applied_to(self.workload.exact(_same_dtype(provider), provider.guided))
             self._load(module, provider.guided)
-            answers = Case(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
+            answers = ReadyModule(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
             errors = self.errors(provider, answers)
             self._bounds[provider.exact] = {name: bound_of(error, self._floor(name)) for name, error in errors.items()}
         return {name: slack * bound for name, bound in self._bounds[provider.exact].items()}
@@ -249,15 +249,15 @@ def _largest(errors: Iterator[float]) -> float | None:
     return worst if worst < math.inf else None
 
 
-def check(problem: Problem, provider: Provider) -> tuple[Finding, Case | None]:
-    """Run a provider and hold its outputs and gradients against float64; no case where it must not be timed."""
+def check(problem: Problem, provider: Provider) -> tuple[Finding, ReadyModule | None]:
+    """Run a provider and hold its outputs and gradients against float64; no module where it must not be timed."""
     finding = Finding()
     try:
         with _no_trials():
             finding.bounds = problem.bounds(provider)
             start = time.perf_counter()
-            case = problem.case(provider)
-            answers = case.answers(problem.setting.backward)
+            ready = problem.make_ready(provider)
+            answers = ready.answers(problem.setting.backward)
             finding.first_call_seconds = time.perf_counter() - start
             finding.errors = problem.errors(provider, answers)
     except torch.OutOfMemoryError:
@@ -269,7 +269,7 @@ def check(problem: Problem, provider: Provider) -> tuple[Finding, Case | None]:
     if wrong := violations(finding.errors, finding.bounds):
         finding.status, finding.why = "refused", "; ".join(wrong)
         return finding, None
-    return finding, case
+    return finding, ready
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sdn_triton.tuning.resources import estimate
 from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
-from ..machine_code.examination import Case, examine
+from ..machine_code.examination import KernelCase, examine
 from ..machine_code.kernel_work import KERNELS
 from ..terminal import FAINT, Table
 from .trials import Unit
@@ -114,10 +114,10 @@ def rank(
         doing(f"{unit.title}: {len(ranked)} of {len(configs)}")
 
 
-def case_of(unit: Unit, arch: str, config: KernelConfig) -> Case:
+def case_of(unit: Unit, arch: str, config: KernelConfig) -> KernelCase:
     """What is compiled: the kernel with this configuration, for the shape that was asked for."""
     shape = unit.shape
-    return Case(
+    return KernelCase(
         unit.kernel,
         arch,
         unit.work.arithmetic,
