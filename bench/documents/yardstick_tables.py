@@ -68,7 +68,7 @@ _OTHER_COLUMNS = ("torch.compile: forward, weight, data, training", "unfolding: 
 
 
 def _row(cell: Mapping[str, Any]) -> list[str]:
-    own, aims, other_ways, too_slow = our_ratios(cell), aims_of(cell), cell["others"], missed(cell)
+    own, aims, ways, too_slow = our_ratios(cell), aims_of(cell), cell["others"], missed(cell)
     methods = sorted({kernel["ratio_is"] for name in PASSES for kernel in cell["ours"][name]["kernels"]})
     marks = {name: "bad" if name in too_slow else "" for name in own}
     losses = "; ".join(f"{WAYS[way]}: {_said(names)}" for way, names in ahead(cell).items())
@@ -78,11 +78,8 @@ def _row(cell: Mapping[str, Any]) -> list[str]:
         *(Cell(_with_bounds(cell["ours"][name]), mark=marks[name]) for name in PASSES),
         figure(own[TRAINING], f"{own[TRAINING]:.2f}", marks[TRAINING]),
         ", ".join(f"{NAMES[name]} {aim:.2f}" for name, aim in aims.items()) or "none",
-        " / ".join(f"{other_ways['compiled'][name]:.2f}" for name in own),
-        *(
-            figure(other_ways[way][TRAINING], f"{other_ways[way][TRAINING]:.2f}")
-            for way in ("unfolding", "convolution")
-        ),
+        " / ".join(f"{ways['compiled'][name]:.2f}" for name in own),
+        *(figure(ways[way][TRAINING], f"{ways[way][TRAINING]:.2f}") for way in ("unfolding", "convolution")),
         Cell(losses, mark="bad"),
     ]
 

@@ -128,9 +128,8 @@ def _as_launched(kernel: str, case: BenchCase, config: KernelConfig) -> KernelCa
     """A kernel of a case, to be examined with the configuration that it is launched with."""
     (stage,) = case.workload.stages
     channels, size = stage.channels, (case.workload.batch, stage.height, stage.width)
-    subject = KernelCase(
-        kernel, ARCHITECTURE, ARITHMETICS[case.dtype], channels, channels, case.memory_format, (), *size
-    )
+    arithmetic = ARITHMETICS[case.dtype]
+    subject = KernelCase(kernel, ARCHITECTURE, arithmetic, channels, channels, case.memory_format, (), *size)
     return subject.configured(config)
 
 

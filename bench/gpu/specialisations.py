@@ -146,9 +146,8 @@ def _answers(case: BenchCase, provider: Provider) -> None:
         module = Setting(META, dtype, memory_format).applied_to(work.module(provider))
     inputs = stages if work.kind == "neck" else 2 * stages
     leaves = {str(number): image(*stage).requires_grad_() for number, stage in enumerate(inputs)}
-    ReadyModule(work, module, leaves, tuple(image(*stage) for stage in stages)).answers(
-        backward=case.pass_ != "inference"
-    )
+    grads = tuple(image(*stage) for stage in stages)
+    ReadyModule(work, module, leaves, grads).answers(backward=case.pass_ != "inference")
 
 
 def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:

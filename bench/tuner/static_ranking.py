@@ -154,16 +154,8 @@ def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Ta
             str(config.splits),
         ]
         if row is None:
-            resources = estimate(unit.kernel, unit.work.arithmetic, config, TARGETS[arch])
-            cells += [
-                "",
-                "",
-                f">={resources.registers}",
-                "",
-                f"<={resources.shared_bytes}",
-                f"<={resources.blocks}",
-                "",
-            ]
+            needs = estimate(unit.kernel, unit.work.arithmetic, config, TARGETS[arch])
+            cells += ["", "", f">={needs.registers}", "", f"<={needs.shared_bytes}", f"<={needs.blocks}", ""]
         elif row["error"] is not None:
             cells += ["", "", "", "", "", "", row["error"][:40]]
         else:
