@@ -138,7 +138,7 @@ def _speed(path: Path | None) -> Iterable[str]:
 
 def _case(bench: Run, case: Case, row: predicted.Row | None) -> str:
     stage = "x".join(map(str, case.stages[0]))
-    name = f"{case.kind} {case.network} {stage} {case.what} {case.condition.mode}"
+    name = f"{case.kind} {case.network} {stage} {case.pass_} {case.condition.mode}"
     times = {result.provider: result for result in case.timed()}
     ours = next((provider for provider in ("triton", "eager") if provider in times), None)
     wrong = [f"{r.provider} {r.status.upper()}: {r.why}" for r in case.results if r.status in BAD]

@@ -22,7 +22,7 @@ from .throughput import KINDS, MULTIPROCESSORS, WARP, Multiprocessor
 from .timeline.first_touch import first_touches
 from .timeline.hopper import ALTERNATIVES, Hopper
 from .timeline.overlap import least_clocks
-from .timeline.simulation import Multiprocessor as SimulatedMultiprocessor
+from .timeline.simulation import SimulatedMultiprocessor
 from .timeline.trip import Tiles, trips_of
 
 SIMULATED = "sm_90"

@@ -49,7 +49,7 @@ def by_workload(cases: Iterable[Case]) -> list[Passes]:
     """The cases of each workload, in their order."""
     workloads: dict[tuple[object, ...], dict[str, Case]] = {}
     for case in cases:
-        workloads.setdefault((case.network, case.workload, case.stages, case.batch), {})[case.what] = case
+        workloads.setdefault((case.network, case.workload, case.stages, case.batch), {})[case.pass_] = case
     return list(workloads.values())
 
 

@@ -92,7 +92,7 @@ def summary_table(run: Run, by_condition: bool = True) -> Table:
             [
                 summary.provider,
                 summary.kind,
-                summary.what,
+                summary.pass_,
                 *([run.told_apart(summary.condition)] if by_condition and summary.condition else []),
                 figure(len(summary.speedups), str(len(summary.speedups))),
                 *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
@@ -130,7 +130,7 @@ def speedup_tables(run: Run) -> list[Table]:
             text=True,
         )
         for s in chosen:
-            cells = (s.case.label, s.case.what, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
+            cells = (s.case.label, s.case.pass_, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
             table.add(
                 [
                     *cells,
@@ -167,7 +167,7 @@ def untimed_table(run: Run) -> Table:
 
 def _place(run: Run, case: Case) -> str:
     """A case among all others."""
-    return f"{case.label} ({', '.join(filter(None, (case.what, run.told_apart(case.condition))))})"
+    return f"{case.label} ({', '.join(filter(None, (case.pass_, run.told_apart(case.condition))))})"
 
 
 def case_tables(run: Run) -> list[Table]:
@@ -186,7 +186,7 @@ def case_tables(run: Run) -> list[Table]:
 
 
 def _case_row(run: Run, case: Case, result: Result) -> list[str | None]:
-    names: list[str | None] = [f"{case.workload}: {case.shape}", case.what, result.provider]
+    names: list[str | None] = [f"{case.workload}: {case.shape}", case.pass_, result.provider]
     if not result.ok:
         mark = "bad" if result.status in ("refused", "failed") else "faint"
         return [*names, Cell(result.status, None, mark), *[None] * 4, None, _error(result)]
@@ -284,7 +284,7 @@ def measured(run: Run) -> str:
     if not run.cases:
         return "Nothing was measured."
     networks = ", ".join(dict.fromkeys(case.network for case in run.cases))
-    passes = ", ".join(dict.fromkeys(case.what for case in run.cases))
+    passes = ", ".join(dict.fromkeys(case.pass_ for case in run.cases))
     kinds = ", ".join(dict.fromkeys(case.kind for case in run.cases))
     conditions = "; ".join(map(str, run.conditions()))
     return f"{len(run.cases)} cases ({kinds}; {passes}) of {networks}, in {conditions}."

@@ -31,7 +31,7 @@ def overview_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
     overview = sorted(summaries(run, by_condition=False), key=lambda summary: summary.provider)
     if not any(summary.speedups for summary in overview):
         return None
-    rows = [f"{summary.provider}, {summary.kind}, {summary.what}" for summary in overview]
+    rows = [f"{summary.provider}, {summary.kind}, {summary.pass_}" for summary in overview]
     figure = Figure((9.0, 0.36 * len(rows) + 1.7), layout="constrained")
     axes = figure.add_subplot()
     for row, summary in enumerate(overview):
@@ -66,18 +66,18 @@ def speedup_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None
     cases = run.under(condition)
     ours = [p.name for p in run.of_role("ours") if any((r := c.result(p.name)) is not None and r.ok for c in cases)]
     rows = list(dict.fromkeys(case.label for case in cases))
-    columns = [(what, name) for what in PASSES if any(case.what == what for case in cases) for name in ours]
+    columns = [(pass_, name) for pass_ in PASSES if any(case.pass_ == pass_ for case in cases) for name in ours]
     if not columns or not any(fastest_baseline(run, case) for case in cases):
         return None
-    by_place = {(case.label, case.what): case for case in cases}
+    by_place = {(case.label, case.pass_): case for case in cases}
     names = max(map(len, rows)) * 0.085
     heights = (0.34 * len(rows), 0.14)
     figure = Figure((names + 1.15 * len(columns) + 1.4, sum(heights) + 2.0), layout="constrained")
     axes, bar = figure.subplots(2, 1, height_ratios=heights)
     colours, scale = _diverging()
     for row, label in enumerate(rows):
-        for column, (what, name) in enumerate(columns):
-            case = by_place.get((label, what))
+        for column, (pass_, name) in enumerate(columns):
+            case = by_place.get((label, pass_))
             speedup = None if case is None else speedup_of(run, case, name)
             reason = "" if case is None else _why_no_number(run, case, name)
             _cell(axes, row, column, speedup, reason, colours, scale, theme)
@@ -85,7 +85,7 @@ def speedup_chart(run: Run, condition: Condition, theme: Theme) -> Figure | None
     for row in (i for i in range(1, len(rows)) if networks[i] != networks[i - 1]):
         axes.axhline(row, color=theme.ink, linewidth=1.6, clip_on=False)
     axes.set(xlim=(-0.01, len(columns) + 0.01), ylim=(len(rows) + 0.01, -0.01))
-    axes.set_xticks([i + 0.5 for i in range(len(columns))], [f"{name}\n{what}" for what, name in columns])
+    axes.set_xticks([i + 0.5 for i in range(len(columns))], [f"{name}\n{pass_}" for pass_, name in columns])
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

@@ -97,8 +97,8 @@ class Case:
     name: str
     stages: tuple[tuple[int, int, int], ...]
     batch: int
-    what: str
-    """The pass: inference, forward, backward or training."""
+    pass_: str
+    """Inference, forward, backward or training."""
     condition: Condition
     flop: float
     bytes: float
@@ -163,7 +163,7 @@ class Run:
 
     @property
     def device(self) -> str:
-        """The device's name as it was found."""
+        """The device's name, as the file has it."""
         device = self.environment.get("device")
         return str(device.get("name") if isinstance(device, Mapping) else device or "unknown device")
 
@@ -269,7 +269,7 @@ def _case(fields: Fields, providers: Mapping[str, ProviderInfo]) -> Case:
         name=fields.get("name", TEXT),
         stages=tuple(map(tuple, fields.get("stages", STAGES))),
         batch=fields.get("batch", POSITIVE),
-        what=fields.get("pass", one_of(PASSES)),
+        pass_=fields.get("pass", one_of(PASSES)),
         condition=condition,
         flop=fields.get("flop", POSITIVE),
         bytes=fields.get("bytes", POSITIVE),

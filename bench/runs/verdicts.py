@@ -79,7 +79,7 @@ class Summary:
 
     provider: str
     kind: str
-    what: str
+    pass_: str
     condition: Condition | None
     """None for all conditions."""
     speedups: tuple[Speedup, ...]
@@ -109,14 +109,14 @@ def summaries(run: Run, by_condition: bool = True) -> list[Summary]:
     summarised = []
     for condition in run.conditions() if by_condition else [None]:
         cases = run.cases if condition is None else run.under(condition)
-        for kind, what in dict.fromkeys((case.kind, case.what) for case in cases):
-            chosen = [case for case in cases if (case.kind, case.what) == (kind, what)]
+        for kind, pass_ in dict.fromkeys((case.kind, case.pass_) for case in cases):
+            chosen = [case for case in cases if (case.kind, case.pass_) == (kind, pass_)]
             for provider in run.of_role("ours"):
                 timed = [case for case in chosen if (own := case.result(provider.name)) is not None and own.ok]
                 speedups = tuple(s for case in timed if (s := speedup_of(run, case, provider.name)) is not None)
                 ratios = tuple(r for case in timed if (r := over_floor(run, case, provider.name)) is not None)
                 if timed:
-                    summarised.append(Summary(provider.name, kind, what, condition, speedups, ratios))
+                    summarised.append(Summary(provider.name, kind, pass_, condition, speedups, ratios))
     return summarised
 
 

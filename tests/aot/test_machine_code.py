@@ -22,7 +22,7 @@ from sdn_triton.bench.machine_code.kernel_cost import Block, cost_of, hot_loop
 from sdn_triton.bench.machine_code.kernel_work import KERNELS, KernelWork
 from sdn_triton.bench.machine_code.throughput import MULTIPROCESSORS, WARP
 from sdn_triton.bench.machine_code.timeline.hopper import Hopper
-from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
+from sdn_triton.bench.machine_code.timeline.simulation import SimulatedMultiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
 from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
 from sdn_triton.tuning.kernels import DEPTHWISE_KERNELS
@@ -174,7 +174,9 @@ def test_a_plain_product_is_simulated_as_it_is_known_to_run(stages, l2_bytes, re
     block = Block(256, pixels=m, channels=k, outputs=n)
     work = KernelWork(block=k, products=1, steps=16, repeats=1, memory=0.0, streamed=0.0, has_differences=False)
     hot = hot_loop(code, work, block)
-    played = Multiprocessor(trips_of(hot.way, code, 8, Tiles()), 8, 1, 4096.0, Hopper(l2_bytes=l2_bytes)).run(16, 16)
+    played = SimulatedMultiprocessor(trips_of(hot.way, code, 8, Tiles()), 8, 1, 4096.0, Hopper(l2_bytes=l2_bytes)).run(
+        16, 16
+    )
     assert hot.steps * 2 * m * n * k / 4096 / played == pytest.approx(reached, abs=0.02)
 
 

@@ -54,6 +54,6 @@ def test_no_panel_is_empty_and_two_are_side_by_side(run):
     charts, _ = drawing()
     (condition, *_) = run.conditions()
     figure, panels = charts._panels(run.under(condition))
-    assert set(panels) == {(case.kind, case.what) for case in run.under(condition)}
+    assert set(panels) == {(case.kind, case.pass_) for case in run.under(condition)}
     assert list(figure.axes) == list(panels.values())
     assert {axes.get_gridspec().ncols for axes in panels.values()} == {min(2, len(panels))}
