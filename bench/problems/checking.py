@@ -30,7 +30,7 @@ from .workloads import Workload
 
 Answers = dict[str, Tensor]
 SLACK = 4.0
-"""The error that a provider which is not ours may have, in times of ours."""
+"""How many times as large an error a provider may have that is not ours."""
 
 
 @dataclass(frozen=True)

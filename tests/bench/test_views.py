@@ -86,7 +86,7 @@ def test_what_is_no_run_is_named(tmp_path, text):
         read_run(tmp_path / "not there.json")
 
 
-# Standing
+# Speed-ups
 
 
 def test_speedup_is_against_the_fastest_baseline_and_never_the_floor(tmp_path):
