@@ -59,9 +59,7 @@ def _machine(environment: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _compiled(parts: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
-    counts = [
-        f"{part}: " + ", ".join(f"{n} {what}" for what, n in kernels.items() if n) for part, kernels in parts.items()
-    ]
+    counts = [f"{part}: " + ", ".join(f"{n} {what}" for what, n in row.items() if n) for part, row in parts.items()]
     if counts:
         yield f"Compiled before: {'; '.join(counts)}"
 

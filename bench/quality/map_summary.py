@@ -72,10 +72,7 @@ class MapResults:
         metric: str = PRIMARY,
         less: Sequence[Cell] = (),
     ) -> Difference | None:
-        """The mean difference over ``cells``, less that over the cells ``less``, by the seeds that all have.
-
-        None if they have no seed in common.
-        """
+        """The mean difference over ``cells`` minus that over ``less``, by the seeds that all have; None without any."""
         by_cell = {cell: self.by_seed(cell, comparison, metric) for cell in (*cells, *less)}
         means = {}
         for seed in set.intersection(*map(set, by_cell.values())):
