@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _workloads(args: argparse.Namespace) -> list[list[Workload]]:
     """The workloads of each pyramid."""
-    found = []
+    pyramids = []
     for name in options.networks(args):
         for height, width in dict.fromkeys(args.size):
             features = None
@@ -70,8 +70,8 @@ def _workloads(args: argparse.Namespace) -> list[list[Workload]]:
             for batch in dict.fromkeys(args.batch):
                 every = workloads_of(NETWORKS[name], height, width, batch, features, ("layer", "block", "neck"))
                 # Blocks take their time to be compiled; that of the finest stage says what fusing is worth.
-                found.append([w for w in every if w.kind != "block" or w.stages == every[0].stages])
-    return found
+                pyramids.append([w for w in every if w.kind != "block" or w.stages == every[0].stages])
+    return pyramids
 
 
 class PassesSideBySide(View):

@@ -121,8 +121,8 @@ class Comparison:
 
     def of(self, verdict: str) -> list[Change]:
         """The times with a verdict, the largest change first."""
-        found = [change for change in self.changes if change.verdict == verdict]
-        return sorted(found, key=lambda change: -max(change.times, 1 / change.times))
+        changes = [change for change in self.changes if change.verdict == verdict]
+        return sorted(changes, key=lambda change: -max(change.times, 1 / change.times))
 
     @property
     def became(self) -> list[tuple[str, str, str, str, str | None]]:
@@ -141,10 +141,10 @@ class Comparison:
 
 
 def _results(a: Case, b: Case) -> Iterator[tuple[Result, Result]]:
-    """What both cases have of each provider."""
-    for result in a.results:
-        if (other := b.result(result.provider)) is not None:
-            yield result, other
+    """The results of each provider that both cases have."""
+    for old in a.results:
+        if (new := b.result(old.provider)) is not None:
+            yield old, new
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,9 +161,9 @@ def run(args: argparse.Namespace) -> int:
     report = Report(0)
     for name, old, new in differences(before, after):
         report.say(f"The environments differ in {name}: {old!r}, then {new!r}", BAD)
-    for found in (before, after):
-        if not found.complete:
-            report.say(f"{found.path} was cut off: only what it has is compared", FAINT)
+    for run in (before, after):
+        if not run.complete:
+            report.say(f"{run.path} was cut off: only what it has is compared", FAINT)
     for table in tables(comparison):
         report.show(table)
     for line in conclusion(comparison):
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
 
 def tables(comparison: Comparison) -> list[Table]:
     """Slower, then faster, then what has a time on one side only; nothing for what did not change."""
-    found = []
+    changed = []
     for verdict, style in ((SLOWER, BAD), (FASTER, GOOD)):
         changes = comparison.of(verdict)
         table = Table(f"{verdict.capitalize()}: {len(changes)}", ("case", "provider", "A ms", "B ms", "B / A", "99 %"))
@@ -182,11 +182,11 @@ def tables(comparison: Comparison) -> list[Table]:
             times = (milliseconds(side.median / 1e3) for side in (change.before, change.after))
             low, high = change.interval
             table.add([change.case, name, *times, ratio(change.times), f"{low:.2f}-{high:.2f}"], style)
-        found.append(table)
+        changed.append(table)
     became = Table("Status changed", ("case", "provider", "A", "B", "why"), text=True)
     for row in comparison.became:
         became.add([cell or "" for cell in row], BAD if row[3] in BROKEN else "")
-    return [table for table in (*found, became) if table.rows]
+    return [table for table in (*changed, became) if table.rows]
 
 
 def conclusion(comparison: Comparison) -> Sequence[str]:

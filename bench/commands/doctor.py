@@ -62,11 +62,12 @@ def _triton() -> tuple[str | None, str | None]:
 
 def _assemblers() -> str:
     """The versions of the assemblers that triton runs, with what they are run for."""
-    found: dict[str, list[str]] = {}
+    targets_by_version: dict[str, list[str]] = {}
     for name, target in TARGETS.items():
         if version := assembler_version(target):
-            found.setdefault(version, []).append(name)
-    return "; ".join(f"{version} for {', '.join(names)}" for version, names in found.items()) or "not known"
+            targets_by_version.setdefault(version, []).append(name)
+    parts = [f"{version} for {', '.join(names)}" for version, names in targets_by_version.items()]
+    return "; ".join(parts) or "not known"
 
 
 def _torch_build() -> str:
@@ -95,8 +96,8 @@ def installed(triton: str | None, why_no_triton: str | None) -> Table:
         table.add(("GPU", "none that torch can use"))
     table.add(("GPU driver", gpu_driver() or "none"))
     for extra, packages in EXTRAS.items():
-        found = [f"{p} {version}" if (version := package_version(p)) else f"{p} missing" for p in packages]
-        table.add((f"[{extra}]", ", ".join(found)))
+        versions = [f"{p} {version}" if (version := package_version(p)) else f"{p} missing" for p in packages]
+        table.add((f"[{extra}]", ", ".join(versions)))
     return table
 
 
@@ -129,11 +130,11 @@ def _decisions(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]
         partial(semantic_difference_conv2d, features, features, kernel, padding=1),
         partial(feature_fusion, features, features, mixer),
     )
-    found = []
+    decisions = []
     for call in calls:
         (decision,) = explain(call.func, *call.args, **call.keywords).decisions
-        found.append((decision.path, decision.reason))
-    return found
+        decisions.append((decision.path, decision.reason))
+    return decisions
 
 
 def missing(why_no_triton: str | None) -> Table:

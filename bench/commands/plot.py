@@ -41,18 +41,18 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         parser.error(f"--out {args.out}: cannot be made: {error.strerror}")
     written = 0
-    for name, found in zip(names(runs), runs, strict=True):
-        if not found.complete:
-            print(f"{found.path}: incomplete: the run was cut off, the pictures show what it has")
-        for stem, chart, condition in pictures(found):
+    for name, run in zip(names(runs), runs, strict=True):
+        if not run.complete:
+            print(f"{run.path}: incomplete: the run was cut off, the pictures show what it has")
+        for stem, chart, condition in pictures(run):
             for theme in args.theme or THEMES:
                 for kind in args.format or FORMATS:
                     path = args.out / f"{name}-{stem}-{theme}.{kind}"
-                    path.write_bytes(render(found, chart, condition, THEMES[theme], kind))
+                    path.write_bytes(render(run, chart, condition, THEMES[theme], kind))
                     print(path)
                     written += 1
         if not written:
-            print(f"{found.path}: no case has a time, there is nothing to draw")
+            print(f"{run.path}: no case has a time, there is nothing to draw")
     return int(written == 0)
 
 
@@ -78,9 +78,9 @@ def names(runs: Sequence[Run]) -> list[str]:
     """A short name for each file: its stem, with as many folders before it as tell the files apart."""
     parts = [run.path.absolute().with_suffix("").parts for run in runs]
     for depth in range(1, max(map(len, parts), default=1) + 1):
-        found = ["-".join(part.strip("/\\:") for part in path[-depth:]) for path in parts]
-        if len(set(found)) == len(found):
-            return found
+        candidates = ["-".join(part.strip("/\\:") for part in path[-depth:]) for path in parts]
+        if len(set(candidates)) == len(candidates):
+            return candidates
     raise RunFileError(f"{runs[0].path}: a file was given twice")
 
 

@@ -16,15 +16,15 @@ from ..reports.images import MissingExtraError
 from ..reports.page_tables import (
     DOES_NOT_TELL,
     TELLS,
-    absent_sheet,
     answer,
-    case_sheets,
-    environment_sheet,
+    case_tables,
+    environment_table,
     headline,
     measured,
-    provider_sheet,
-    standing_sheets,
-    summary_sheet,
+    provider_table,
+    speedup_tables,
+    summary_table,
+    untimed_table,
 )
 from ..runs.saved_runs import Run
 from .plot import inline_svg, names, pictures, read_or_stop, subtitle
@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
         page = html(runs)
     except MissingExtraError as error:
         args.parser.error(str(error))
-    tables = args.out.with_suffix(".md")
+    tables_path = args.out.with_suffix(".md")
     args.out.write_text(page, encoding="utf-8")
-    tables.write_text(markdown.report(runs), encoding="utf-8")
-    for found in runs:
-        for line in headline(found):
-            print(f"{found.path}: {line}")
+    tables_path.write_text(markdown.report(runs), encoding="utf-8")
+    for run in runs:
+        for line in headline(run):
+            print(f"{run.path}: {line}")
     print(args.out)
-    print(tables)
+    print(tables_path)
     return 0
 
 
@@ -95,13 +95,13 @@ def _section(run: Run, anchor: str) -> dict[str, Any]:
         "answer": answer(run),
         "measured": measured(run),
         "fingerprint": fingerprint(run),
-        "summary": summary_sheet(run),
-        "standings": standing_sheets(run),
-        "absent": absent_sheet(run),
+        "summary": summary_table(run),
+        "speedups": speedup_tables(run),
+        "untimed": untimed_table(run),
         "pictures": _pictures(run, anchor),
-        "providers": provider_sheet(run),
-        "cases": case_sheets(run),
-        "environment": environment_sheet(run),
+        "providers": provider_table(run),
+        "cases": case_tables(run),
+        "environment": environment_table(run),
     }
 
 
@@ -117,9 +117,9 @@ def fingerprint(run: Run) -> str:
 def _pictures(run: Run, anchor: str) -> list[dict[str, Any]]:
     from markupsafe import Markup
 
-    found = []
+    shown = []
     for _, chart, condition in pictures(run):
         title = f"{chart.title}: {subtitle(run, chart, condition)}"
         svg = Markup(inline_svg(run, chart, condition, f"{title}. {chart.caption}", anchor))
-        found.append({"title": title, "caption": chart.caption, "svg": svg})
-    return found
+        shown.append({"title": title, "caption": chart.caption, "svg": svg})
+    return shown

@@ -159,8 +159,8 @@ def _say_beforehand(
 def _unavailable(runner: Runner, cases: Sequence[BenchCase]) -> dict[str, str]:
     """The providers that can run none of the cases here, and why."""
     dtypes = [DTYPES[name] for name in dict.fromkeys(case.dtype for case in cases)]
-    found = {n: [PROVIDERS[n].unavailable(runner.device, dtype) for dtype in dtypes] for n in runner.providers}
-    return {name: str(reasons[0]) for name, reasons in found.items() if all(reasons)}
+    reasons = {n: [PROVIDERS[n].unavailable(runner.device, dtype) for dtype in dtypes] for n in runner.providers}
+    return {name: str(by_dtype[0]) for name, by_dtype in reasons.items() if all(by_dtype)}
 
 
 def _mistakes(content: Mapping[str, Any]) -> Iterable[str]:

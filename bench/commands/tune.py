@@ -89,14 +89,14 @@ def shapes_of_network(network: Network, size: tuple[int, int], batch: int) -> li
 
 def _chosen_shapes(args: argparse.Namespace) -> list[LayerShape]:
     pyramids = product(options.networks(args), args.size or [options.SIZE], args.batch or [1])
-    found = [shape for name, size, batch in pyramids for shape in shapes_of_network(NETWORKS[name], size, batch)]
-    found += [shape for shapes in args.shapes or () for shape in shapes]
-    found += args.shape or ()
-    if not found:
+    chosen = [shape for name, size, batch in pyramids for shape in shapes_of_network(NETWORKS[name], size, batch)]
+    chosen += [shape for shapes in args.shapes or () for shape in shapes]
+    chosen += args.shape or ()
+    if not chosen:
         args.parser.error("no shapes: use --network, --shapes or --shape (explain() prints one for a call)")
     asked = {"dtype": args.dtype, "layout": args.memory_format}
     changes = {name: value for name, value in asked.items() if value is not None}
-    return list(dict.fromkeys(replace(shape, **changes) for shape in found))
+    return list(dict.fromkeys(replace(shape, **changes) for shape in chosen))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,10 +22,10 @@ from sdn_triton.streams import guarded
 
 from .. import ROOT
 from ..reports import markdown
-from ..reports.page_tables import headline, measured, summary_sheet
+from ..reports.page_tables import headline, measured, summary_table
 from ..reports.theme import THEMES
 from ..runs.saved_runs import Run, RunFileError, read_run
-from ..runs.verdicts import VERDICTS, summaries
+from ..runs.verdicts import VERDICTS, speedups_of
 from . import results_list
 from . import tables as document_tables
 from .yardstick_tables import yardstick, yardstick_in_short
@@ -62,7 +62,7 @@ def in_short(root: Path, page: Path) -> str:
             document_tables.prose(f"**{run.device}**: {measured(run)}"),
             *(f"**{line}**" for line in headline(run)),
         ]
-        parts += [markdown.table(summary_sheet(run, by_condition=False))]
+        parts += [markdown.markdown_table(summary_table(run, by_condition=False))]
         if overview := _overview(run, page):
             parts.append(overview)
         parts.append(f"[Every case, the slower ones first]({way(run.path.with_suffix('.md'), page)})")
@@ -71,12 +71,11 @@ def in_short(root: Path, page: Path) -> str:
 
 def _overview(run: Run, page: Path) -> str | None:
     """The picture of all cases, if the run has one."""
-    found = summaries(run)
-    if not any(summary.standings for summary in found):
+    speedups = speedups_of(run)
+    if not speedups:
         return None
-    counts = ", ".join(f"{sum(summary.count(verdict) for summary in found)} {verdict}" for verdict in VERDICTS)
-    total = sum(len(summary.standings) for summary in found)
-    alt = f"Times as fast as the fastest baseline on {run.device}: of {total} cases {counts}"
+    counts = ", ".join(f"{sum(speedup.verdict == word for speedup in speedups)} {word}" for word in VERDICTS)
+    alt = f"Times as fast as the fastest baseline on {run.device}: of {len(speedups)} cases {counts}"
     return picture(_pictures_folder(run) / f"{run.path.stem}-{OVERVIEW}", page, alt)
 
 
@@ -115,12 +114,8 @@ def documents(root: Path) -> dict[Path, bytes]:
         "yardstick-in-short": lambda page: yardstick_in_short(results, way(results, page)),
         "files": lambda page: results_list.table_of_files(results),
     }
-    found = {}
-    for name in PAGES:
-        page = root / name
-        if page.is_file():
-            found[page] = filled(page, blocks).encode()
-    return found
+    pages = (root / name for name in PAGES)
+    return {page: filled(page, blocks).encode() for page in pages if page.is_file()}
 
 
 def filled(page: Path, blocks: dict[str, Callable[[Path], str]]) -> str:
@@ -175,10 +170,10 @@ def digest(path: Path) -> str:
 
 def contents(root: Path) -> dict[Path, bytes]:
     """All files that ``make report`` writes."""
-    found = documents(root)
+    files = documents(root)
     for run in suites(root):
-        found |= dict([tables_of(run), *pictures_of(run)])
-    return found
+        files |= dict([tables_of(run), *pictures_of(run)])
+    return files
 
 
 def left_over(root: Path, wanted: Sequence[Path]) -> list[Path]:
@@ -227,8 +222,8 @@ def look_alike(a: str, b: str) -> bool:
     Processors round the last digit of a coordinate differently. Matplotlib makes names out of coordinates: they are
     numbered in the order in which they appear.
     """
-    (text, coordinates), (other_text, others) = map(_apart, (a, b))
-    return text == other_text and all(abs(x - y) <= UNSEEN for x, y in zip(coordinates, others, strict=True))
+    (text_a, coordinates_a), (text_b, coordinates_b) = map(_apart, (a, b))
+    return text_a == text_b and all(abs(x - y) <= UNSEEN for x, y in zip(coordinates_a, coordinates_b, strict=True))
 
 
 def _apart(svg: str) -> tuple[str, list[float]]:
@@ -266,9 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
     args = parser.parse_args(argv)
     if args.check:
-        found = stale(ROOT)
-        print("\n".join(found) or "Everything is as bench/results gives it.")
-        return int(bool(found))
+        changes = stale(ROOT)
+        print("\n".join(changes) or "Everything is as bench/results gives it.")
+        return int(bool(changes))
     if not can_draw():
         print(f"make report needs the package matplotlib: {how_to_install('bench')}", file=sys.stderr)
         return 2

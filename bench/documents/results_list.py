@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..reports.markdown import table
+from ..reports.markdown import markdown_table
 from ..terminal import Cell, Table
 
 KNOWN = {
@@ -46,7 +46,7 @@ KNOWN = {
 
 def table_of_files(results: Path) -> str:
     """A table of all JSON files, with device, date and revision as they have them."""
-    sheet = Table("", ("file", "what", "command", "measured on", "when", "revision"), text=True)
+    table = Table("", ("file", "what", "command", "measured on", "when", "revision"), text=True)
     for path in sorted(results.rglob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         what, command = _described(path, content)
@@ -56,7 +56,7 @@ def table_of_files(results: Path) -> str:
         git = environment.get("git") or {}
         revision = f"{git['revision'][:10]}{', changed' if git.get('dirty') else ''}" if git.get("revision") else ""
         name = path.relative_to(results).as_posix()
-        sheet.add(
+        table.add(
             [
                 Cell(f"[{name}]({name})"),
                 what,
@@ -66,7 +66,7 @@ def table_of_files(results: Path) -> str:
                 revision,
             ]
         )
-    return table(sheet)
+    return markdown_table(table)
 
 
 def _described(path: Path, content: Any) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..gpu.predicted import Prediction, by_case, compared, newest
-from ..reports.markdown import table
+from ..reports.markdown import markdown_table
 from ..runs.saved_runs import read_run
 from ..terminal import Cell, Table, figure
 
@@ -51,7 +51,7 @@ LEAST_MEMORY = 16 * 2**20
 def eager_forward(results: Path, link: str) -> str:
     """The table of ``sdn_triton.bench.experiments.eager_forward``, four cases in a row, and which aims it misses."""
     content = load(results, f"{CPU}/eager-forward.json")
-    sheet = Table("", ("C = O, size", *(name for name, _, _ in _EAGER_COLUMNS), "extra memory [MiB]"), text=True)
+    table = Table("", ("C = O, size", *(name for name, _, _ in _EAGER_COLUMNS), "extra memory [MiB]"), text=True)
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in content["shapes"]:
         shape = row["shape"]
@@ -59,13 +59,13 @@ def eager_forward(results: Path, link: str) -> str:
     for name, rows in groups.items():
         cells = [_eager_cell(rows, ratio, choose) for _, ratio, choose in _EAGER_COLUMNS]
         memory = max(row["extra_memory_bytes"] for row in rows) / 2**20
-        sheet.add([name, *cells, f"{memory:.1f}"])
+        table.add([name, *cells, f"{memory:.1f}"])
     head = prose(
         f"{where(content)}, float32, 3x3: ours over the other way, below 1 ours is faster. A row has four cases, batch "
         "1 and 4, contiguous and channels_last: the median of them over conv2d, and the slowest of them over unfolding "
         "and torch.compile of the plain formula (- where it was not tried)."
     )
-    return "\n\n".join((head, table(sheet), "\n".join(_eager_aims(content))))
+    return "\n\n".join((head, markdown_table(table), "\n".join(_eager_aims(content))))
 
 
 _EAGER_COLUMNS: tuple[tuple[str, str, Callable[[Sequence[float]], float]], ...] = (
@@ -87,11 +87,11 @@ def _eager_aims(content: dict[str, Any]) -> list[str]:
     """Each aim, and what misses it."""
     aims = []
     for name, said in (("forward / conv2d", "the forward"), ("both / conv2d", "forward and backward")):
-        found = content["medians"][name]
-        verdict = "kept" if found <= MOST_OVER_CONVOLUTION else "**missed**"
+        median = content["medians"][name]
+        verdict = "kept" if median <= MOST_OVER_CONVOLUTION else "**missed**"
         aims.append(
             prose(
-                f"- Aim: the median over conv2d is at most {MOST_OVER_CONVOLUTION}: {found:.2f} for {said}, {verdict}."
+                f"- Aim: the median over conv2d is at most {MOST_OVER_CONVOLUTION}: {median:.2f} for {said}, {verdict}."
             )
         )
     missed = content["misses"]
@@ -108,13 +108,13 @@ def eager_forward_in_short(results: Path, link: str) -> str:
     """The same in a sentence."""
     content = load(results, f"{CPU}/eager-forward.json")
     medians, shapes = content["medians"], content["shapes"]
-    others = [v["median"] for row in shapes for name, v in row["ratios"].items() if not name.endswith("conv2d")]
+    comparisons = [v["median"] for row in shapes for name, v in row["ratios"].items() if not name.endswith("conv2d")]
     return prose(
         f"A layer on a CPU ({where(content)}, float32, {len(shapes)} shapes from 32 channels at 8x8 to 256 at 128x128, "
         f"`python -m sdn_triton.bench.experiments.eager_forward`, [figures]({link}/{CPU}/eager-forward.json)) takes "
         f"{medians['forward / conv2d']:.2f} times as long as `conv2d`, {medians['both / conv2d']:.2f} times with the "
-        f"backward (medians). Of {len(others)} comparisons with unfolding and with torch.compile of the plain formula "
-        f"it is slower, beyond noise, in {len(content['misses'])}."
+        f"backward (medians). Of {len(comparisons)} comparisons with unfolding and with torch.compile of the plain "
+        f"formula it is slower, beyond noise, in {len(content['misses'])}."
     )
 
 
@@ -172,14 +172,14 @@ def predictions(results: Path, link: str) -> str:
     content = json.loads(path.read_text(encoding="utf-8"))
     predicted = {f"triton {entry['triton']}": by_case(content, entry["triton"]) for entry in content["versions"]}
     measured = dict(_measured(content, results))
-    sheet = Table("", ("case", "pass", *predicted, *measured), text=True)
+    table = Table("", ("case", "pass", *predicted, *measured), text=True)
     for case in dict.fromkeys(case for version in predicted.values() for case in version):
         network, kind, name, *_, pass_, _, _ = case.split("/")
         cells = [_predicted(version.get(case)) for version in predicted.values()]
         cells += [run.get(case, "not measured") for run in measured.values()]
-        sheet.add([f"{network}, {kind} of {name}", pass_, *cells])
+        table.add([f"{network}, {kind} of {name}", pass_, *cells])
     none = "" if measured else " **No GPU has run any of it yet.**"
-    return f"{table(sheet)}\n\n" + prose(
+    return f"{markdown_table(table)}\n\n" + prose(
         f"Predicted on {path.stem} from machine code, for an H100 ([figures]({link}/predictions/{path.name})): "
         "microseconds, and times of what the plain convolution would take if its tensor cores never waited, with the "
         "range of the assumptions. Not in it: what a launch costs, programs that do not fill the device, and of a "
@@ -187,11 +187,11 @@ def predictions(results: Path, link: str) -> str:
     )
 
 
-def _predicted(found: Prediction | None) -> str:
-    if found is None:
+def _predicted(prediction: Prediction | None) -> str:
+    if prediction is None:
         return "not predicted"
-    low, high = found.range_ratio
-    return f"{found.ms * 1e3:.1f} us, {found.ratio:.2f}x ({low:.2f}x to {high:.2f}x)"
+    low, high = prediction.range_ratio
+    return f"{prediction.ms * 1e3:.1f} us, {prediction.ratio:.2f}x ({low:.2f}x to {high:.2f}x)"
 
 
 def _measured(content: Mapping[str, Any], results: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -207,21 +207,21 @@ def _measured(content: Mapping[str, Any], results: Path) -> Iterator[tuple[str, 
 def row_sharded(results: Path, link: str) -> str:
     """Memory of a rank by the number of ranks."""
     rows = load(results, f"{CPU}/row-sharded.json")["rows"]
-    sheet = Table("", ("ranks", *(str(row["ranks"]) for row in rows)), text=True)
+    table = Table("", ("ranks", *(str(row["ranks"]) for row in rows)), text=True)
     peaks = [max(row["peak_bytes"]) / 2**20 for row in rows]
-    sheet.add(["MiB a rank", *(figure(peak, f"{peak:.0f}") for peak in peaks)])
-    return table(sheet)
+    table.add(["MiB a rank", *(figure(peak, f"{peak:.0f}") for peak in peaks)])
+    return markdown_table(table)
 
 
 def proofs(results: Path, link: str) -> str:
     """Every verdict on a compiled kernel, and what was used."""
     content = load(results, "proofs.json")
-    sheet = Table("", ("kernel", "for", "claim", "verdict", "seconds", "launch", "what the verifier adds"), text=True)
+    table = Table("", ("kernel", "for", "claim", "verdict", "seconds", "launch", "what the verifier adds"), text=True)
     for v in content["verdicts"]:
         mark = "bad" if v["verdict"] == "refuted" else ""
         reason = v["reason"] or ("" if v["verdict"] == "proved" else v["result"])
         seconds = figure(v["seconds"], f"{v['seconds']:.0f}")
-        sheet.add(
+        table.add(
             [v["function"], v["architecture"], v["claim"], Cell(v["verdict"], mark=mark), seconds, v["launch"], reason]
         )
     counts = Counter(v["verdict"] for v in content["verdicts"])
@@ -234,6 +234,6 @@ def proofs(results: Path, link: str) -> str:
                 f"({used}; {settings['arithmetic']}; at most {settings['seconds']:.0f} s and "
                 f"{settings['mebibytes']} MiB a claim; [record]({link}/proofs.json))."
             ),
-            table(sheet),
+            markdown_table(table),
         )
     )

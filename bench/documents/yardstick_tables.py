@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..reports.markdown import table
+from ..reports.markdown import markdown_table
 from ..terminal import Cell, Table, figure
 from ..yardstick.aims import PASSES, TRAINING, WAYS, ahead, aims_of, layer_of, missed, our_ratios
 from ..yardstick.reasons import reasons
@@ -41,19 +41,19 @@ def yardstick(results: Path, link: str) -> str:
     columns = (
         "layer",
         "figures are",
-        *(f"{NAMES[name]}" for name in PASSES),
+        *(NAMES[name] for name in PASSES),
         TRAINING,
         "aims",
-        *_OTHERS,
+        *_OTHER_COLUMNS,
         "ahead of us",
     )
-    sheet = Table("", columns, text=True)
+    table = Table("", columns, text=True)
     for cell in cells:
-        sheet.add(_row(cell))
+        table.add(_row(cell))
     why = Table("", ("layer", "pass", "should take", "takes", "why"), text=True)
     for row in reasons(cells):
         why.add([row.layer, NAMES[row.aim], row.limit_is, figure(row.value, f"{row.value:.2f}"), row.text])
-    return "\n\n".join((_legend(content, link), table(sheet), _counts(cells), _WHY, table(why)))
+    return "\n\n".join((_legend(content, link), markdown_table(table), _counts(cells), _WHY, markdown_table(why)))
 
 
 _WHY = prose(
@@ -64,11 +64,11 @@ _WHY = prose(
 )
 
 
-_OTHERS = ("torch.compile: forward, weight, data, training", "unfolding: training", "convolution: training")
+_OTHER_COLUMNS = ("torch.compile: forward, weight, data, training", "unfolding: training", "convolution: training")
 
 
 def _row(cell: Mapping[str, Any]) -> list[str]:
-    own, aims, others, too_slow = our_ratios(cell), aims_of(cell), cell["others"], missed(cell)
+    own, aims, ways, too_slow = our_ratios(cell), aims_of(cell), cell["others"], missed(cell)
     methods = sorted({kernel["ratio_is"] for name in PASSES for kernel in cell["ours"][name]["kernels"]})
     marks = {name: "bad" if name in too_slow else "" for name in own}
     losses = "; ".join(f"{WAYS[way]}: {_said(names)}" for way, names in ahead(cell).items())
@@ -78,8 +78,8 @@ def _row(cell: Mapping[str, Any]) -> list[str]:
         *(Cell(_with_bounds(cell["ours"][name]), mark=marks[name]) for name in PASSES),
         figure(own[TRAINING], f"{own[TRAINING]:.2f}", marks[TRAINING]),
         ", ".join(f"{NAMES[name]} {aim:.2f}" for name, aim in aims.items()) or "none",
-        " / ".join(f"{others['compiled'][name]:.2f}" for name in own),
-        *(figure(others[way][TRAINING], f"{others[way][TRAINING]:.2f}") for way in ("unfolding", "convolution")),
+        " / ".join(f"{ways['compiled'][name]:.2f}" for name in own),
+        *(figure(ways[way][TRAINING], f"{ways[way][TRAINING]:.2f}") for way in ("unfolding", "convolution")),
         Cell(losses, mark="bad"),
     ]
 
@@ -88,9 +88,9 @@ def _said(passes: list[str]) -> str:
     return ", ".join(NAMES[name] for name in passes)
 
 
-def _with_bounds(found: Mapping[str, Any]) -> str:
-    """A pass with, of each kernel, the part of the device that is busiest and what that takes alone."""
-    ratio, kernels = f"{found['ratio']:.2f}", found["kernels"]
+def _with_bounds(ours: Mapping[str, Any]) -> str:
+    """A pass of ours with, of each kernel, the part of the device that is busiest and what that takes alone."""
+    ratio, kernels = f"{ours['ratio']:.2f}", ours["kernels"]
     if len(kernels) == 1 and ratio == f"{kernels[0]['floor_ratio']:.2f}":
         return f"{ratio} ({kernels[0]['bound']})"
     bounds = " + ".join(f"{kernel['bound']} {kernel['floor_ratio']:.2f}" for kernel in kernels)

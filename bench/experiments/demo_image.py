@@ -132,8 +132,8 @@ def principal_components(features: Tensor) -> Tensor:
 
 def turned(components: Tensor, towards: Tensor) -> Tensor:
     """Components rotated and mirrored as close as that gets them to others: their signs and order mean nothing."""
-    own, other = components.flatten(1), towards.flatten(1)
-    left, _, right = torch.linalg.svd(other @ own.T)
+    own, target = components.flatten(1), towards.flatten(1)
+    left, _, right = torch.linalg.svd(target @ own.T)
     return (left @ right @ own).view_as(components)
 
 
@@ -148,8 +148,8 @@ def colours(components: Tensor) -> np.ndarray:
 
 def length(maps: Tensor) -> np.ndarray:
     """The length over channels of ``[1, C, h, w]``, as an image."""
-    found: np.ndarray = maps[0].norm(dim=0).numpy()
-    return found
+    lengths: np.ndarray = maps[0].norm(dim=0).numpy()
+    return lengths
 
 
 def draw(observation: Observation, path: Path) -> None:

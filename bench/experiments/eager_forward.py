@@ -110,13 +110,13 @@ EXACT: dict[str, DifferenceFunction] = {FLOOR: convolution, OURS: reference_diff
 
 def providers(shape: Shape) -> dict[str, Callable[[], DifferenceFunction]]:
     """What is timed, each made anew for the forward and for both: one compiled function is for one of them."""
-    found: dict[str, Callable[[], DifferenceFunction]] = {FLOOR: lambda: convolution, OURS: lambda: eager}
+    makers: dict[str, Callable[[], DifferenceFunction]] = {FLOOR: lambda: convolution, OURS: lambda: eager}
     if shape.numbers <= UNFOLDED_NUMBERS:
-        found["unfold"] = lambda: unfold
+        makers["unfold"] = lambda: unfold
     if shape in COMPILED and cpp_compiler() is not None:
         torch.compiler.reset()
-        found["compile"] = lambda: torch.compile(composite, dynamic=False, options=COMPILE_OPTIONS)
-    return found
+        makers["compile"] = lambda: torch.compile(composite, dynamic=False, options=COMPILE_OPTIONS)
+    return makers
 
 
 class Pair(NamedTuple):
@@ -146,8 +146,8 @@ def check(shape: Shape) -> dict[str, float]:
     errors = {}
     for name, make in providers(shape).items():
         exact = expected[FLOOR if name == FLOOR else OURS]
-        found = problem.differentiate(make()), problem.compute(make())
-        errors[name] = max(largest_error(found[0], exact), largest_error(found[1], exact[:1]))
+        results = problem.differentiate(make()), problem.compute(make())
+        errors[name] = max(largest_error(results[0], exact), largest_error(results[1], exact[:1]))
         if not errors[name] <= TOLERANCE:
             raise RuntimeError(f"{shape}: {name} is wrong, error {errors[name]:.1e}, allowed {TOLERANCE:.1e}")
     return errors
@@ -159,14 +159,14 @@ def run(shape: Shape, seconds: float) -> dict[str, Any]:
     makers = providers(shape)
     forward, both = ({name: make() for name, make in makers.items()} for _ in range(2))
     ratios = {}
-    others = [name for name in makers if name != OURS]
+    beside_ours = [name for name in makers if name != OURS]
     for step, call, functions, share in (
         ("forward", problem.compute, forward, 1 / 3),
         ("both", problem.differentiate, both, 2 / 3),
     ):
-        for name in others:
+        for name in beside_ours:
             calls = {which: partial(call, functions[which]) for which in (OURS, name)}
-            timings = interleave(calls, CPU, seconds * share / len(others), ROUNDS)
+            timings = interleave(calls, CPU, seconds * share / len(beside_ours), ROUNDS)
             ratios[f"{step} / {name}"] = Pair(timings[OURS], timings[name]).describe()
     return {
         "shape": shape._asdict(),
@@ -176,9 +176,9 @@ def run(shape: Shape, seconds: float) -> dict[str, Any]:
     }
 
 
-def largest_error(found: Results, exact: Results) -> float:
+def largest_error(results: Results, exact: Results) -> float:
     """The largest difference of any of the results, as a share of its largest magnitude; NaN is infinite."""
-    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(found, exact, strict=True)]
+    errors = [((a.double() - b).abs().max() / b.abs().max()).item() for a, b in zip(results, exact, strict=True)]
     return max(float("inf") if error != error else error for error in errors)
 
 
@@ -220,11 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="two shapes, in a few seconds")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for a shape (default: %(default)s)")
     args = parser.parse_args(arguments)
-    found = fingerprint(CPU)
-    device = found["device"]
+    environment = fingerprint(CPU)
+    device = environment["device"]
     print(
         f"{device['name']}, {device['threads']} threads, {torch.backends.cpu.get_cpu_capability()}, "
-        f"torch {found['torch']}, git {found['git']['revision']}"
+        f"torch {environment['torch']}, git {environment['git']['revision']}"
     )
     print("ours over each other way, forward and then forward + backward; extra memory of the forward in MiB")
     columns = "".join(f"{name:>{12 if name == 'ours' else 8}}" for name in ("ours", FLOOR, "unfold", "compile") * 2)
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "command": "sdn_triton.bench.experiments.eager_forward",
             "seconds": 2.0 if args.quick else args.seconds,
             "capability": torch.backends.cpu.get_cpu_capability(),
-            **found,
+            **environment,
             "shapes": results,
             "medians": over,
             "misses": missed,

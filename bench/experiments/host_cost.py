@@ -160,7 +160,7 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
                 return {"max_shared_mem": PRETENDED.shared_bytes, "multiprocessor_count": PRETENDED.multiprocessors}
 
         def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-            return lambda *given: launches.append(given)
+            return lambda *launch: launches.append(launch)
 
     launches.clear()
     with (
@@ -211,10 +211,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = torch.device("cuda")
         figures += measure("gpu", calls_of(device, SIZES["gpu"], torch.float16), device, args.seconds)
     if args.json:
-        found = {"command": "python -m sdn_triton.bench.experiments.host_cost", **fingerprint(device)}
-        return int(
-            args.json != save(args.json, {**found, "microseconds": [{**asdict(f), "ratio": f.ratio} for f in figures]})
-        )
+        content = {
+            "command": "python -m sdn_triton.bench.experiments.host_cost",
+            **fingerprint(device),
+            "microseconds": [{**asdict(figure), "ratio": figure.ratio} for figure in figures],
+        }
+        return int(args.json != save(args.json, content))
     return 0
 
 

@@ -108,17 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
     parser.add_argument("--times", type=int, default=1, help="how often to time, 0 for memory alone")
     parser.add_argument("--json", type=Path, help="write all figures there")
-    given = parser.parse_args(arguments)
-    height, width = map(int, given.image.split("x"))
-    channels = tuple(map(int, given.channels.split(",")))
-    print(f"{height}x{width} image, stages of {given.channels} channels from stride {FINEST_STRIDE} on")
+    args = parser.parse_args(arguments)
+    height, width = map(int, args.image.split("x"))
+    channels = tuple(map(int, args.channels.split(",")))
+    print(f"{height}x{width} image, stages of {args.channels} channels from stride {FINEST_STRIDE} on")
     print("ranks  peak of a rank        forward + backward")
     rows = []
-    for ranks in map(int, given.ranks.split(",")):
-        rows.append(measure(Run((height, width), channels, ranks, given.threads, given.times)))
+    for ranks in map(int, args.ranks.split(",")):
+        rows.append(measure(Run((height, width), channels, ranks, args.threads, args.times)))
         print(report(rows[-1]), flush=True)
-    if given.json:
-        return int(given.json != save(given.json, {"environment": fingerprint(torch.device("cpu")), "rows": rows}))
+    if args.json:
+        return int(args.json != save(args.json, {"environment": fingerprint(torch.device("cpu")), "rows": rows}))
     return 0
 
 

@@ -50,9 +50,9 @@ def keys_of(package: Path) -> str:
     spec = importlib.util.spec_from_file_location("sdn_triton_other_cache", package / "triton" / CACHE)
     assert spec is not None
     assert spec.loader is not None
-    other = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(other)
-    key: str = other.triton_key()
+    cache = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cache)
+    key: str = cache.triton_key()
     return key
 
 

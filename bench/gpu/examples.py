@@ -92,15 +92,15 @@ class ExampleTask:
 
     def _shares(self, place: Place) -> dict[str, float]:
         """The largest error of each result over the largest that is allowed; both are those of all seeds."""
-        found: dict[str, list[tuple[float, float]]] = {}
+        pairs_of: dict[str, list[tuple[float, float]]] = {}
         with self._compiled():
             for seed in range(1 if place.is_emulated else SEEDS):
                 arguments = self.arguments(place.device, seed)
                 with place.running(), torch.no_grad():
                     results = self.example.call(arguments, "triton")
                 for name, pair in errors_and_bounds(self.example, self.arithmetic, arguments, results).items():
-                    found.setdefault(name, []).append(pair)
-        largest = {name: tuple(map(max, zip(*pairs))) for name, pairs in found.items()}
+                    pairs_of.setdefault(name, []).append(pair)
+        largest = {name: tuple(map(max, zip(*pairs))) for name, pairs in pairs_of.items()}
         return {name: share_of(error, bound) for name, (error, bound) in largest.items()}
 
     @contextmanager
@@ -114,11 +114,11 @@ class ExampleTask:
             return
         seen = [_description(self.launches(place))]
         for name in VARIANTS:
-            other = replace(self, variant=name)
-            description = _description(other.launches(place))
+            variant = replace(self, variant=name)
+            description = _description(variant.launches(place))
             if description not in seen:
                 seen.append(description)
-                yield other
+                yield variant
 
 
 def share_of(error: float, bound: float) -> float:

@@ -50,7 +50,7 @@ class Folders:
     work: Path
     first: Path
 
-    def found(self, name: str) -> Path | None:
+    def result(self, name: str) -> Path | None:
         """A result of this run or of part 1; None if there is none."""
         return next((path for path in (self.out / name, self.first / name) if path.is_file()), None)
 

@@ -30,7 +30,7 @@ class Smoke:
     @classmethod
     def of(cls, folders: Folders) -> Smoke:
         """Those of this run or of part 1."""
-        return cls(list(read_lines(folders.found(SMOKE))))
+        return cls(list(read_lines(folders.result(SMOKE))))
 
     def count(self, ok: bool | None) -> int:
         """How many of the kernels as users get them are right, wrong, or neither."""
@@ -82,21 +82,21 @@ class Tests:
     @classmethod
     def of(cls, path: Path | None) -> Tests:
         """Read the file; one that was cut off says what it has."""
-        found, group, last = cls(), "", ""
+        tests, group, last = cls(), "", ""
         for line in [] if path is None else path.read_text(encoding="utf-8").splitlines():
             if match := re.match(r"== (\S+): (begun|ended: (.*))$", line):
                 group = match[1]
-                found.begun[group] += match[2] == "begun"
-                found.ended.setdefault(group, []).extend([match[3]] if match[3] else [])
-                found.counts.setdefault(group, Counter())
+                tests.begun[group] += match[2] == "begun"
+                tests.ended.setdefault(group, []).extend([match[3]] if match[3] else [])
+                tests.counts.setdefault(group, Counter())
             elif match := re.match(r"(passed|failed|skipped) [\d.]+ (.*)$", line):
-                found.counts[group][match[1]] += 1
+                tests.counts[group][match[1]] += 1
                 last = match[2].partition("[")[0] if match[1] == "failed" else ""
                 if last:
-                    found.failed.setdefault(last, []).append(match[2])
+                    tests.failed.setdefault(last, []).append(match[2])
             elif last and line.startswith("    E "):
-                found.said.setdefault(last, " ".join(line.split()[1:]))
-        return found
+                tests.said.setdefault(last, " ".join(line.split()[1:]))
+        return tests
 
 
 @dataclass(frozen=True)

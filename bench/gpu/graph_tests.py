@@ -47,10 +47,10 @@ def collected(root: Path = ROOT) -> list[str]:
     options = ["--collect-only", "-q", "-k", NAMED]
     command = [sys.executable, "-m", "pytest", *options, *(str(path.relative_to(root)) for path in files)]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take seconds to import
-    found = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    if found.returncode:
-        raise RuntimeError(f"no tests of CUDA graphs: {found.stdout}{found.stderr}")
-    return [line for line in found.stdout.splitlines() if "::" in line]
+    listed = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    if listed.returncode:
+        raise RuntimeError(f"no tests of CUDA graphs: {listed.stdout}{listed.stderr}")
+    return [line for line in listed.stdout.splitlines() if "::" in line]
 
 
 def run(test: str, report: Path) -> int:

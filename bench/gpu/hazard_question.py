@@ -118,11 +118,11 @@ class HazardTask:
         try:
             if self.form == UNGUARDED:
                 leave_unguarded()
-            found = self._found(place)
+            differences = self._differences(place)
         except Exception as error:
             row["why"], row["raised"] = first_line(error), True
         else:
-            row |= found
+            row |= differences
             if row["wrong_elements"]:
                 row["why"] = f"{row['wrong_elements']} of {row['elements']} elements differ from those of one stage"
             is_test = self.form == SHIPPED and why_not_pipelined(self.dtype, place.target) is None
@@ -130,7 +130,7 @@ class HazardTask:
         row["seconds"] = round(time.perf_counter() - start, 3)
         return row
 
-    def _found(self, place: Place) -> dict[str, Any]:
+    def _differences(self, place: Place) -> dict[str, Any]:
         unit = self.unit(EMULATED if place.is_emulated else ON_A_GPU, place.target)
         trial = Trial(unit, place.device)
         configs = self.configs(unit, place.target)
@@ -159,8 +159,8 @@ def hazards_in_code(unit: Unit, config: KernelConfig, target: Target) -> int:
     with pretended(target), recorded_launches() as launches:
         Trial(unit, torch.device("meta")).call(config)()
     codes = [compile_launch(launch, target) for launch in launches if launch.tuned_as == unit.kernel]
-    found = [hazards.find_hazards(read_code(code, config.num_warps, unit.work.arithmetic)) for code in codes]
-    return sum(map(hazards.count_hazards, found))
+    hazards_of_each = [hazards.find_hazards(read_code(code, config.num_warps, unit.work.arithmetic)) for code in codes]
+    return sum(map(hazards.count_hazards, hazards_of_each))
 
 
 def hazard_tasks() -> tuple[HazardTask, ...]:

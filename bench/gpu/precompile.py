@@ -67,7 +67,7 @@ class Compilation:
         row: Row = self.facts() | {"ok": True, "why": None}
         try:
             with active_driver(OfflineDriver(place.target)), knobs.compilation.scope():
-                knobs.compilation.listener = lambda *, cache_hit, **others: was_there.append(cache_hit)
+                knobs.compilation.listener = lambda *, cache_hit, **unused: was_there.append(cache_hit)
                 kernel = self.specialisation.compile()
             build_launcher(kernel)
             row["folder"] = Path(next(iter(kernel.metadata_group.values()))).parent.name
@@ -124,14 +124,14 @@ def collect(part: str, args: argparse.Namespace, seconds: float) -> list[Special
     """What a part will launch; of the tests what the seconds suffice to find out."""
     if part == "tests":
         return specialisations.of_tests(args.arch, args.processes, seconds)
-    with specialisations.collected(TARGETS[args.arch]) as found:
+    with specialisations.collected(TARGETS[args.arch]) as launched:
         if part == "smoke":
             specialisations.of_smoke(args.arch)
         elif part == "bench":
             specialisations.of_bench(args.arch, args.suite)
         else:
             specialisations.of_tune(args.arch, args.shape or [SHAPE], args.candidates)
-    return list(found)
+    return list(launched)
 
 
 def report(part: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _unpack(archive: Path, cache: Path) -> int:
     contents = unpack(archive, cache)
-    print(f"{_listing(contents['parts'])} in {cache}")
+    print(f"{_kernel_counts(contents['parts'])} in {cache}")
     if contents["keys"] != own_keys():
         print(
             f"none of them will be found here: they are for triton {contents['triton']} and another version of Python, "
@@ -241,11 +241,11 @@ def _compile(args: argparse.Namespace, cache: Path) -> int:
     parts: dict[str, list[Row]] = {}
     counts: dict[str, dict[str, Any]] = {}
     for part in dict.fromkeys(args.part or USUAL):
-        found = collect(part, args, max(args.seconds - (time.perf_counter() - start), 0.0))
-        new = [specialisation for specialisation in found if specialisation not in row_of]
+        launched = collect(part, args, max(args.seconds - (time.perf_counter() - start), 0.0))
+        new = [specialisation for specialisation in launched if specialisation not in row_of]
         left = max(args.seconds - (time.perf_counter() - start), 0.0)
         row_of |= zip(new, compile_all([Compilation(s) for s in new], place, args.processes, left))
-        parts[part] = [row_of[specialisation] for specialisation in found]
+        parts[part] = [row_of[specialisation] for specialisation in launched]
         counts[part] = report(part, parts[part])
     seconds = round(time.perf_counter() - start, 1)
     print(f"{len(row_of)} kernels for {args.arch}, {seconds} s with {args.processes} processes; in {cache}")
@@ -256,10 +256,10 @@ def _compile(args: argparse.Namespace, cache: Path) -> int:
     return int(any(row["ok"] is False for row in row_of.values()))
 
 
-def _archive(args: argparse.Namespace, cache: Path, rows: Mapping[str, Sequence[Row]]) -> None:
+def _archive(args: argparse.Namespace, cache: Path, parts: Mapping[str, Sequence[Row]]) -> None:
     import triton
 
-    folders = {part: sorted({row["folder"] for row in found if row["ok"]}) for part, found in rows.items()}
+    folders = {part: sorted({row["folder"] for row in rows if row["ok"]}) for part, rows in parts.items()}
     facts = {
         "arch": args.arch,
         "triton": triton.__version__,
@@ -267,10 +267,10 @@ def _archive(args: argparse.Namespace, cache: Path, rows: Mapping[str, Sequence[
         "python": platform.python_version() if args.keys_of is None else f"that of {args.keys_of.name}",
     }
     size = pack(args.archive, cache, folders, facts)
-    print(f"{args.archive}: {in_mebibytes(size)}; {_listing(folders)}")
+    print(f"{args.archive}: {in_mebibytes(size)}; {_kernel_counts(folders)}")
 
 
-def _listing(parts: Mapping[str, Sequence[str]]) -> str:
+def _kernel_counts(parts: Mapping[str, Sequence[str]]) -> str:
     total = len({folder for folders in parts.values() for folder in folders})
     return f"{total} kernels ({', '.join(f'{len(folders)} of {part}' for part, folders in parts.items())})"
 

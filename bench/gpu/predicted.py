@@ -67,9 +67,9 @@ def newest(folder: Path = FOLDER) -> Path | None:
 
 
 def by_case(content: Mapping[str, Any], triton: str | None) -> dict[str, Prediction]:
-    """By case id, those for the machine code of this version of triton; without any such, none."""
-    found = [version for version in content["versions"] if version["triton"] == triton]
-    return {row["id"]: _prediction(row) for version in found for row in version["predictions"]}
+    """The predictions for the machine code of this version of triton, by the id of the case."""
+    versions = [version for version in content["versions"] if version["triton"] == triton]
+    return {row["id"]: _prediction(row) for version in versions for row in version["predictions"]}
 
 
 def _prediction(row: Mapping[str, Any]) -> Prediction:
@@ -77,14 +77,14 @@ def _prediction(row: Mapping[str, Any]) -> Prediction:
     return Prediction(row["id"], row["ms"], ranges[0], row["whole_waves_ms"], row["ratio"], ranges[1])
 
 
-def compared(found: Mapping[str, Prediction], bench: Run) -> Iterator[Row]:
+def compared(predictions: Mapping[str, Prediction], bench: Run) -> Iterator[Row]:
     """Every case that was both predicted and measured, in the order of the benchmark."""
     for case in bench.cases:
         timed = {result.provider: result for result in case.timed()}
-        if case.id in found and {OURS, FLOOR} <= timed.keys():
+        if case.id in predictions and {OURS, FLOOR} <= timed.keys():
             ours = timed[OURS]
             times = median_interval(ours.samples)
-            yield Row(found[case.id], ours.median, times, *relative(bench, ours, timed[FLOOR]))
+            yield Row(predictions[case.id], ours.median, times, *relative(bench, ours, timed[FLOOR]))
 
 
 def table_of(rows: Sequence[Row]) -> Table:

@@ -27,7 +27,7 @@ from sdn_triton.tuning.configs import KernelConfig
 from sdn_triton.tuning.pretended import pretended
 
 from .. import arguments
-from ..machine_code.examination import Case, examine
+from ..machine_code.examination import KernelCase, examine
 from ..machine_code.kernel_work import KERNELS, work_of
 from ..machine_code.throughput import MULTIPROCESSORS
 from ..measuring.environment import package_version, write_json
@@ -78,16 +78,16 @@ class Kernels:
     """The kernels that were examined so far: several cases share them."""
 
     def __init__(self) -> None:
-        self.rows: dict[Case, dict[str, Any]] = {}
+        self.rows: dict[KernelCase, dict[str, Any]] = {}
 
-    def row(self, subject: Case) -> dict[str, Any]:
+    def row(self, subject: KernelCase) -> dict[str, Any]:
         """What examination says of a kernel."""
         if subject not in self.rows:
             print(f"{subject.kernel} {subject.channels} {subject.rows}x{subject.columns}", flush=True)
-            found = examine(subject)
-            if found["error"] is not None:
-                raise ValueError(f"{subject.kernel} with {subject.channels} channels: {found['error']}")
-            self.rows[subject] = found
+            row = examine(subject)
+            if row["error"] is not None:
+                raise ValueError(f"{subject.kernel} with {subject.channels} channels: {row['error']}")
+            self.rows[subject] = row
         return self.rows[subject]
 
 
@@ -124,15 +124,16 @@ def predict(case: BenchCase, kernels: Kernels) -> dict[str, Any]:
     }
 
 
-def _as_launched(kernel: str, case: BenchCase, config: KernelConfig) -> Case:
+def _as_launched(kernel: str, case: BenchCase, config: KernelConfig) -> KernelCase:
     """A kernel of a case, to be examined with the configuration that it is launched with."""
     (stage,) = case.workload.stages
     channels, size = stage.channels, (case.workload.batch, stage.height, stage.width)
-    subject = Case(kernel, ARCHITECTURE, ARITHMETICS[case.dtype], channels, channels, case.memory_format, (), *size)
+    arithmetic = ARITHMETICS[case.dtype]
+    subject = KernelCase(kernel, ARCHITECTURE, arithmetic, channels, channels, case.memory_format, (), *size)
     return subject.configured(config)
 
 
-def reference_ms(subject: Case) -> float:
+def reference_ms(subject: KernelCase) -> float:
     """The time of the plain operator that a kernel's ratios are over, at the datasheet's rates."""
     device, work = MULTIPROCESSORS[ARCHITECTURE], work_of(subject.kernel, subject.shape, subject.config())
     flop_a_clock = device.tensor[subject.arithmetic]
@@ -162,7 +163,7 @@ def _ms(clocks_of_one_multiprocessor: float) -> float:
 def version() -> dict[str, Any]:
     """The entry of the version of triton that is installed."""
     kernels = Kernels()
-    found = [predict(case, kernels) for case in predictable()]
+    predictions = [predict(case, kernels) for case in predictable()]
     examined = list(_described(kernels))
     return {
         "triton": package_version("triton"),
@@ -172,7 +173,7 @@ def version() -> dict[str, Any]:
         "architecture": ARCHITECTURE,
         "multiprocessors": TARGETS[ARCHITECTURE].multiprocessors,
         "gigahertz": GIGAHERTZ,
-        "predictions": found,
+        "predictions": predictions,
         "kernels": examined,
     }
 

@@ -23,10 +23,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test as far as it gets: its results are wrong, since nothing was computed."""
     arch, out = os.environ[RECORDED].split(" ", 1)
     try:
-        with collected(TARGETS[arch]) as found, convolutions_in("ieee"):  # as tests/conftest.py has it on a GPU
+        # On a GPU tests/conftest.py sets this precision.
+        with collected(TARGETS[arch]) as specialisations, convolutions_in("ieee"):
             return (yield)
     finally:
-        lines = "".join(json.dumps(asdict(new)) + "\n" for new in found if new not in _seen)
+        lines = "".join(json.dumps(asdict(new)) + "\n" for new in specialisations if new not in _seen)
         with Path(out).open("ab", buffering=0) as file:  # all at once: other processes write to it, too
             file.write(lines.encode())
-        _seen.update(found)
+        _seen.update(specialisations)

@@ -24,7 +24,7 @@ TICK = 5.0
 
 @dataclass
 class Run:
-    """The steps that are still to come, what became of the others, and how much time there is."""
+    """The steps that are still to come, what became of those before, and how much time there is."""
 
     folders: Folders
     steps: Sequence[Step]
@@ -36,7 +36,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.stop = time.monotonic() + self.total
-        if content := read_json(self.folders.found(ENVIRONMENT)):
+        if content := read_json(self.folders.result(ENVIRONMENT)):
             self.earlier = content["steps"]
         self._current: Step | None = None
         self._ticked = time.monotonic()
@@ -100,7 +100,7 @@ class Run:
         self._ticked = time.monotonic()
 
     def summary(self) -> str:
-        """What was found so far; where that cannot be told, why."""
+        """What is known so far; where that cannot be told, why."""
         try:
             return summary(self.folders)
         except Exception:

@@ -43,10 +43,10 @@ Families = Mapping[str, Sequence[Task]]
 def families() -> dict[str, list[Task]]:
     """All tasks, by family."""
     tasks: tuple[Task, ...] = (*example_tasks(), *hazard_tasks())
-    found: dict[str, list[Task]] = {}
+    by_family: dict[str, list[Task]] = {}
     for task in tasks:
-        found.setdefault(task.family, []).append(task)
-    return found
+        by_family.setdefault(task.family, []).append(task)
+    return by_family
 
 
 class Smoke:

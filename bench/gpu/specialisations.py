@@ -34,7 +34,7 @@ from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
 from ..problems.cases import DTYPES, FORMATS, BenchCase
-from ..problems.checking import Case, Setting
+from ..problems.checking import ReadyModule, Setting
 from ..problems.providers import PROVIDERS, Provider
 from ..problems.suites import SUITES
 from ..tuner.trials import Trial, precision_of, units_of
@@ -93,15 +93,15 @@ def collected(target: Target) -> Iterator[dict[Specialisation, None]]:
     """What Triton would compile inside for tensors on the CPU or of the kind meta, each once; nothing is launched."""
     from triton import knobs
 
-    found: dict[Specialisation, None] = {}
+    specialisations: dict[Specialisation, None] = {}
 
-    def take(*, fn: Any, compile: dict[str, Any], **others: Any) -> bool:
-        found[Specialisation(fn.module, fn.name, compile["specialization_data"])] = None
+    def take(*, fn: Any, compile: dict[str, Any], **unused: Any) -> bool:
+        specialisations[Specialisation(fn.module, fn.name, compile["specialization_data"])] = None
         return True  # do not compile
 
     with pretended(target), active_driver(UnseenDevice(target)), knobs.runtime.scope():
         knobs.runtime.jit_cache_hook = take
-        yield found
+        yield specialisations
 
 
 def of_smoke(arch: str) -> None:
@@ -127,10 +127,10 @@ def of_bench(arch: str, suite: str = "gpu") -> None:
 
 def _distinct(cases: Iterable[BenchCase]) -> list[BenchCase]:
     """One of those that differ in nothing but how they are timed."""
-    found: dict[tuple[Any, ...], BenchCase] = {}
+    cases_by_work: dict[tuple[Any, ...], BenchCase] = {}
     for case in cases:
-        found.setdefault((case.problem, case.pass_ == "inference"), case)
-    return list(found.values())
+        cases_by_work.setdefault((case.problem, case.pass_ == "inference"), case)
+    return list(cases_by_work.values())
 
 
 def _answers(case: BenchCase, provider: Provider) -> None:
@@ -146,7 +146,8 @@ def _answers(case: BenchCase, provider: Provider) -> None:
         module = Setting(META, dtype, memory_format).applied_to(work.module(provider))
     inputs = stages if work.kind == "neck" else 2 * stages
     leaves = {str(number): image(*stage).requires_grad_() for number, stage in enumerate(inputs)}
-    Case(work, module, leaves, tuple(image(*stage) for stage in stages)).answers(backward=case.pass_ != "inference")
+    grads = tuple(image(*stage) for stage in stages)
+    ReadyModule(work, module, leaves, grads).answers(backward=case.pass_ != "inference")
 
 
 def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
@@ -162,7 +163,7 @@ def of_tune(arch: str, shapes: Sequence[LayerShape], count: int) -> None:
 def of_tests(arch: str, processes: int, seconds: float) -> list[Specialisation]:
     """What the kernel tests launch: they run, in processes of their own, and fail, since nothing is computed.
 
-    After so many seconds it is what was found until then.
+    After so many seconds it is what they launched until then.
 
     Raises:
         RuntimeError: pytest cannot run them.

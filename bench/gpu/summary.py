@@ -18,7 +18,8 @@ from .files import BENCH, ENVIRONMENT, SANITIZER, TABLE, TESTS, Folders, read_js
 from .findings import Sanitizer, Smoke, Tests
 
 MOST_LINES, WIDEST = 60, 190
-OTHERS = ("conv2d", "eager", "unfold")
+COMPARED = ("conv2d", "eager", "unfold")
+"""Whose times are shown beside ours."""
 BAD = ("refused", "failed")
 SHOWN = 8
 """Failures of one kind that are named."""
@@ -26,16 +27,16 @@ SHOWN = 8
 
 def summary(folders: Folders) -> str:
     """The text, within its limits."""
-    environment = read_json(folders.found(ENVIRONMENT)) or {"environment": {}, "steps": {}}
+    environment = read_json(folders.result(ENVIRONMENT)) or {"environment": {}, "steps": {}}
     lines = [
         *_machine(environment["environment"]),
         *_compiled((environment["environment"].get("compiled_before") or {}).get("parts", {})),
         *_steps(environment["steps"]),
         *_smoke(Smoke.of(folders)),
-        *_tests(Tests.of(folders.found(TESTS))),
-        *_sanitizer(folders.found(SANITIZER)),
-        *_speed(folders.found(BENCH)),
-        *_tuning(read_json(folders.found(TABLE))),
+        *_tests(Tests.of(folders.result(TESTS))),
+        *_sanitizer(folders.result(SANITIZER)),
+        *_speed(folders.result(BENCH)),
+        *_tuning(read_json(folders.result(TABLE))),
     ]
     return shortened(lines)
 
@@ -58,7 +59,7 @@ def _machine(environment: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _compiled(parts: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
-    counts = [f"{part}: " + ", ".join(f"{n} {what}" for what, n in found.items() if n) for part, found in parts.items()]
+    counts = [f"{part}: " + ", ".join(f"{n} {what}" for what, n in row.items() if n) for part, row in parts.items()]
     if counts:
         yield f"Compiled before: {'; '.join(counts)}"
 
@@ -91,9 +92,9 @@ def _smoke(smoke: Smoke) -> Iterable[str]:
             )
 
 
-def _more(found: Sequence[object]) -> Iterable[str]:
-    if len(found) > SHOWN:
-        yield f"  and {len(found) - SHOWN} more"
+def _more(failures: Sequence[object]) -> Iterable[str]:
+    if len(failures) > SHOWN:
+        yield f"  and {len(failures) - SHOWN} more"
 
 
 def _tests(tests: Tests) -> Iterable[str]:
@@ -112,10 +113,10 @@ def _tests(tests: Tests) -> Iterable[str]:
 def _sanitizer(path: Path | None) -> Iterable[str]:
     if path is None:
         return
-    found = Sanitizer.of(path.read_text(encoding="utf-8", errors="replace"))
-    counted = "it did not come to count errors" if found.errors is None else f"{found.errors} errors"
-    yield f"SANITIZER: {counted}; {found.tasks} of smoke's tasks ended under it"
-    yield from (f"  {line}" for line in found.said[:3])
+    sanitizer = Sanitizer.of(path.read_text(encoding="utf-8", errors="replace"))
+    counted = "it did not come to count errors" if sanitizer.errors is None else f"{sanitizer.errors} errors"
+    yield f"SANITIZER: {counted}; {sanitizer.tasks} of smoke's tasks ended under it"
+    yield from (f"  {line}" for line in sanitizer.said[:3])
 
 
 def _speed(path: Path | None) -> Iterable[str]:
@@ -123,26 +124,26 @@ def _speed(path: Path | None) -> Iterable[str]:
         return
     bench, file = read_run(path), predicted.newest()
     content = read_json(file) or {"versions": []}
-    rows = predicted.compared(predicted.by_case(content, bench.environment["triton"]), bench)
-    found = {row.predicted.id: row for row in rows}
+    compared = predicted.compared(predicted.by_case(content, bench.environment["triton"]), bench)
+    row_of = {row.predicted.id: row for row in compared}
     source = f"predictions of {file.stem}" if file else "no predictions"
     yield f"SPEED: microseconds (medians), times of conv2d with its 95 % interval; {source}"
     for case in bench.cases:
-        yield f"  {_case(bench, case, found.get(case.id))}"
+        yield f"  {_case(bench, case, row_of.get(case.id))}"
     if not bench.complete:
         yield "  not all cases were reached"
 
 
 def _case(bench: Run, case: Case, row: predicted.Row | None) -> str:
     stage = "x".join(map(str, case.stages[0]))
-    name = f"{case.kind} {case.network} {stage} {case.what} {case.condition.mode}"
+    name = f"{case.kind} {case.network} {stage} {case.pass_} {case.condition.mode}"
     times = {result.provider: result for result in case.timed()}
     ours = next((provider for provider in ("triton", "eager") if provider in times), None)
     wrong = [f"{r.provider} {r.status.upper()}: {r.why}" for r in case.results if r.status in BAD]
     if ours is None:
         reasons = wrong or [str(result.why) for result in case.results]
         return f"{name}: no time: {'; '.join(reasons[:2])}"
-    shown = [f"{other} {times[other].median * 1e3:.1f}" for other in (ours, *OTHERS) if other in times]
+    shown = [f"{provider} {times[provider].median * 1e3:.1f}" for provider in (ours, *COMPARED) if provider in times]
     text = f"{name}: {', '.join(dict.fromkeys(shown))}"
     if predicted.FLOOR in times:
         median, (low, high) = relative(bench, times[ours], times[predicted.FLOOR])

@@ -37,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=arguments.seconds, required=True)
     parser.add_argument("--json", type=arguments.writable_file, required=True, metavar="FILE")
     parser.add_argument("--provider", action="append", choices=list(PROVIDERS), required=True)
-    args, others = parser.parse_known_args(argv)
+    args, passed_on = parser.parse_known_args(argv)
     command = [sys.executable, "-m", "sdn_triton", "bench", "run", "--suite", args.suite, "--json", str(args.json)]
     command += [word for name in args.provider for word in ("--provider", name)]
     stop = time.monotonic() + args.seconds
-    return run([*command, "--resume", *others], args.json, SUITES[args.suite](), args.provider, stop)
+    return run([*command, "--resume", *passed_on], args.json, SUITES[args.suite](), args.provider, stop)
 
 
 def run(command: Sequence[str], path: Path, cases: Sequence[BenchCase], providers: Sequence[str], stop: float) -> int:

@@ -39,11 +39,11 @@ def units(shape: LayerShape, target: Target, without: Sequence[str] = ()) -> lis
 def finalists(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Winner, runner-up and heuristic of an entry, those that there are and each configuration once."""
     rows = {"winner": entry, "runner_up": entry.get("runner_up"), "heuristic": entry.get("heuristic")}
-    found: dict[str, Mapping[str, Any]] = {}
+    configs: dict[str, Mapping[str, Any]] = {}
     for name, row in rows.items():
-        if row is not None and label(row["config"]) not in map(label, found.values()):
-            found[name] = row["config"]
-    return found
+        if row is not None and label(row["config"]) not in map(label, configs.values()):
+            configs[name] = row["config"]
+    return configs
 
 
 def once_more(unit: Unit, entry: Mapping[str, Any], device: torch.device, seconds: float) -> dict[str, Any]:

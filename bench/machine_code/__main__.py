@@ -52,15 +52,15 @@ HAZARDS = "its results may be wrong: {} instructions use registers of an unfinis
 
 
 def _config(text: str) -> tuple[tuple[str, int], ...]:
-    found = []
+    pairs = []
     for part in text.split(","):
         key, _, value = part.partition("=")
         if key not in CONFIG_KEYS:
             raise argparse.ArgumentTypeError(f"unknown key {key!r} in {text!r}: choose from {', '.join(CONFIG_KEYS)}")
         if not value.isdigit():
             raise argparse.ArgumentTypeError(f"{part!r} is not KEY=NUMBER")
-        found.append((key, int(value)))
-    return tuple(found)
+        pairs.append((key, int(value)))
+    return tuple(pairs)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"needs triton: {how_to_install('interpreter')}")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
-    from .examination import Case, examine  # imports triton
+    from .examination import KernelCase, examine  # imports triton
 
     cases = []
     for kernel, arch, arithmetic, (channels, outputs), overrides in product(
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.config or ((),),
     ):
         outputs = channels if kernel in DEPTHWISE_KERNELS else outputs
-        case = Case(kernel, arch, arithmetic, channels, outputs, args.memory_format, overrides)
+        case = KernelCase(kernel, arch, arithmetic, channels, outputs, args.memory_format, overrides)
         try:
             case.config()
         except ValueError as error:

@@ -73,15 +73,15 @@ def successors(code: Code) -> list[tuple[int, ...]]:
     Raises:
         UnreadableCodeError: it is not known where a jump leads.
     """
-    found = []
+    following = []
     for index, instruction in enumerate(code.instructions):
         targets = [index + 1] if instruction.falls_through else []
         for name in instruction.targets:
             if name not in code.labels:
                 raise UnreadableCodeError(f"it is not known where {instruction.text} leads")
             targets.append(code.labels[name])
-        found.append(tuple(targets))
-    return found
+        following.append(tuple(targets))
+    return following
 
 
 @dataclass(eq=False)
@@ -170,10 +170,10 @@ class ControlFlow:
     def _find_successors(self, block: int) -> list[int]:
         last = self.instructions(block)[-1]
         indices = [self.code.labels[target] for target in last.targets if target in self.code.labels]
-        found = [self._starts.index(index) for index in indices]
+        blocks = [self._starts.index(index) for index in indices]
         if last.falls_through and block + 1 < len(self._starts):
-            found.append(block + 1)
-        return list(dict.fromkeys(found))
+            blocks.append(block + 1)
+        return list(dict.fromkeys(blocks))
 
     def _natural_loops(self) -> list[Loop]:
         reached = self._graph.subgraph(self._order)
@@ -185,10 +185,10 @@ class ControlFlow:
                 body = bodies.setdefault(header, {header})
                 if block == header:
                     continue
-                others = reached.subgraph(other for other in self._order if other != header)
-                if header != self._order[0] and networkx.has_path(others, self._order[0], block):
+                without_header = reached.subgraph(node for node in self._order if node != header)
+                if header != self._order[0] and networkx.has_path(without_header, self._order[0], block):
                     raise UnreadableCodeError("a jump leads into the middle of a loop")
-                body |= {block, *networkx.ancestors(others, block)}
+                body |= {block, *networkx.ancestors(without_header, block)}
         return [Loop(header, frozenset(body)) for header, body in bodies.items()]
 
     def path(self, loop: Loop | None) -> Path:
@@ -258,9 +258,9 @@ def _nest(loops: Sequence[Loop], position: dict[int, int]) -> list[Loop]:
     """Put loops into the loops around them; returns the outermost."""
     outermost = []
     for loop in sorted(loops, key=lambda loop: position[loop.header]):
-        around = [other for other in loops if other is not loop and loop.header in other.blocks]
+        around = [outer for outer in loops if outer is not loop and loop.header in outer.blocks]
         if around:
-            min(around, key=lambda other: len(other.blocks)).loops.append(loop)
+            min(around, key=lambda outer: len(outer.blocks)).loops.append(loop)
         else:
             outermost.append(loop)
     return outermost

@@ -14,14 +14,13 @@ from sdn_triton.aot.compile import TARGETS, Compiled, compile_launch
 from sdn_triton.aot.examples import DTYPES, example_launches
 from sdn_triton.launch.run import Launch
 from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
-from sdn_triton.tuning.defaults import Work as LaunchWork
-from sdn_triton.tuning.defaults import default_config
+from sdn_triton.tuning.defaults import Work, default_config
 from sdn_triton.tuning.kernels import KERNELS
 
 from .control_flow import Code, UnreadableCodeError
 from .hazards import count_hazards, find_hazards
 from .kernel_cost import Block, Cost, hot_loop
-from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, Shape, Work, work_of
+from .kernel_work import COLUMNS, IMAGES, ROWS, TAPS, KernelWork, Shape, work_of
 from .prediction import Prediction, Subject, predict
 from .sass import bulk_copy_bytes, read_sass
 from .throughput import MULTIPROCESSORS
@@ -30,7 +29,7 @@ MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.cont
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelCase:
     """What is compiled; ``overrides`` are the fields of the configuration that differ from the heuristic's."""
 
     kernel: str
@@ -61,7 +60,7 @@ class Case:
         Raises:
             ValueError: the overrides make an impossible configuration.
         """
-        work = LaunchWork(
+        work = Work(
             arithmetic=self.arithmetic,
             images=self.images,
             rows=self.rows,
@@ -83,7 +82,7 @@ class Case:
     def _changes(self) -> Mapping[str, Any]:
         return {**dict(self.overrides), "source": "explicit"}
 
-    def configured(self, config: KernelConfig) -> Case:
+    def configured(self, config: KernelConfig) -> KernelCase:
         """The same with this configuration instead of the heuristic's."""
         assumed = asdict(replace(self, overrides=()).config())
         changes = tuple((name, value) for name, value in asdict(config).items() if value != assumed[name])
@@ -125,7 +124,7 @@ class Case:
         return launches[-1]
 
 
-def examine(case: Case, with_range: bool = True, launch: Launch | None = None) -> dict[str, Any]:
+def examine(case: KernelCase, with_range: bool = True, launch: Launch | None = None) -> dict[str, Any]:
     """The row of one case; where something cannot be found, ``error`` says what and the figures behind it are None.
 
     ``with_range`` has the simulation played under all alternatives, which takes five times as long. A ``launch`` of the
@@ -192,7 +191,7 @@ FIGURES = (
 """What a row holds besides what it is of."""
 
 
-def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
+def _resources(case: KernelCase, compiled: Compiled) -> dict[str, Any]:
     """Registers, memory and the blocks that share a multiprocessor."""
     resources = compiled.resources()
     columns = re.search(r"tcgen05\.alloc\S*\s+\[[^\]]*\],\s*(\d+);", compiled.assembly.get("ptx", ""))
@@ -215,7 +214,7 @@ def _resources(case: Case, compiled: Compiled) -> dict[str, Any]:
 
 
 def _analyse(
-    case: Case, work: Work, compiled: Compiled, code: Code, blocks: int, with_range: bool
+    case: KernelCase, work: KernelWork, compiled: Compiled, code: Code, blocks: int, with_range: bool
 ) -> tuple[Cost, Prediction]:
     config = case.config()
     block = Block(compiled.threads, config.block_p, work.block, config.block_o)
@@ -235,7 +234,7 @@ def read_code(compiled: Compiled, warps: int, arithmetic: str) -> Code:
     return read_sass(text, warps, bulk_copy_bytes(ptx), products_in_fp32=arithmetic == "ieee")
 
 
-def _bytes(case: Case, work: Work, cost: Cost) -> dict[str, float]:
+def _bytes(case: KernelCase, work: KernelWork, cost: Cost) -> dict[str, float]:
     """Of a pixel: the least that device memory must move, and what the kernel moves past the first-level cache."""
     channels = 2 * case.channels if KERNELS[case.kernel].family == "fusion" else case.channels  # concatenated: C + R
     past = max(cost.l2_bytes, work.streamed) * work.elements * work.repeats

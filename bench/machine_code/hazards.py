@@ -152,10 +152,10 @@ def _hazards_at(
     if instruction.never_executed or not in_flight:
         return
     used = registers_of(instruction)
-    for other in sorted(in_flight):
-        product = products[other]
+    for earlier in sorted(in_flight):
+        product = products[earlier]
         reads, writes = used.reads, used.writes
-        if index in products and _follows(code, products, index, other):
+        if index in products and _follows(code, products, index, earlier):
             reads, writes = products[index].operand, frozenset()
         for use, registers in (
             ("writes the operand", used.writes & product.operand),
@@ -163,13 +163,13 @@ def _hazards_at(
             ("reads the accumulator", reads & product.accumulator),
         ):
             if registers:
-                yield Hazard(instruction, code.instructions[other], use, tuple(sorted(registers)))
+                yield Hazard(instruction, code.instructions[earlier], use, tuple(sorted(registers)))
 
 
-def _follows(code: Code, products: Mapping[int, AsynchronousProduct], index: int, other: int) -> bool:
+def _follows(code: Code, products: Mapping[int, AsynchronousProduct], index: int, earlier: int) -> bool:
     """Whether two products have one shape and one accumulator: what the earlier leaves there, the later finds."""
-    one_shape = code.instructions[index].opcode == code.instructions[other].opcode
-    return one_shape and products[index].accumulator == products[other].accumulator
+    one_shape = code.instructions[index].opcode == code.instructions[earlier].opcode
+    return one_shape and products[index].accumulator == products[earlier].accumulator
 
 
 def main(argv: Sequence[str] | None = None) -> int:

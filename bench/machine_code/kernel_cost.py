@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .control_flow import Code, ControlFlow, Instruction, Loop, Path, UnreadableCodeError
-from .kernel_work import Work
+from .kernel_work import KernelWork
 from .throughput import KINDS
 
 TOLERANCE = 0.1
@@ -69,12 +69,12 @@ class HotLoop:
     """What one trip executes, in order, with all trips of the loops inside."""
 
 
-def cost_of(code: Code, work: Work, block: Block) -> Cost:
+def cost_of(code: Code, work: KernelWork, block: Block) -> Cost:
     """What the hot loop costs; see :func:`hot_loop`."""
     return hot_loop(code, work, block).cost
 
 
-def hot_loop(code: Code, work: Work, block: Block) -> HotLoop:
+def hot_loop(code: Code, work: KernelWork, block: Block) -> HotLoop:
     """Find the hot loop and count in it.
 
     The hot loop is the innermost loop that holds both the matrix products and the similarities, as far as the kernel
@@ -93,18 +93,18 @@ def hot_loop(code: Code, work: Work, block: Block) -> HotLoop:
     hot = [_counted(path, whole, loop, work, block) for loop, path in _innermost(whole, work)]
     return max(
         hot or [_counted(whole, whole, None, work, block)],
-        key=lambda found: (found.cost.elements_per_trip, found.cost.issued),
+        key=lambda loop: (loop.cost.elements_per_trip, loop.cost.issued),
     )
 
 
-def _is_hot(path: Path, work: Work) -> bool:
+def _is_hot(path: Path, work: KernelWork) -> bool:
     everything = list(path.everything())
     has_products = not work.products or any(instruction.flop for instruction in everything)
     has_roots = not work.has_differences or any(instruction.is_inverse_root for instruction in everything)
     return has_products and has_roots
 
 
-def _innermost(path: Path, work: Work) -> Iterator[tuple[Loop, Path]]:
+def _innermost(path: Path, work: KernelWork) -> Iterator[tuple[Loop, Path]]:
     """The hot loops on a path that hold no other hot loop."""
     for loop, inner in path.loops:
         if _is_hot(inner, work):
@@ -112,7 +112,7 @@ def _innermost(path: Path, work: Work) -> Iterator[tuple[Loop, Path]]:
             yield from deeper or [(loop, inner)]
 
 
-def _counted(path: Path, whole: Path, loop: Loop | None, work: Work, block: Block) -> HotLoop:
+def _counted(path: Path, whole: Path, loop: Loop | None, work: KernelWork, block: Block) -> HotLoop:
     steps, inner_trips = _steps(path, work, block)
     executed = list(path.weighted(lambda inner: inner_trips if _flop(inner.everything()) else 1.0))
     way = path.in_order(lambda inner: max(round(inner_trips), 1) if _flop(inner.everything()) else 1)
@@ -143,7 +143,7 @@ def _counted(path: Path, whole: Path, loop: Loop | None, work: Work, block: Bloc
     return HotLoop(cost, loop is not None, steps, tuple(way))
 
 
-def _steps(path: Path, work: Work, block: Block) -> tuple[float, float]:
+def _steps(path: Path, work: KernelWork, block: Block) -> tuple[float, float]:
     """Steps of a trip through the hot loop, unrolling included, and the trips of product loops inside it."""
     if not work.products:
         roots = sum(instruction.is_inverse_root for instruction in path.everything())

@@ -49,7 +49,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Work:
+class KernelWork:
     """The work of one kernel with one configuration.
 
     A *step* is one tile of BLOCK_P pixels by one block of channels at one tap: the least that the innermost loop over
@@ -84,14 +84,14 @@ class Work:
     has_differences: bool = True
 
 
-def work_of(kernel: str, shape: Shape, config: KernelConfig) -> Work:
+def work_of(kernel: str, shape: Shape, config: KernelConfig) -> KernelWork:
     """The work of ``kernel``, by its name in ``sdn_triton.tuning.defaults``."""
     return _WORK[kernel](shape, config)
 
 
-def _forward(shape: Shape, config: KernelConfig) -> Work:
+def _forward(shape: Shape, config: KernelConfig) -> KernelWork:
     blocks = _blocks(shape.channels, config.block_c)
-    return Work(
+    return KernelWork(
         block=config.block_c,
         products=1,
         steps=TAPS * blocks,
@@ -104,10 +104,10 @@ def _forward(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _block_forward(shape: Shape, config: KernelConfig) -> Work:
+def _block_forward(shape: Shape, config: KernelConfig) -> KernelWork:
     blocks = _blocks(shape.channels, config.block_c)
     fused = (1 + shape.outputs / shape.channels) * shape.outputs  # products of a pixel and channel with 1x1 weights
-    return Work(
+    return KernelWork(
         block=config.block_c,
         products=1,
         steps=TAPS * blocks,
@@ -121,8 +121,8 @@ def _block_forward(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
-    return Work(
+def _data_gradient(shape: Shape, config: KernelConfig) -> KernelWork:
+    return KernelWork(
         block=config.block_c,
         products=0,  # made before, by tap_products
         steps=TAPS,
@@ -133,8 +133,8 @@ def _data_gradient(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _tap_products(shape: Shape, config: KernelConfig) -> Work:
-    return Work(
+def _tap_products(shape: Shape, config: KernelConfig) -> KernelWork:
+    return KernelWork(
         block=config.block_c,
         products=_blocks(shape.outputs, config.block_o),
         steps=1,
@@ -147,8 +147,8 @@ def _tap_products(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _edge_products(shape: Shape, config: KernelConfig) -> Work:
-    return Work(
+def _edge_products(shape: Shape, config: KernelConfig) -> KernelWork:
+    return KernelWork(
         block=config.block_c,
         products=2 * _blocks(shape.outputs, config.block_o),
         steps=1,
@@ -161,10 +161,10 @@ def _edge_products(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _weight_gradient(shape: Shape, config: KernelConfig) -> Work:
+def _weight_gradient(shape: Shape, config: KernelConfig) -> KernelWork:
     taps = shape.taps if config.pairs else 1
     touched = 2 * _halo(config) / taps if config.pairs else 2.0
-    return Work(
+    return KernelWork(
         block=config.block_c,
         products=1,
         steps=taps * _tiles(shape, config),
@@ -176,11 +176,11 @@ def _weight_gradient(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _depthwise(moved: int, reads: int) -> Callable[[Shape, KernelConfig], Work]:
+def _depthwise(moved: int, reads: int) -> Callable[[Shape, KernelConfig], KernelWork]:
     """A depthwise kernel that runs once over its tile and moves so many tensors, some of them read at every tap."""
 
-    def work(shape: Shape, config: KernelConfig) -> Work:
-        return Work(
+    def work(shape: Shape, config: KernelConfig) -> KernelWork:
+        return KernelWork(
             block=config.block_o if moved == 3 else config.block_c,
             products=0,
             steps=TAPS,
@@ -193,9 +193,9 @@ def _depthwise(moved: int, reads: int) -> Callable[[Shape, KernelConfig], Work]:
     return work
 
 
-def _depthwise_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
+def _depthwise_weight_gradient(shape: Shape, config: KernelConfig) -> KernelWork:
     tiles = _tiles(shape, config)
-    return Work(
+    return KernelWork(
         block=config.block_o,
         products=0,
         steps=TAPS * tiles,
@@ -207,9 +207,9 @@ def _depthwise_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _fusion_forward(shape: Shape, config: KernelConfig) -> Work:
+def _fusion_forward(shape: Shape, config: KernelConfig) -> KernelWork:
     moved = shape.item * (1 + shape.outputs / (2 * shape.channels))
-    return Work(
+    return KernelWork(
         block=config.block_c,
         products=1,
         steps=2 * _blocks(shape.channels, config.block_c),
@@ -223,9 +223,9 @@ def _fusion_forward(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _fusion_data_gradient(shape: Shape, config: KernelConfig) -> Work:
+def _fusion_data_gradient(shape: Shape, config: KernelConfig) -> KernelWork:
     moved = shape.item * (1 + shape.outputs / (2 * shape.channels))
-    return Work(
+    return KernelWork(
         block=config.block_c,
         products=_blocks(shape.outputs, config.block_o),
         steps=1,
@@ -239,9 +239,9 @@ def _fusion_data_gradient(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-def _fusion_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
+def _fusion_weight_gradient(shape: Shape, config: KernelConfig) -> KernelWork:
     moved = shape.item * (1 + shape.outputs / (2 * shape.channels))
-    return Work(
+    return KernelWork(
         block=config.block_c,
         products=1,
         steps=_tiles(shape, config),
@@ -255,7 +255,7 @@ def _fusion_weight_gradient(shape: Shape, config: KernelConfig) -> Work:
     )
 
 
-_WORK: dict[str, Callable[[Shape, KernelConfig], Work]] = {
+_WORK: dict[str, Callable[[Shape, KernelConfig], KernelWork]] = {
     "difference_forward": _forward,
     "block_forward": _block_forward,
     "difference_data_gradient": _data_gradient,

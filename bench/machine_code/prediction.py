@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 from .control_flow import Code, UnreadableCodeError
 from .kernel_cost import Cost, HotLoop
-from .kernel_work import Work
+from .kernel_work import KernelWork
 from .throughput import KINDS, MULTIPROCESSORS, WARP, Multiprocessor
 from .timeline.first_touch import first_touches
 from .timeline.hopper import ALTERNATIVES, Hopper
 from .timeline.overlap import least_clocks
-from .timeline.simulation import Multiprocessor as SimulatedMultiprocessor
+from .timeline.simulation import SimulatedMultiprocessor
 from .timeline.trip import Tiles, trips_of
 
 SIMULATED = "sm_90"
@@ -66,7 +66,7 @@ class Subject:
     arithmetic: str
     hot: HotLoop
     code: Code
-    work: Work
+    work: KernelWork
     tile: tuple[int, int]
     """Rows and columns of pixels."""
     warps: int
@@ -89,7 +89,7 @@ class Subject:
         return self.hot.cost.elements_per_trip * self.warps * WARP
 
 
-def floor_of(cost: Cost, work: Work, device: Multiprocessor, arithmetic: str) -> Floor:
+def floor_of(cost: Cost, work: KernelWork, device: Multiprocessor, arithmetic: str) -> Floor:
     """The time if all pipes overlap."""
     rate = device.tensor[arithmetic]
     counts = {kind: cost.counts[kind] + cost.outside[kind] for kind in KINDS}
@@ -138,7 +138,7 @@ def _simulated(subject: Subject, alternatives: Mapping[str, Hopper]) -> list[flo
     ]
 
 
-def tiles_of(hot: HotLoop, work: Work, tile: tuple[int, int]) -> Tiles:
+def tiles_of(hot: HotLoop, work: KernelWork, tile: tuple[int, int]) -> Tiles:
     """How a trip reads its tiles."""
     if not work.has_differences:
         return Tiles()
@@ -157,11 +157,11 @@ def _ratio(subject: Subject, trip_clocks: float, overlapping: int) -> float:
     return max(clocks, _memory_clocks(work, device)) / _reference_clocks(work, device, subject.flop_a_clock)
 
 
-def _memory_clocks(work: Work, device: Multiprocessor) -> float:
+def _memory_clocks(work: KernelWork, device: Multiprocessor) -> float:
     return work.memory / (work.elements * work.repeats) / device.memory_bytes
 
 
-def _reference_clocks(work: Work, device: Multiprocessor, flop_a_clock: float) -> float:
+def _reference_clocks(work: KernelWork, device: Multiprocessor, flop_a_clock: float) -> float:
     """Clocks of the plain convolution for an element that is computed once."""
     reference = max(work.reference_flop / flop_a_clock, work.reference_memory / device.memory_bytes)
     return reference / (work.elements * work.repeats)

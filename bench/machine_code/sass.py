@@ -50,19 +50,19 @@ def read_sass(text: str, warps: int, copy_bytes: float | None = None, products_i
         if label := LABEL.match(line):
             labels[label["name"]] = len(instructions)
             continue
-        found = LINE.search(line)
-        if found is None:
+        match = LINE.search(line)
+        if match is None:
             if instructions and (control := control_of(line)) is not None:
                 instructions[-1] = replace(instructions[-1], control=control)
             if ADDRESS.match(line):
                 raise UnreadableCodeError(f"a line of another form ({' '.join(line.split())})")
             continue
-        opcode, operands = found["opcode"], found["operands"]
+        opcode, operands = match["opcode"], match["operands"]
         base = opcode.split(".")[0]
         _note_constant(base, operands, constants)
-        address, guard = int(found["address"], 16), found["guard"] or ""
+        address, guard = int(match["address"], 16), match["guard"] or ""
         instruction = Instruction(opcode, operands, _kind(base), address=address, guard=guard)
-        instruction = _with_target(instruction, base, found["guard"], joins)
+        instruction = _with_target(instruction, base, match["guard"], joins)
         if TENSOR.match(base):
             instruction = _with_product(instruction, base, warps, constants)
         elif products_in_fp32 and base in ("FFMA", "FFMA2"):
@@ -112,7 +112,7 @@ def _with_target(instruction: Instruction, base: str, guard: str | None, joins: 
     """Where a jump goes, and whether it may fall through to the next instruction."""
     if base in INDIRECT:
         raise UnreadableCodeError(f"an indirect jump ({instruction.opcode})")
-    names = tuple(found["name"] for found in TARGET.finditer(instruction.operands))
+    names = tuple(match["name"] for match in TARGET.finditer(instruction.operands))
     if base in ENDS:
         return replace(instruction, falls_through=guard is not None)
     if base == "BSSY":

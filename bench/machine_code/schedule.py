@@ -35,8 +35,8 @@ class Control:
 
 def control_of(line: str) -> Control | None:
     """The control bits in a line of ``nvdisasm -hex``; None if it does not hold the upper half of an instruction."""
-    found = UPPER_HALF.match(line)
-    return None if found is None else decode(int(found["bits"], 16))
+    match = UPPER_HALF.match(line)
+    return None if match is None else decode(int(match["bits"], 16))
 
 
 def decode(upper_half: int) -> Control:

@@ -59,7 +59,7 @@ GPU_CLOCKS = {
 
 
 def clocks(device: torch.device) -> dict[str, Any]:
-    """How fast the device runs as found, in MHz; what the system does not tell is None or left out."""
+    """How fast the device runs now, in MHz; what the system does not tell is None or left out."""
     if device.type == "cuda":
         program = shutil.which("nvidia-smi")
         # By the card's own number: nvidia-smi counts cards otherwise than CUDA_VISIBLE_DEVICES leaves them.
@@ -72,10 +72,10 @@ def clocks(device: torch.device) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("cpu MHz")]
+    mhz = [line.partition(":")[2].strip() for line in lines if line.startswith("cpu MHz")]
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "cpu_mhz": [float(value) for value in found if _is_number(value)] or None,
+        "cpu_mhz": [float(value) for value in mhz if _is_number(value)] or None,
         "governor": governor.read_text().strip() if governor.is_file() else None,
     }
 
@@ -143,7 +143,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
-    """Everything that a figure depends on, as found."""
+    """Everything here that a figure depends on."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": describe_device(device),

@@ -56,15 +56,15 @@ def _written(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text())
+        revision = json.loads(file.read_text())
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.keys() != UNKNOWN.keys():
+        revision = None
+    if not isinstance(revision, dict) or revision.keys() != UNKNOWN.keys():
         raise ValueError(
             f"{file} must hold what `python -m sdn_triton.bench.measuring.revision` writes, "
             f"got {file.read_text()[:60]!r}"
         )
-    return found
+    return revision
 
 
 def output_of(command: list[str]) -> str | None:
@@ -77,12 +77,12 @@ def output_of(command: list[str]) -> str | None:
 
 def main(root: Path = ROOT) -> int:
     """Write the file; the exit status is 1 where git knows no revision."""
-    found = _by_git(root)
-    if found is None:
+    revision = _by_git(root)
+    if revision is None:
         print(f"git knows no revision of {root}", file=sys.stderr)
         return 1
-    write_json(root / FILE, found)
-    print(json.dumps(found))
+    write_json(root / FILE, revision)
+    print(json.dumps(revision))
     return 0
 
 

@@ -90,8 +90,8 @@ def grid(
         ValueError: a name is none of those that there are.
     """
     allowed = {"kinds": KINDS, "dtypes": DTYPES, "formats": FORMATS, "passes": PASSES, "modes": MODES, "caches": CACHES}
-    given = dict(kinds=kinds, dtypes=dtypes, formats=formats, passes=passes, modes=modes, caches=caches)
-    for name, values in given.items():
+    chosen = dict(kinds=kinds, dtypes=dtypes, formats=formats, passes=passes, modes=modes, caches=caches)
+    for name, values in chosen.items():
         if unknown := [value for value in values if value not in allowed[name]]:
             raise ValueError(f"{name} must be among {', '.join(allowed[name])}, got {', '.join(unknown)}")
     works = [

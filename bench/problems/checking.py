@@ -29,8 +29,8 @@ from .providers import Provider, composite
 from .workloads import Workload
 
 Answers = dict[str, Tensor]
-OTHERS = 4.0
-"""How many times more any other provider may have."""
+SLACK = 4.0
+"""How many times as large an error a provider may have that is not ours."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Setting:
 
 
 @dataclass
-class Case:
+class ReadyModule:
     """A module with its inputs, ready to be called; ``around`` is entered around every call."""
 
     workload: Workload
@@ -111,12 +111,12 @@ class Case:
         self.module.eval()
         outputs = self.forward()
         names = ["output"] if len(outputs) == 1 else [f"output {i}" for i in range(1, len(outputs) + 1)]
-        found = dict(zip(names, outputs, strict=True))
+        answers = dict(zip(names, outputs, strict=True))
         if backward:
             self.module.train()
             gradients = zip(self.leaves, self.forward_backward(), strict=True)
-            found |= {f"gradient of {name}": gradient for name, gradient in gradients if gradient is not None}
-        return found
+            answers |= {f"gradient of {name}": gradient for name, gradient in gradients if gradient is not None}
+        return answers
 
 
 class Problem:
@@ -158,11 +158,11 @@ class Problem:
         contrasts = {name: value for name, value in module.state_dict().items() if name.endswith("contrast")}
         module.load_state_dict(contrasts | self.state(guided))
 
-    def case(self, provider: Provider) -> Case:
+    def make_ready(self, provider: Provider) -> ReadyModule:
         """The provider's module with this problem's weights and inputs."""
         module = self.setting.applied_to(self.workload.module(provider))
         self._load(module, provider.guided)
-        return Case(self.workload, module, self.inputs, self.grads, provider.around)
+        return ReadyModule(self.workload, module, self.inputs, self.grads, provider.around)
 
     def reference(self, provider: Provider) -> Answers:
         """What the provider should answer, in float64."""
@@ -171,8 +171,8 @@ class Problem:
             module = module.to(self.setting.device, torch.float64)
             self._load(module, provider.guided)
             inputs = {name: x.detach().double().requires_grad_() for name, x in self.inputs.items()}
-            case = Case(self.workload, module, inputs, tuple(grad.double() for grad in self.grads))
-            self._references[provider.exact] = case.answers(self.setting.backward)
+            ready = ReadyModule(self.workload, module, inputs, tuple(grad.double() for grad in self.grads))
+            self._references[provider.exact] = ready.answers(self.setting.backward)
         return self._references[provider.exact]
 
     def errors(self, provider: Provider, answers: Answers) -> dict[str, float]:
@@ -180,12 +180,12 @@ class Problem:
         reference = self.reference(provider)
         return {name: self._error(name, answers.get(name), exact) for name, exact in reference.items()}
 
-    def _error(self, name: str, found: Tensor | None, exact: Tensor) -> float:
-        if found is None or found.shape != exact.shape:
+    def _error(self, name: str, answer: Tensor | None, exact: Tensor) -> float:
+        if answer is None or answer.shape != exact.shape:
             return float("inf")
         order = 2.0 if self._is_gated(name) else float("inf")
         size: float = torch.linalg.vector_norm(exact, ord=order).item()
-        error: float = torch.linalg.vector_norm(found.detach().double() - exact, ord=order).item()
+        error: float = torch.linalg.vector_norm(answer.detach().double() - exact, ord=order).item()
         return float("inf") if math.isnan(error) else error / size if size > 0 else error
 
     def _is_gated(self, name: str) -> bool:
@@ -193,11 +193,11 @@ class Problem:
 
     def bounds(self, provider: Provider) -> dict[str, float]:
         """The largest error allowed for each output and gradient."""
-        slack = 1.0 if provider.ours else OTHERS
+        slack = 1.0 if provider.ours else SLACK
         if provider.exact not in self._bounds:
             module = self.setting.applied_to(self.workload.exact(_same_dtype(provider), provider.guided))
             self._load(module, provider.guided)
-            answers = Case(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
+            answers = ReadyModule(self.workload, module, self.inputs, self.grads).answers(self.setting.backward)
             errors = self.errors(provider, answers)
             self._bounds[provider.exact] = {name: bound_of(error, self._floor(name)) for name, error in errors.items()}
         return {name: slack * bound for name, bound in self._bounds[provider.exact].items()}
@@ -227,7 +227,7 @@ def violations(errors: Mapping[str, float], bounds: Mapping[str, float]) -> Sequ
 
 @dataclass
 class Finding:
-    """What a check has found about a provider; ``status`` is ok, refused (it is wrong), failed or unavailable."""
+    """What a check says of a provider; ``status`` is ok, refused (it is wrong), failed or unavailable."""
 
     status: str = "ok"
     why: str | None = None
@@ -249,15 +249,15 @@ def _largest(errors: Iterator[float]) -> float | None:
     return worst if worst < math.inf else None
 
 
-def check(problem: Problem, provider: Provider) -> tuple[Finding, Case | None]:
-    """Run a provider and hold its outputs and gradients against float64; no case where it must not be timed."""
+def check(problem: Problem, provider: Provider) -> tuple[Finding, ReadyModule | None]:
+    """Run a provider and hold its outputs and gradients against float64; no module where it must not be timed."""
     finding = Finding()
     try:
         with _no_trials():
             finding.bounds = problem.bounds(provider)
             start = time.perf_counter()
-            case = problem.case(provider)
-            answers = case.answers(problem.setting.backward)
+            ready = problem.make_ready(provider)
+            answers = ready.answers(problem.setting.backward)
             finding.first_call_seconds = time.perf_counter() - start
             finding.errors = problem.errors(provider, answers)
     except torch.OutOfMemoryError:
@@ -266,10 +266,10 @@ def check(problem: Problem, provider: Provider) -> tuple[Finding, Case | None]:
     except Exception as error:
         finding.status, finding.why = "failed", first_line(error)
         return finding, None
-    if found := violations(finding.errors, finding.bounds):
-        finding.status, finding.why = "refused", "; ".join(found)
+    if wrong := violations(finding.errors, finding.bounds):
+        finding.status, finding.why = "refused", "; ".join(wrong)
         return finding, None
-    return finding, case
+    return finding, ready
 
 
 @contextmanager

@@ -200,16 +200,16 @@ def errors_and_bounds(
         peers, exact = example.call(arguments, "eager"), example.call(wide, "eager")
     # Guidance and contrast scaled together change nothing, so that these are the terms of the contrast's gradient.
     terms = {"dcontrast": (wide.guidance * exact["dguidance"]).norm().item()} if "dcontrast" in exact else {}
-    found = {}
+    pairs = {}
     for name, result in results.items():
         error, bound = error_and_bound(
             result, peers[name], exact[name], is_tf32=arithmetic == "tf32", terms=terms.get(name, 0.0)
         )
-        found[name] = error if result.isfinite().all() else float("inf"), bound
-    return found
+        pairs[name] = error if result.isfinite().all() else float("inf"), bound
+    return pairs
 
 
-def _paired(name: str, call: Call, kernels: tuple[str, ...], **others: Any) -> Example:
+def _paired(name: str, call: Call, kernels: tuple[str, ...], **fields: Any) -> Example:
     """An example whose channels are packed in pairs."""
     return Example(
         f"{name}-paired",
@@ -220,7 +220,7 @@ def _paired(name: str, call: Call, kernels: tuple[str, ...], **others: Any) -> E
         (3, 21),
         memory_format=torch.channels_last,
         arithmetics=HALF,
-        **{"architectures": PAIRED_ARCHITECTURES, **others},
+        **{"architectures": PAIRED_ARCHITECTURES, **fields},
     )
 
 

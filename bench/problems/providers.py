@@ -77,22 +77,22 @@ def register(provider: Provider) -> None:
     PROVIDERS[provider.name] = provider
 
 
-def plain(name: str, title: str, difference: DifferenceFunction, **others: Any) -> Provider:
+def plain(name: str, title: str, difference: DifferenceFunction, **fields: Any) -> Provider:
     """A provider that is one function ``(input, guidance, weight, bias) -> output``, composed by plain modules."""
-    guided = others.get("guided", True)
+    guided = fields.get("guided", True)
     return Provider(
         name,
         title,
         layer=partial(PlainLayer, difference=difference),
         block=partial(PlainBlock, guidance_channels=None, difference=difference),
         neck=partial(PlainNeck, difference=difference, guided=guided),
-        **others,
+        **fields,
     )
 
 
-def compiled(name: str, title: str, difference: DifferenceFunction, **others: Any) -> Provider:
+def compiled(name: str, title: str, difference: DifferenceFunction, **fields: Any) -> Provider:
     """The provider that :func:`plain` makes, under torch.compile."""
-    made = plain(name, title, difference, compiled=True, unavailable=_no_compiler, **others)
+    made = plain(name, title, difference, compiled=True, unavailable=_no_compiler, **fields)
 
     def compile_made(make: Callable[..., nn.Module], channels: int | Sequence[int]) -> nn.Module:
         module = make(channels)
@@ -179,7 +179,7 @@ def _why_no_path(backend: Backend, device: torch.device, dtype: torch.dtype) -> 
     return None
 
 
-def library(name: str, title: str, backend: Backend, **others: Any) -> Provider:
+def library(name: str, title: str, backend: Backend, **fields: Any) -> Provider:
     """A path of sdn_triton: its function, its block and its neck."""
     difference = partial(semantic_difference_conv2d, padding=1, backend=backend)
     made = Provider(
@@ -191,7 +191,7 @@ def library(name: str, title: str, backend: Backend, **others: Any) -> Provider:
         role="ours",
         unavailable=partial(_why_no_path, backend),
     )
-    return replace(made, **others)
+    return replace(made, **fields)
 
 
 def _why_no_tables(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -230,9 +230,9 @@ def workloads_of(
     sizes = network.sizes(height, width)
     stages = tuple(Stage(channels, *size) for channels, size in zip(network.channels, sizes, strict=True))
     title = f"{network.title} {height}x{width}"
-    found: list[Workload] = []
+    workloads: list[Workload] = []
     for kind in (Layer, Block):
         for i, stage in enumerate(stages if kind.kind in kinds else ()):
             pair = None if features is None else (features[i], features[min(i + 1, len(stages) - 1)])
-            found.append(kind(title, f"stage {i + 1}", (stage,), batch, pair))
-    return [*found, Neck(title, "neck", stages, batch, features)] if "neck" in kinds else found
+            workloads.append(kind(title, f"stage {i + 1}", (stage,), batch, pair))
+    return [*workloads, Neck(title, "neck", stages, batch, features)] if "neck" in kinds else workloads

@@ -157,16 +157,16 @@ def examine(claim: Claim, seconds: float) -> Iterator[Verdict]:
     for number, launch in enumerate(launches, 1):
         compiled = compile_launch(launch, TARGETS[claim.architecture])
         started = time.monotonic()
-        found = verify(launch, compiled, seconds, REFERENCES[claim.kernel] if claim.equal else None)
+        report = verify(launch, compiled, seconds, REFERENCES[claim.kernel] if claim.equal else None)
         yield Verdict(
             kernel=claim.kernel,
             function=f"{launch.name} {number}" if len(launches) > 1 else launch.name,
             architecture=claim.architecture,
             claim="no race, equal to its formula" if claim.equal else "no race",
             launch=f"{launch.grid} blocks, {claim.config}".removesuffix(" (explicit)"),
-            verdict=VERDICTS.get(found["result"], "not decided"),
-            result=found["result"],
-            reason=reason(found),
+            verdict=VERDICTS.get(report["result"], "not decided"),
+            result=report["result"],
+            reason=reason(report),
             seconds=round(time.monotonic() - started, 1),
         )
 
@@ -190,7 +190,7 @@ def verify(launch: Launch, compiled: Compiled, seconds: float, reference: Refere
             )
             (folder / "binding.json").write_text(json.dumps(bind(launch, compiled, reference)))
             command += ["--reference", "example_reference.py", "--reference-binding", "binding.json"]
-        # The folder is not the one that this code may have been found in.
+        # The process runs in another folder, from which this package may not be found by itself.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     try:
@@ -268,10 +268,10 @@ def matrix(tensor: Tensor) -> Tensor:
     return tensor[0, :, 0].T if tensor.ndim == 4 and tensor.shape[0] == tensor.shape[2] == 1 else tensor
 
 
-def reason(found: dict[str, Any]) -> str:
+def reason(report: dict[str, Any]) -> str:
     """The first diagnostic of a report, and where the two accesses of a race are."""
-    words = [diagnostic.get("message") or diagnostic.get("code", "") for diagnostic in found.get("diagnostics", [])[:1]]
-    for race in found.get("races", [])[:1]:
+    words = [entry.get("message") or entry.get("code", "") for entry in report.get("diagnostics", [])[:1]]
+    for race in report.get("races", [])[:1]:
         first, second = race["first"], race["second"]
         place = first["location"]
         words.append(
@@ -299,14 +299,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("needs Triton's compiler, but TRITON_INTERPRET is set: unset it")
 
     before = recorded()
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     asked = list(claims(args.arch or ARCHITECTURES, args.kernel or list(LAUNCHES)))
     report = Report(len(asked))
     with report:
         for claim in asked:
             report.begin(str(claim))
             for verdict in examine(claim, args.seconds):
-                found.append(verdict)
+                verdicts.append(verdict)
                 report.say(f"{verdict.function} {verdict.architecture}, {verdict.claim}: {verdict.verdict}")
             report.done()
     if args.json is not None:
@@ -316,21 +316,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             **{package: package_version(package) for package in ("sentryward", "triton", "torch")},
         }
         settings = {"seconds": args.seconds, "mebibytes": MEMORY, "arithmetic": ARITHMETIC}
-        save(args.json, {"environment": environment, "settings": settings, "verdicts": list(map(asdict, found))})
-    lost = worse(found, before)
+        save(args.json, {"environment": environment, "settings": settings, "verdicts": list(map(asdict, verdicts))})
+    lost = worse(verdicts, before)
     for verdict in lost:
         print(f"worse than on record: {verdict}", file=sys.stderr)
     return int(bool(lost))
 
 
-def worse(found: Sequence[Verdict], before: Sequence[Verdict]) -> list[Verdict]:
+def worse(verdicts: Sequence[Verdict], before: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts that refute, or no longer prove, what was not refuted, or was proved, before."""
 
     def rank(verdict: Verdict) -> int:
         return ("refuted", "not decided", "proved").index(verdict.verdict)
 
     earlier = {_claimed(v): rank(v) for v in before}
-    return [v for v in found if rank(v) < earlier.get(_claimed(v), 1)]
+    return [v for v in verdicts if rank(v) < earlier.get(_claimed(v), 1)]
 
 
 def _claimed(verdict: Verdict) -> tuple[str, str, str, str]:

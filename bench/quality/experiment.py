@@ -55,18 +55,18 @@ class Results:
 
     def __init__(self, path: Path, setting: Setting, device: torch.device, command: Sequence[str]) -> None:
         self.path = path
-        found = json.loads(json.dumps({"setting": asdict(setting), "test_seed": TEST_SEED}))
-        self.content: dict[str, Any] = {"command": " ".join(command), **found, "sessions": [], "runs": []}
+        identity = json.loads(json.dumps({"setting": asdict(setting), "test_seed": TEST_SEED}))
+        self.content: dict[str, Any] = {"command": " ".join(command), **identity, "sessions": [], "runs": []}
         self.pictures: dict[str, np.ndarray] = {}
         if path.exists():
             self.content = json.loads(path.read_text())
             self.pictures = dict(np.load(self._pictures_path)) if self._pictures_path.exists() else {}
         stored = Setting(**self.content["setting"])  # a file from before a setting was one has its default
-        before = {"setting": asdict(stored), "test_seed": self.content["test_seed"]}
+        stored_identity = {"setting": asdict(stored), "test_seed": self.content["test_seed"]}
         devices = {session["device"]["type"] for session in self.content["sessions"]} | {device.type}
-        if before != found or len(devices) > 1:
+        if stored_identity != identity or len(devices) > 1:
             raise ValueError(
-                f"{path} has runs of another setting or device ({before}); name another file to start anew"
+                f"{path} has runs of another setting or device ({stored_identity}); name another file to start anew"
             )
         self.content["sessions"].append(fingerprint(device))
 

@@ -133,15 +133,15 @@ def _points(axes: Any, titles: Sequence[str], values: Sequence[Any]) -> None:
 
 def differences(results: dict[str, Any]) -> Any:
     """SDN less each other variant, paired by seed."""
-    others = [variant for variant in present(results, BASE) if variant.name != "sdn"]
+    variants = [variant for variant in present(results, BASE) if variant.name != "sdn"]
     figure, axes = pyplot().subplots(1, len(SHOWN), sharey=True, squeeze=False, layout="constrained")
-    figure.set_size_inches(9, 0.4 * len(others) + 1.1)
+    figure.set_size_inches(9, 0.4 * len(variants) + 1.1)
     for place, (metric, title) in zip(axes[0], SHOWN.items()):
         own = by_seed(results, "sdn", metric)
         _points(
             place,
-            [f"SDN - {variant.title}" for variant in others],
-            [paired_difference(own, by_seed(results, variant.name, metric)) for variant in others],
+            [f"SDN - {variant.title}" for variant in variants],
+            [paired_difference(own, by_seed(results, variant.name, metric)) for variant in variants],
         )
         place.set_title(title, fontsize=9)
     figure.supxlabel("percentage points, mean over paired seeds with 95 % interval", fontsize=9)

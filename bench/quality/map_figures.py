@@ -31,14 +31,14 @@ def picture(results: MapResults) -> Any:
 
 def _planes(figure: Any, results: MapResults) -> None:
     plane = results.plan.plane()
-    found = {
+    by_comparison = {
         comparison.title: {place: results.difference([cell], comparison) for place, cell in plane.items()}
         for comparison in COMPARISONS
     }
-    means = [abs(d.mean) for differences in found.values() for d in differences.values() if d]
+    means = [abs(d.mean) for differences in by_comparison.values() for d in differences.values() if d]
     limit = 100 * max(means, default=0.01)
-    axes = figure.subplots(1, len(found), sharey=True)
-    for place, (title, differences) in zip(axes, found.items(), strict=True):
+    axes = figure.subplots(1, len(by_comparison), sharey=True)
+    for place, (title, differences) in zip(axes, by_comparison.items(), strict=True):
         shown = _plane(place, differences, limit)
         place.set_title(title, fontsize=9)
         place.set_xlabel(FACTORS["inside"])
@@ -82,37 +82,38 @@ def _plane(axes: Any, differences: dict[tuple[float, float], Difference | None],
 def _lines(figure: Any, results: MapResults) -> None:
     lines = results.plan.lines()
     axes = figure.subplots(1, len(lines), sharey=True)
-    every: list[Difference | None] = []
+    differences: list[Difference | None] = []
     for place, (factor, line) in zip(axes, lines.items(), strict=True):
         for number, comparison in enumerate(COMPARISONS):
-            found = [results.difference([cell], comparison) for cell in line.values()]
-            _line(place, found, comparison, number)
-            every += found
+            on_line = [results.difference([cell], comparison) for cell in line.values()]
+            _line(place, on_line, comparison, number)
+            differences += on_line
         place.axhline(0, color=INK, linewidth=0.8)
         place.set_xticks(range(len(line)), [f"{value:g}" for value in line])
         place.set_xlim(-0.5, len(line) - 0.5)
         place.set_title(FACTORS[factor], fontsize=9)
         place.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("percentage points")
-    limit = _limit([difference for difference in every if difference])
+    limit = _limit([difference for difference in differences if difference])
     axes[0].set_ylim(-limit, limit)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(COMPARISONS), frameon=False
     )
 
 
-def _limit(found: list[Difference]) -> float:
+def _limit(differences: list[Difference]) -> float:
     """Room for every mean and for an interval of the usual length: longer ones leave the panel."""
-    means, halves = [abs(own.mean) for own in found], [own.half_width or 0 for own in found]
+    means = [abs(difference.mean) for difference in differences]
+    halves = [difference.half_width or 0 for difference in differences]
     return 100 * (max(means, default=0.01) + 1.5 * statistics.median(halves or [0.01]))
 
 
-def _line(axes: Any, found: list[Difference | None], comparison: Comparison, number: int) -> None:
+def _line(axes: Any, differences: list[Difference | None], comparison: Comparison, number: int) -> None:
     """The differences along a line with their intervals, beside those of other comparisons."""
     points = [
-        (place + 0.14 * (number - 1), 100 * own.mean, 100 * (own.half_width or 0))
-        for place, own in enumerate(found)
-        if own is not None
+        (place + 0.14 * (number - 1), 100 * difference.mean, 100 * (difference.half_width or 0))
+        for place, difference in enumerate(differences)
+        if difference is not None
     ]
     if points:
         x, y, half = zip(*points)

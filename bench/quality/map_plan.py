@@ -95,11 +95,11 @@ QUICK_MAP = Map(replace(BASE_POINT, test_scenes=32, steps=40), seeds=2)
 
 def describe_cells(plan: Map, results: Results) -> None:
     """Keep what the scenes of every cell are like."""
-    found = results.content.get("cells", {})
+    described = results.content.get("cells", {})
     for cell in plan.cells():
-        if cell.name not in found:
-            found[cell.name] = {"changes": dict(cell.changes)} | edge_statistics(test_scenes(plan.setting(cell)))
-    results.note("cells", found)
+        if cell.name not in described:
+            described[cell.name] = {"changes": dict(cell.changes)} | edge_statistics(test_scenes(plan.setting(cell)))
+    results.note("cells", described)
 
 
 def missing(plan: Map, results: Results) -> Iterator[tuple[str, Job]]:

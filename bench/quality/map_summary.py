@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import RESULTS, ROOT
 from .map_plan import ARMS, CONTROLLED, FULL_MAP, PLANE, Cell, Map
-from .summary import Difference, by_seed, origin, paired_difference, percent, table
+from .summary import Difference, by_seed, markdown_table, origin, paired_difference, percent
 from .training import Setting
 
 PAGE, FIGURES = ROOT / "docs" / "quality-map.md", RESULTS / "quality" / "map-cpu.json"
@@ -61,8 +61,8 @@ class MapResults:
 
     def by_seed(self, cell: Cell, comparison: Comparison, metric: str = PRIMARY) -> dict[int, float]:
         """The differences of two arms in a cell by the seeds that both have."""
-        own = self.cells[cell.name]
-        one, other = (by_seed(own, arm, metric) for arm in (comparison.one, comparison.other))
+        runs = self.cells[cell.name]
+        one, other = (by_seed(runs, arm, metric) for arm in (comparison.one, comparison.other))
         return {seed: one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())}
 
     def difference(
@@ -72,12 +72,12 @@ class MapResults:
         metric: str = PRIMARY,
         less: Sequence[Cell] = (),
     ) -> Difference | None:
-        """The mean difference over cells, less that over others, by the seeds that all have; None if there are none."""
-        found = {cell: self.by_seed(cell, comparison, metric) for cell in (*cells, *less)}
+        """The mean difference over ``cells`` minus that over ``less``, by the seeds that all have; None without any."""
+        by_cell = {cell: self.by_seed(cell, comparison, metric) for cell in (*cells, *less)}
         means = {}
-        for seed in set.intersection(*map(set, found.values())):
-            own, other = ([found[cell][seed] for cell in group] for group in (cells, less))
-            means[seed] = statistics.fmean(own) - (statistics.fmean(other) if other else 0.0)
+        for seed in set.intersection(*map(set, by_cell.values())):
+            minuends, subtrahends = ([by_cell[cell][seed] for cell in group] for group in (cells, less))
+            means[seed] = statistics.fmean(minuends) - (statistics.fmean(subtrahends) if subtrahends else 0.0)
         return paired_difference(means, dict.fromkeys(means, 0.0)) if means else None
 
     def ends(self, factor: str) -> tuple[list[Cell], list[Cell]]:
@@ -108,13 +108,13 @@ def overall_table(results: MapResults) -> str:
     for metric, title in METRICS.items():
         for comparison in COMPARISONS:
             cells = results.plan.cells()
-            found = [results.difference([cell], comparison, metric) for cell in cells]
-            verdicts = Counter(difference.verdict for difference in found if difference)
+            differences = [results.difference([cell], comparison, metric) for cell in cells]
+            verdicts = Counter(difference.verdict for difference in differences if difference)
             counts = [str(verdicts[verdict]) for verdict in ("better", "worse", "undecided")]
             rows.append(
                 [f"{comparison.title}, {title}", *counts, marked(results.difference(cells, comparison, metric))]
             )
-    return table(["difference", "better", "worse", "undecided", "mean over all cells"], rows)
+    return markdown_table(["difference", "better", "worse", "undecided", "mean over all cells"], rows)
 
 
 def cell_table(results: MapResults, metric: str) -> str:
@@ -133,7 +133,7 @@ def cell_table(results: MapResults, metric: str) -> str:
             ]
         )
     titles = [comparison.title for comparison in COMPARISONS]
-    return table(["cell", "edges between / inside", "seeds", "nothing", *titles], rows)
+    return markdown_table(["cell", "edges between / inside", "seeds", "nothing", *titles], rows)
 
 
 def factor_table(results: MapResults) -> str:
@@ -143,7 +143,7 @@ def factor_table(results: MapResults) -> str:
         highest, lowest = results.ends(factor)
         changes = [marked(results.difference(highest, comparison, less=lowest)) for comparison in COMPARISONS]
         rows.append([f"{title}, {_ends(results, factor)}", *changes])
-    return table(["factor", *(comparison.title for comparison in COMPARISONS)], rows)
+    return markdown_table(["factor", *(comparison.title for comparison in COMPARISONS)], rows)
 
 
 def _ends(results: MapResults, factor: str) -> str:
@@ -157,7 +157,7 @@ def control_table(results: MapResults) -> str:
     rows = [
         [cell.name, *(marked(results.difference([cell], comparison)) for comparison in CONTROLS)] for cell in CONTROLLED
     ]
-    return table(["cell", *(comparison.title for comparison in CONTROLS)], rows)
+    return markdown_table(["cell", *(comparison.title for comparison in CONTROLS)], rows)
 
 
 def progress(results: MapResults) -> str:

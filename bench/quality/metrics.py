@@ -28,7 +28,7 @@ def border_band(labels: Tensor, width: int) -> Tensor:
 
 
 def intersections_and_unions(prediction: Tensor, truth: Tensor, classes: int, band: Tensor | None = None) -> Tensor:
-    """Pixels of each class in both and in either, ``[2, classes]`` of int64; inside ``band`` only if it is given."""
+    """Pixels of each class in both and in either, ``[2, classes]`` of int64; inside ``band`` only, if there is one."""
     for name, labels in (("prediction", prediction), ("truth", truth)):
         if labels.numel() and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"{name} must be labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
@@ -60,8 +60,8 @@ def boundary_counts(prediction: Tensor, truth: Tensor, classes: int, distance: i
 
     Source: Cheng, Girshick, Dollar, Berg, Kirillov: *Boundary IoU*, CVPR 2021.
     """
-    own, other = (boundary_pixels(labels, classes, distance) for labels in (prediction, truth))
-    return torch.stack([mask.sum(dim=(0, 2, 3)) for mask in (own & other, own | other)])
+    predicted, true = (boundary_pixels(labels, classes, distance) for labels in (prediction, truth))
+    return torch.stack([mask.sum(dim=(0, 2, 3)) for mask in (predicted & true, predicted | true)])
 
 
 def contour_pixels(labels: Tensor, classes: int) -> Tensor:
@@ -76,10 +76,10 @@ def contour_pixels(labels: Tensor, classes: int) -> Tensor:
 
 
 def contour_counts(prediction: Tensor, truth: Tensor, classes: int, tolerance: int) -> Tensor:
-    """Contour pixels of each class: predicted and right, predicted, true and found, true; ``[4, K]``."""
-    own, other = (contour_pixels(labels, classes).float() for labels in (prediction, truth))
-    right, found = own * _maximum(other, tolerance), other * _maximum(own, tolerance)
-    return torch.stack([mask.sum(dim=(0, 2, 3)).long() for mask in (right, own, found, other)])
+    """Contour pixels of each class, ``[4, K]``: predicted near true ones, predicted, true near predicted ones, true."""
+    predicted, true = (contour_pixels(labels, classes).float() for labels in (prediction, truth))
+    right, recalled = predicted * _maximum(true, tolerance), true * _maximum(predicted, tolerance)
+    return torch.stack([mask.sum(dim=(0, 2, 3)).long() for mask in (right, predicted, recalled, true)])
 
 
 def f_score(counts: Tensor) -> float:
@@ -88,8 +88,8 @@ def f_score(counts: Tensor) -> float:
     Source: Csurka, Larlus, Perronnin: *What is a good evaluation measure for semantic segmentation?*, BMVC 2013; here
     over a whole set rather than image by image.
     """
-    right, predicted, found, true = counts.double()
-    precision, recall = right / predicted.clamp(min=1), found / true.clamp(min=1)
+    right, predicted, recalled, true = counts.double()
+    precision, recall = right / predicted.clamp(min=1), recalled / true.clamp(min=1)
     score = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
     return float(score[predicted + true > 0].mean())
 
@@ -104,10 +104,10 @@ def separation(response: Tensor, positive: Tensor) -> float:
     ends = counts.cumsum(0).double()
     ranks = (ends - (counts.double() - 1) / 2)[first]
     chosen = positive.flatten()[order]
-    own, other = int(chosen.sum()), int((~chosen).sum())
-    if own == 0 or other == 0:
-        raise ValueError(f"separation needs pixels of both kinds, got {own} positive and {other} others")
-    return float((ranks[chosen].sum() - own * (own + 1) / 2) / (own * other))
+    positives, negatives = int(chosen.sum()), int((~chosen).sum())
+    if positives == 0 or negatives == 0:
+        raise ValueError(f"separation needs pixels of both kinds, got {positives} positive and {negatives} others")
+    return float((ranks[chosen].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 TRIMAPS = (1, 2, 3, 5)

@@ -68,9 +68,9 @@ class Decoder(nn.Module):
         self.classify = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: Iterable[Tensor], size: Sequence[int]) -> Tensor:
-        finest, *others = (project(feature) for project, feature in zip(self.project, features))
-        for other in others:
-            finest = finest + _resize(other, finest.shape[-2:])
+        finest, *coarser = (project(feature) for project, feature in zip(self.project, features))
+        for feature in coarser:
+            finest = finest + _resize(feature, finest.shape[-2:])
         return _resize(self.classify(self.mix(finest)), size)
 
 

@@ -84,7 +84,7 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(values):.2f}{spread}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose first column is text."""
     rule = ["---", *["---:"] * (len(columns) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows))
@@ -104,7 +104,7 @@ def main_table(results: dict[str, Any]) -> str:
         metrics = [percent(list(by_seed(results, variant.name, metric).values())) for metric in METRICS]
         seconds = statistics.fmean(run["cpu_seconds"] for run in runs)
         rows.append([variant.title, f"{runs[0]['live_parameters']:,}", str(len(runs)), *metrics, f"{seconds:.0f}"])
-    return table(["between encoder and decoder", "parameters", "seeds", *METRICS.values(), "CPU s"], rows)
+    return markdown_table(["between encoder and decoder", "parameters", "seeds", *METRICS.values(), "CPU s"], rows)
 
 
 def difference_table(results: dict[str, Any], variants: Sequence[Variant], reference: str, flip: bool = False) -> str:
@@ -119,9 +119,9 @@ def difference_table(results: dict[str, Any], variants: Sequence[Variant], refer
             difference = paired_difference(*(reversed(pair) if flip else pair))
             seeds = difference.seeds
             cells.append(str(difference))
-        title, other = variant.title, VARIANTS[reference].title
-        rows.append([f"{other} - {title}" if flip else f"{title} - {other}", str(seeds), *cells])
-    return table(["difference", "seeds", *METRICS.values()], rows)
+        title, reference_title = variant.title, VARIANTS[reference].title
+        rows.append([f"{reference_title} - {title}" if flip else f"{title} - {reference_title}", str(seeds), *cells])
+    return markdown_table(["difference", "seeds", *METRICS.values()], rows)
 
 
 def separation_table(results: dict[str, Any]) -> str:
@@ -130,14 +130,14 @@ def separation_table(results: dict[str, Any]) -> str:
     rows = []
     for variant in present(results, BASE):
         values = [list(by_seed(results, variant.name, name, "separation").values()) for name in names]
-        rows.append([variant.title, *(percent(own) if own else "" for own in values)])
-    return table(["between encoder and decoder", *names.values()], rows)
+        rows.append([variant.title, *(percent(shares) if shares else "" for shares in values)])
+    return markdown_table(["between encoder and decoder", *names.values()], rows)
 
 
 def origin(results: dict[str, Any]) -> str:
     """How the figures came to be, in two sentences."""
     session, setting = results["sessions"][-1], results["setting"]
-    revisions = sorted({str(own["git"]["revision"])[:10] for own in results["sessions"]})
+    revisions = sorted({str(past["git"]["revision"])[:10] for past in results["sessions"]})
     total = sum(run["cpu_seconds"] for run in results["runs"])
     return (
         f"`{results['command']}`, {session['device']['name']}, torch {session['torch']}, revision "
@@ -185,7 +185,7 @@ def markdown(results: dict[str, Any]) -> str:
 def with_tables(page: str, tables: str) -> str:
     """A page with these tables between the marks."""
     begin, end = map(re.escape, MARKS)
-    found, count = re.subn(f"(?<={begin}\n).*?(?={end})", lambda _: f"\n{tables}\n\n", page, flags=re.DOTALL)
+    filled, count = re.subn(f"(?<={begin}\n).*?(?={end})", lambda _: f"\n{tables}\n\n", page, flags=re.DOTALL)
     if count != 1:
         raise ValueError(f"the page must have one place between {MARKS[0]} and {MARKS[1]}, found {count}")
-    return found
+    return filled

@@ -168,8 +168,8 @@ def responses(network: SegmentationNetwork, images: Tensor) -> dict[str, Tensor]
         gradients.append(gradient_magnitude(features[0]).cpu())
         if network.neck is not None:
             layers.append(finest_response(network.neck, features).norm(dim=1).cpu())
-    found = {"image_gradient": gradient_magnitude(images), "feature_gradient": torch.cat(gradients)}
-    return found | ({"response": torch.cat(layers)} if layers else {})
+    maps = {"image_gradient": gradient_magnitude(images), "feature_gradient": torch.cat(gradients)}
+    return maps | ({"response": torch.cat(layers)} if layers else {})
 
 
 def border_separation(response: Tensor, labels: Tensor) -> float:

@@ -50,7 +50,7 @@ class Point(NamedTuple):
     @property
     def panel(self) -> tuple[str, str]:
         """Where it is drawn."""
-        return self.case.kind, self.case.what
+        return self.case.kind, self.case.pass_
 
     @property
     def series(self) -> tuple[str, int]:
@@ -92,10 +92,10 @@ def _against_size(
     """A panel for each kind and pass."""
     cases = sorted(run.under(condition), key=lambda case: case.elements)
     points = [
-        Point(case, name, *found)
+        Point(case, name, *figures)
         for name in run.providers
         for case in cases
-        if (result := case.result(name)) is not None and result.ok and (found := value(result)) is not None
+        if (result := case.result(name)) is not None and result.ok and (figures := value(result)) is not None
     ]
     if not points:
         return None
@@ -163,9 +163,9 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
     intensities = [case.flop / case.bytes for case in cases]
     ridge = roofs.matmul / roofs.copy
     x = np.geomspace(min(*intensities, ridge) / 3, max(*intensities, ridge) * 3, 200)
-    for (kind, what), axes in panels.items():
+    for (kind, pass_), axes in panels.items():
         axes.loglog(x, np.minimum(x * roofs.copy, roofs.matmul), color=theme.ink, linewidth=1.6)
-        chosen = [case for case in cases if (case.kind, case.what) == (kind, what)]
+        chosen = [case for case in cases if (case.kind, case.pass_) == (kind, pass_)]
         size = 6 if len(chosen) <= 20 else 3.5
         for case in chosen:
             for result in case.timed():
@@ -182,15 +182,16 @@ def roofline_chart(run: Run, condition: Condition, theme: Theme) -> Figure | Non
 
 def _panels(cases: Sequence[Case]) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """A figure with a panel for each kind of workload and pass that there is; those of a kind have the same axes."""
-    found = [(kind, what) for kind in KINDS for what in PASSES if (kind, what) in {(c.kind, c.what) for c in cases}]
-    columns = min(ACROSS, len(found))
-    rows = -(-len(found) // columns)
+    present = {(case.kind, case.pass_) for case in cases}
+    places = [(kind, pass_) for kind in KINDS for pass_ in PASSES if (kind, pass_) in present]
+    columns = min(ACROSS, len(places))
+    rows = -(-len(places) // columns)
     figure = Figure((PANEL[0] * max(columns, 1.4) + 0.4, PANEL[1] * rows + 0.7), layout="constrained")
     panels: dict[tuple[str, str], Axes] = {}
-    for place, (kind, what) in enumerate(found, start=1):
+    for place, (kind, pass_) in enumerate(places, start=1):
         alike = next((axes for (other, _), axes in panels.items() if other == kind), None)
-        axes = panels[kind, what] = figure.add_subplot(rows, columns, place, sharex=alike, sharey=alike)
-        axes.set_title(f"{kind}, {what}")
+        axes = panels[kind, pass_] = figure.add_subplot(rows, columns, place, sharex=alike, sharey=alike)
+        axes.set_title(f"{kind}, {pass_}")
     return figure, panels
 
 
@@ -203,10 +204,10 @@ def _name_axes(panels: dict[tuple[str, str], Axes], x: str, y: str) -> None:
             axes.set_ylabel(y)
 
 
-def _finish(figure: Figure, run: Run, cases: Sequence[Case], *others: Line2D) -> None:
-    """One legend for all panels, below them, with what was drawn only."""
+def _finish(figure: Figure, run: Run, cases: Sequence[Case], *more_handles: Line2D) -> None:
+    """One legend for all panels, below them: ``more_handles``, then the providers that were drawn."""
     drawn = [name for name in run.providers if any((r := case.result(name)) is not None and r.ok for case in cases)]
-    handles = [*others]
+    handles = [*more_handles]
     for name in drawn:
         style = styles(run.providers)[name]
         handles.append(Line2D([], [], linestyle=style.line, label=name, **style.options))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ..measuring.rounds import Timing
 from ..runs.saved_runs import Case, Result, Run
-from ..runs.verdicts import standing
+from ..runs.verdicts import speedup_of
 from ..terminal import BAD, FAINT, GOOD, Table, milliseconds
 from .run_tables import WRONG, error_cell, memory_cell, over_floor_cell, reasons, status_label, times_faster
 
@@ -47,10 +47,10 @@ Passes = Mapping[str, Case]
 
 def by_workload(cases: Iterable[Case]) -> list[Passes]:
     """The cases of each workload, in their order."""
-    found: dict[tuple[object, ...], dict[str, Case]] = {}
+    workloads: dict[tuple[object, ...], dict[str, Case]] = {}
     for case in cases:
-        found.setdefault((case.network, case.workload, case.stages, case.batch), {})[case.what] = case
-    return list(found.values())
+        workloads.setdefault((case.network, case.workload, case.stages, case.batch), {})[case.pass_] = case
+    return list(workloads.values())
 
 
 def workload_table(run: Run, title: str, passes: Passes, told: set[tuple[str, str]]) -> Table:
@@ -64,19 +64,19 @@ def workload_table(run: Run, title: str, passes: Passes, told: set[tuple[str, st
     if not any(result.ok or result.status in WRONG for result in results):
         return Table(title, (), notes=table.notes)
     for name in dict.fromkeys(result.provider for result in results):
-        found = {pass_: result for pass_, case in passes.items() if (result := case.result(name)) is not None}
-        first = next(iter(found.values()))
-        if any(result.ok for result in found.values()):
-            table.add(_figures(run, passes, found))
+        by_pass = {pass_: result for pass_, case in passes.items() if (result := case.result(name)) is not None}
+        first = next(iter(by_pass.values()))
+        if any(result.ok for result in by_pass.values()):
+            table.add(_figures(run, passes, by_pass))
         elif name in news:
             errors = error_cell(first.output_error), error_cell(first.gradient_error)
             table.add([name, status_label(first), *[""] * 5, *errors], BAD if first.status in WRONG else FAINT)
     return table.without_empty_columns()
 
 
-def _figures(run: Run, passes: Passes, found: Mapping[str, Result]) -> list[str]:
-    timed = [found[pass_] if pass_ in found and found[pass_].ok else None for pass_ in PASSES]
-    cells = [next(iter(found.values())).provider]
+def _figures(run: Run, passes: Passes, by_pass: Mapping[str, Result]) -> list[str]:
+    timed = [by_pass[pass_] if pass_ in by_pass and by_pass[pass_].ok else None for pass_ in PASSES]
+    cells = [next(iter(by_pass.values())).provider]
     for pass_, result in zip(PASSES, timed, strict=True):
         cells += ["", ""] if result is None else [_time(result), over_floor_cell(run, passes[pass_], result)]
     cells += ["" if result is None else memory_cell(result.peak_bytes) for result in timed]
@@ -108,10 +108,10 @@ def _summary(run: Run, network: str, name: str) -> Table:
             if result is None or not result.ok:
                 cells += ["", "", ""]
                 continue
-            own = standing(run, passes[pass_], name)
+            speedup = speedup_of(run, passes[pass_], name)
             cells.append(over_floor_cell(run, passes[pass_], result))
-            cells += ["", ""] if own is None else [own.baseline.provider, times_faster(own)]
-            verdicts.append(own.verdict if own else "undecided")
+            cells += ["", ""] if speedup is None else [speedup.baseline.provider, times_faster(speedup)]
+            verdicts.append(speedup.verdict if speedup else "undecided")
         if verdicts:
             table.add(cells, BAD if "slower" in verdicts else GOOD if "faster" in verdicts else FAINT)
     return table.without_empty_columns()

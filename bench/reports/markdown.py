@@ -9,25 +9,25 @@ from ..terminal import Cell, Table
 from .page_tables import (
     DOES_NOT_TELL,
     TELLS,
-    absent_sheet,
     answer,
-    case_sheets,
-    environment_sheet,
+    case_tables,
+    environment_table,
     headline,
     measured,
-    provider_sheet,
-    standing_sheets,
-    summary_sheet,
+    provider_table,
+    speedup_tables,
+    summary_table,
+    untimed_table,
 )
 
 
-def table(sheet: Table) -> str:
-    """A Markdown table, without its title; losing and wrong figures are bold."""
-    if not sheet.rows:
+def markdown_table(table: Table) -> str:
+    """A table in Markdown, without its title; losing and wrong figures are bold."""
+    if not table.rows:
         return "None."
-    rules = ["---:" if sheet.is_figure(column) else "---" for column in range(len(sheet.columns))]
-    rows = [" | ".join(map(_cell, row)) for row in sheet.rows]
-    return "\n".join(f"| {row} |" for row in (" | ".join(sheet.columns), " | ".join(rules), *rows))
+    rules = ["---:" if table.is_figure(column) else "---" for column in range(len(table.columns))]
+    rows = [" | ".join(map(_cell, row)) for row in table.rows]
+    return "\n".join(f"| {row} |" for row in (" | ".join(table.columns), " | ".join(rules), *rows))
 
 
 def _cell(cell: Cell) -> str:
@@ -35,9 +35,9 @@ def _cell(cell: Cell) -> str:
     return f"**{text}**" if cell.mark == "bad" and text else text
 
 
-def section(sheet: Table, level: int = 3) -> str:
+def section(table: Table, level: int = 3) -> str:
     """A table under its title."""
-    return f"{'#' * level} {sheet.title}\n\n{table(sheet)}"
+    return f"{'#' * level} {table.title}\n\n{markdown_table(table)}"
 
 
 def report(runs: Sequence[Run], pictures: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -50,12 +50,12 @@ def report(runs: Sequence[Run], pictures: Mapping[str, Sequence[str]] | None = N
             *answer(run),
             measured(run),
         ]
-        parts += [section(summary_sheet(run)), *(section(sheet) for sheet in standing_sheets(run))]
+        parts += [section(summary_table(run)), *(section(table) for table in speedup_tables(run))]
         parts += (pictures or {}).get(str(run.path), [])
-        parts += [section(absent_sheet(run)), section(provider_sheet(run))]
+        parts += [section(untimed_table(run)), section(provider_table(run))]
         parts += ["### What the figures tell", _list(TELLS), "### What they do not tell", _list(DOES_NOT_TELL)]
-        parts += ["### Every case", *(section(sheet, 4) for sheet in case_sheets(run))]
-        parts.append(section(environment_sheet(run)))
+        parts += ["### Every case", *(section(table, 4) for table in case_tables(run))]
+        parts.append(section(environment_table(run)))
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,22 +11,22 @@ from ..runs.saved_runs import Case, Result, Run
 from ..runs.verdicts import (
     LEAST_ROUNDS,
     VERDICTS,
-    Standing,
+    Speedup,
     fastest_baseline,
     floor_name,
     over_floor,
     share_of_roof,
-    standing,
-    standings,
+    speedup_of,
+    speedups_of,
     summaries,
 )
 from ..terminal import Cell, Table, error_size, figure, mebibytes, milliseconds, ratio
 
 
-def times_as_fast(found: Standing) -> Cell:
+def times_as_fast(speedup: Speedup) -> Cell:
     """A speed-up with its verdict."""
     marks = {"faster": "good", "slower": "bad", "undecided": "faint"}
-    return figure(found.speedup, ratio(found.speedup), marks[found.verdict])
+    return figure(speedup.factor, ratio(speedup.factor), marks[speedup.verdict])
 
 
 def span(interval: tuple[float, float] | None, rounds: int, show: Callable[[float], str]) -> Cell:
@@ -40,18 +40,18 @@ def _ms(value: float) -> str:
     return milliseconds(value / 1e3)
 
 
-def environment_sheet(run: Run) -> Table:
-    """Where the figures come from, as found, with the settings of the run."""
-    sheet = Table("Environment and settings", ("what", "value"), text=True)
+def environment_table(run: Run) -> Table:
+    """The machine that the figures come from, and the settings of the run."""
+    table = Table("Environment and settings", ("what", "value"), text=True)
     for name, value in (*flat(run.environment).items(), *flat(run.settings).items()):
-        sheet.add([name, _setting(value)])
+        table.add([name, _setting(value)])
     roofs = run.roofs
     if roofs is None:
-        sheet.add(["measured roofs", "none"])
+        table.add(["measured roofs", "none"])
     else:
-        sheet.add(["measured roof: copy", f"{roofs.copy / 1e9:.3g} GB/s"])
-        sheet.add([f"measured roof: matrix product, {roofs.dtype}", f"{roofs.matmul / 1e9:.3g} Gflop/s"])
-    return sheet
+        table.add(["measured roof: copy", f"{roofs.copy / 1e9:.3g} GB/s"])
+        table.add([f"measured roof: matrix product, {roofs.dtype}", f"{roofs.matmul / 1e9:.3g} Gflop/s"])
+    return table
 
 
 def _setting(value: object) -> str:
@@ -60,14 +60,14 @@ def _setting(value: object) -> str:
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def provider_sheet(run: Run) -> Table:
+def provider_table(run: Run) -> Table:
     """Who took part, as what, and how often with what outcome."""
-    sheet = Table("Providers", ("provider", "what it is", "role", "timed", "not timed"), text=True)
+    table = Table("Providers", ("provider", "what it is", "role", "timed", "not timed"), text=True)
     for provider in run.providers.values():
         results = [r for case in run.cases if (r := case.result(provider.name)) is not None]
         timed = sum(result.ok for result in results)
         missing = len(run.cases) - timed
-        sheet.add(
+        table.add(
             [
                 provider.name,
                 provider.title,
@@ -76,62 +76,62 @@ def provider_sheet(run: Run) -> Table:
                 figure(missing, str(missing), "bad" if missing else ""),
             ]
         )
-    return sheet
+    return table
 
 
-def summary_sheet(run: Run, by_condition: bool = True) -> Table:
+def summary_table(run: Run, by_condition: bool = True) -> Table:
     """How often each path of ours is faster and slower than the fastest baseline, and by how much."""
     by_condition = by_condition and len(run.conditions()) > 1
     columns = ["path", "workload", "pass", *(["condition"] if by_condition else []), "cases", *VERDICTS]
     columns += ["speed-up: median (least to most)", f"time / {floor_name(run)}: median (least to most)"]
-    sheet = Table("Against the fastest baseline", columns, heads=columns.index("cases"), text=True)
+    table = Table("Against the fastest baseline", columns, heads=columns.index("cases"), text=True)
     for summary in summaries(run, by_condition):
         counts = {verdict: summary.count(verdict) for verdict in VERDICTS}
         marks = {"slower": "bad" if counts["slower"] else "", "faster": "good" if counts["faster"] else ""}
-        sheet.add(
+        table.add(
             [
                 summary.provider,
                 summary.kind,
-                summary.what,
+                summary.pass_,
                 *([run.told_apart(summary.condition)] if by_condition and summary.condition else []),
-                figure(len(summary.standings), str(len(summary.standings))),
+                figure(len(summary.speedups), str(len(summary.speedups))),
                 *(figure(count, str(count), marks.get(verdict, "")) for verdict, count in counts.items()),
-                _three(summary.speedups),
-                _three(summary.floors),
+                _range(summary.speedup_range),
+                _range(summary.over_floor_range),
             ]
         )
-    return sheet
+    return table
 
 
-def _three(values: tuple[float, float, float] | None) -> Cell:
+def _range(values: tuple[float, float, float] | None) -> Cell:
     if values is None:
         return Cell("nothing to compare with", None, "faint")
     least, median, most = values
     return figure(median, f"{ratio(median)} ({ratio(least)} to {ratio(most)})")
 
 
-def standing_sheets(run: Run) -> list[Table]:
-    """Three lists, the slower first: where ours stands in every case, the worst first."""
+def speedup_tables(run: Run) -> list[Table]:
+    """Three tables, of the slower, undecided and faster cases of ours; within each the slowest first."""
     titles = {
         "slower": "Slower than the fastest baseline",
         "undecided": "Undecided: the confidence intervals overlap",
         "faster": "Faster than the fastest baseline",
     }
-    found = sorted(standings(run, run.cases), key=lambda standing: standing.speedup)
-    sheets = []
+    speedups = sorted(speedups_of(run), key=lambda speedup: speedup.factor)
+    tables = []
     for verdict in VERDICTS:
-        chosen = [standing for standing in found if standing.verdict == verdict]
+        chosen = [speedup for speedup in speedups if speedup.verdict == verdict]
         columns = ["case", "pass", *_condition(run, "condition"), "path"]
         columns += ["times as fast", "at least, at most", "fastest baseline"]
-        sheet = Table(
-            f"{titles[verdict]}: {len(chosen)} of {len(found)}",
+        table = Table(
+            f"{titles[verdict]}: {len(chosen)} of {len(speedups)}",
             columns,
             heads=columns.index("times as fast"),
             text=True,
         )
         for s in chosen:
-            cells = (s.case.label, s.case.what, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
-            sheet.add(
+            cells = (s.case.label, s.case.pass_, *_condition(run, run.told_apart(s.case.condition)), s.own.provider)
+            table.add(
                 [
                     *cells,
                     times_as_fast(s),
@@ -139,8 +139,8 @@ def standing_sheets(run: Run) -> list[Table]:
                     s.baseline.provider,
                 ]
             )
-        sheets.append(sheet)
-    return sheets
+        tables.append(table)
+    return tables
 
 
 def _condition(run: Run, text: str) -> list[str]:
@@ -148,45 +148,45 @@ def _condition(run: Run, text: str) -> list[str]:
     return [text] if len(run.conditions()) > 1 else []
 
 
-def absent_sheet(run: Run) -> Table:
+def untimed_table(run: Run) -> Table:
     """Who was refused, failed or could not run, why, and where."""
-    sheet = Table("Not timed, and why", ("provider", "outcome", "reason", "cases", "which"), heads=2, text=True)
-    found: dict[tuple[str, str, str], list[Case]] = {}
+    table = Table("Not timed, and why", ("provider", "outcome", "reason", "cases", "which"), heads=2, text=True)
+    cases_of: dict[tuple[str, str, str], list[Case]] = {}
     for case in run.cases:
         for result in case.results:
             if not result.ok:
-                found.setdefault((result.provider, result.status, result.why or ""), []).append(case)
-    for (provider, status, why), cases in found.items():
+                cases_of.setdefault((result.provider, result.status, result.why or ""), []).append(case)
+    for (provider, status, why), cases in cases_of.items():
         everywhere = len(cases) == len(run.cases)
         which = "all" if everywhere else "; ".join(_place(run, c) for c in cases[:3])
         more = "" if everywhere or len(cases) <= 3 else f"; and {len(cases) - 3} more"
         mark = "bad" if status in ("refused", "failed") else "faint"
-        sheet.add([provider, Cell(status, status, mark), why, figure(len(cases), str(len(cases))), which + more])
-    return sheet
+        table.add([provider, Cell(status, status, mark), why, figure(len(cases), str(len(cases))), which + more])
+    return table
 
 
 def _place(run: Run, case: Case) -> str:
     """A case among all others."""
-    return f"{case.label} ({', '.join(filter(None, (case.what, run.told_apart(case.condition))))})"
+    return f"{case.label} ({', '.join(filter(None, (case.pass_, run.told_apart(case.condition))))})"
 
 
-def case_sheets(run: Run) -> list[Table]:
+def case_tables(run: Run) -> list[Table]:
     """A table for each network and condition: every provider in every case."""
     columns = ["shape", "pass", "provider", "time [ms]", "95% interval [ms]", f"/ {floor_name(run)}"]
     columns += ["against fastest baseline", "of the roof", "peak [MiB]", "error"]
-    sheets = []
+    tables = []
     for network, condition in dict.fromkeys((case.network, case.condition) for case in run.cases):
-        sheet = Table(f"{network}: {condition}", columns, heads=3, text=True)
+        table = Table(f"{network}: {condition}", columns, heads=3, text=True)
         for case in run.under(condition):
             if case.network == network:
                 for result in case.results:
-                    sheet.add(_case_row(run, case, result))
-        sheets.append(sheet)
-    return sheets
+                    table.add(_case_row(run, case, result))
+        tables.append(table)
+    return tables
 
 
 def _case_row(run: Run, case: Case, result: Result) -> list[str | None]:
-    names: list[str | None] = [f"{case.workload}: {case.shape}", case.what, result.provider]
+    names: list[str | None] = [f"{case.workload}: {case.shape}", case.pass_, result.provider]
     if not result.ok:
         mark = "bad" if result.status in ("refused", "failed") else "faint"
         return [*names, Cell(result.status, None, mark), *[None] * 4, None, _error(result)]
@@ -212,8 +212,8 @@ def _against_baseline(run: Run, case: Case, result: Result) -> Cell:
     role, fastest = run.providers[result.provider].role, fastest_baseline(run, case)
     if role == "baseline" and result is fastest:
         return Cell("the fastest baseline")
-    found = standing(run, case, result.provider) if role == "ours" else None
-    return Cell("") if found is None else times_as_fast(found)
+    speedup = speedup_of(run, case, result.provider) if role == "ours" else None
+    return Cell("") if speedup is None else times_as_fast(speedup)
 
 
 def headline(run: Run) -> list[str]:
@@ -264,17 +264,17 @@ def answer(run: Run) -> list[str]:
     """The outcome in a line for each path of ours: how often it is faster, by how much, and than what."""
     lines = []
     for provider in run.of_role("ours"):
-        found = [s for case in run.cases if (s := standing(run, case, provider.name)) is not None]
-        if not found:
+        speedups = [s for s in speedups_of(run) if s.own.provider == provider.name]
+        if not speedups:
             continue
-        count = Counter(s.verdict for s in found)
-        speedups = sorted(s.speedup for s in found)
-        rivals = Counter(s.baseline.provider for s in found).most_common()
+        count = Counter(s.verdict for s in speedups)
+        factors = sorted(s.factor for s in speedups)
+        rivals = Counter(s.baseline.provider for s in speedups).most_common()
         fastest = ", ".join(f"{name} in {often}" for name, often in rivals)
         lines.append(
-            f"{provider.name}: of {len(found)} cases faster than the fastest baseline in {count['faster']}, slower in "
-            f"{count['slower']}, undecided in {count['undecided']}; times as fast: {ratio(median(speedups))} in the "
-            f"middle, {ratio(speedups[0])} at worst, {ratio(speedups[-1])} at best. The fastest baseline was {fastest}."
+            f"{provider.name}: of {len(speedups)} cases faster than the fastest baseline in {count['faster']}, slower "
+            f"in {count['slower']}, undecided in {count['undecided']}; times as fast: {ratio(median(factors))} in the "
+            f"middle, {ratio(factors[0])} at worst, {ratio(factors[-1])} at best. The fastest baseline was {fastest}."
         )
     return lines
 
@@ -284,7 +284,7 @@ def measured(run: Run) -> str:
     if not run.cases:
         return "Nothing was measured."
     networks = ", ".join(dict.fromkeys(case.network for case in run.cases))
-    passes = ", ".join(dict.fromkeys(case.what for case in run.cases))
+    passes = ", ".join(dict.fromkeys(case.pass_ for case in run.cases))
     kinds = ", ".join(dict.fromkeys(case.kind for case in run.cases))
     conditions = "; ".join(map(str, run.conditions()))
     return f"{len(run.cases)} cases ({kinds}; {passes}) of {networks}, in {conditions}."

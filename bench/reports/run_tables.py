@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ..measuring.intervals import Interval
 from ..runs.saved_runs import Case, Result, Roofs, Run
-from ..runs.verdicts import Standing, over_floor, standing, standings
+from ..runs.verdicts import Speedup, over_floor, speedup_of, speedups_of
 from ..terminal import BAD, FAINT, GOOD, Table, error_size, mebibytes, milliseconds, ratio
 
 COLUMNS = (
@@ -61,36 +61,37 @@ def reasons(results: Iterable[Result], told: set[tuple[str, str]]) -> list[str]:
 
     What cannot run here is told once, since it holds for every case.
     """
-    found: dict[str, list[str]] = {}
+    providers_by_reason: dict[str, list[str]] = {}
     for result in results:
         reason = result.provider, str(result.why)
         if not result.ok and reason not in told:
-            found.setdefault(f"{status_label(result)}, not timed: {result.why}", []).append(result.provider)
+            line = f"{status_label(result)}, not timed: {result.why}"
+            providers_by_reason.setdefault(line, []).append(result.provider)
         if result.status == "unavailable":
             told.add(reason)
-    return [f"{', '.join(names)} {reason}" for reason, names in found.items()]
+    return [f"{', '.join(names)} {reason}" for reason, names in providers_by_reason.items()]
 
 
 def case_table(run: Run, case: Case, told: set[tuple[str, str]]) -> Table:
     """One row a provider; what has no time has a note that says why, unless that was ``told`` before."""
     table = Table(case.id, COLUMNS)
     for result in case.results:
-        own = standing(run, case, result.provider) if run.providers[result.provider].role == "ours" else None
+        speedup = speedup_of(run, case, result.provider) if run.providers[result.provider].role == "ours" else None
         if result.ok:
-            table.add(_figures(run, case, result, own), VERDICT_STYLES[own.verdict] if own else "")
+            table.add(_figures(run, case, result, speedup), VERDICT_STYLES[speedup.verdict] if speedup else "")
         elif result.status in WRONG:
             table.add([result.provider, status_label(result), *[""] * 8, error_cell(result.error)], BAD)
     table.notes += reasons(case.results, told)
     return table.without_empty_columns()
 
 
-def _figures(run: Run, case: Case, result: Result, own: Standing | None) -> list[str]:
+def _figures(run: Run, case: Case, result: Result, speedup: Speedup | None) -> list[str]:
     return [
         result.provider,
         milliseconds(result.median / 1e3),
         "-".join(milliseconds(limit / 1e3) for limit in result.interval or ()),
         over_floor_cell(run, case, result),
-        _against(own),
+        _against(speedup),
         *_rates(run.roofs, case, result.median / 1e3),
         memory_cell(result.peak_bytes),
         error_cell(result.error),
@@ -108,8 +109,8 @@ def _rates(roofs: Roofs | None, case: Case, seconds: float) -> list[str]:
 
 def over_floor_cell(run: Run, case: Case, result: Result) -> str:
     """The time over the floor's; empty where one of the two is missing."""
-    found = over_floor(run, case, result.provider)
-    return "" if found is None else ratio(found)
+    times = over_floor(run, case, result.provider)
+    return "" if times is None else ratio(times)
 
 
 def memory_cell(size: int | None) -> str:
@@ -118,22 +119,23 @@ def memory_cell(size: int | None) -> str:
 
 
 def error_cell(error: float | None) -> str:
-    """An error, where one was found."""
+    """An error, where it is known."""
     return "" if error is None else error_size(error)
 
 
-def _against(own: Standing | None) -> str:
-    if own is None:
+def _against(speedup: Speedup | None) -> str:
+    if speedup is None:
         return ""
-    if own.verdict == "undecided":
-        return f"undecided: {own.baseline.provider}"
-    return f"{times_faster(own)} than {own.baseline.provider}"
+    if speedup.verdict == "undecided":
+        return f"undecided: {speedup.baseline.provider}"
+    return f"{times_faster(speedup)} than {speedup.baseline.provider}"
 
 
-def times_faster(own: Standing) -> str:
+def times_faster(speedup: Speedup) -> str:
     """By how much one of ours is faster or slower; with a question mark where the times do not decide it."""
-    number = f"{ratio(own.speedup)} faster" if own.speedup >= 1 else f"{ratio(1 / own.speedup)} slower"
-    return f"{number}?" if own.verdict == "undecided" else number
+    factor = speedup.factor
+    number = f"{ratio(factor)} faster" if factor >= 1 else f"{ratio(1 / factor)} slower"
+    return f"{number}?" if speedup.verdict == "undecided" else number
 
 
 def summary_tables(run: Run) -> list[Table]:
@@ -144,13 +146,13 @@ def summary_tables(run: Run) -> list[Table]:
 
 def _summary(run: Run, name: str) -> Table:
     table = Table(f"{name} beside the floor and the fastest baseline", SUMMARY)
-    found = sorted((s for s in standings(run, run.cases) if s.own.provider == name), key=lambda s: -s.speedup)
-    for own in found:
-        cells = [own.case.id, over_floor_cell(run, own.case, own.own), own.baseline.provider, ratio(own.speedup)]
-        table.add([*cells, _range(own.interval), own.verdict], VERDICT_STYLES[own.verdict])
-    verdicts = [own.verdict for own in found]
+    speedups = sorted((s for s in speedups_of(run) if s.own.provider == name), key=lambda s: -s.factor)
+    for s in speedups:
+        cells = [s.case.id, over_floor_cell(run, s.case, s.own), s.baseline.provider, ratio(s.factor)]
+        table.add([*cells, _range(s.interval), s.verdict], VERDICT_STYLES[s.verdict])
+    verdicts = [s.verdict for s in speedups]
     counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("faster", "slower", "undecided"))
-    table.notes.append(f"{len(found)} cases: {counts}. Against it: times as fast as the fastest baseline.")
+    table.notes.append(f"{len(speedups)} cases: {counts}. Against it: times as fast as the fastest baseline.")
     return table
 
 

@@ -56,14 +56,14 @@ class Budget:
 
     def _fitting(self) -> dict[ProblemKey, float]:
         """The problems ahead whose compilation is expected to fit, and how long it takes."""
-        room, found = self.left - self._reserved(self.reserve), {}
+        room, seconds_of = self.left - self._reserved(self.reserve), {}
         for problem in sorted(self._layers, key=_size):
             seconds = self.layer_seconds * self._layers[problem]
             room -= seconds
             if room < 0:
                 break
-            found[problem] = seconds
-        return found
+            seconds_of[problem] = seconds
+        return seconds_of
 
     def _reserved(self, each: float) -> float:
         return min(each * len(self.ahead), MOST_RESERVED * max(self.left, 0.0))
@@ -71,7 +71,7 @@ class Budget:
     def why_not_compile(self, problem: ProblemKey, checking_seconds: float) -> str | None:
         """Why one more provider is not compiled for a problem, whose other providers took so long to be checked."""
         expected = self.layer_seconds * _size(problem)
-        smaller = sum(layers for other, layers in self._layers.items() if _size(other) < _size(problem))
+        smaller = sum(layers for ahead, layers in self._layers.items() if _size(ahead) < _size(problem))
         reserved = self._reserved(max(self.reserve, RESERVE_FACTOR * checking_seconds))
         room = self.left - reserved - self.layer_seconds * smaller
         if expected <= room:
@@ -89,7 +89,7 @@ class Budget:
 
     def share(self, case: BenchCase) -> float:
         """The seconds that belong to the timing of a case: its part of those that are not for checks and compilers."""
-        checks = self._check_seconds * sum(_weight(other) for other in self.ahead if other.problem in self._layers)
+        checks = self._check_seconds * sum(_weight(ahead) for ahead in self.ahead if ahead.problem in self._layers)
         rest = self.left - checks - sum(self._fitting().values())
         return max(rest, 0.0) * _weight(case) / sum(map(_weight, self.ahead))
 

@@ -48,18 +48,18 @@ class Record:
                 raise RunFileError(f"{path} is there: --resume goes on with it, or name another file")
             self._go_on(read_record(path))
 
-    def _go_on(self, found: dict[str, Any]) -> None:
+    def _go_on(self, earlier: dict[str, Any]) -> None:
         differences = [
             f"{name}: {old!r} there, {new!r} now"
             for part, left_out in (("environment", CHANGING), ("settings", FREE))
-            for name, old, new in _different(found[part], self.content[part], left_out)
+            for name, old, new in _different(earlier[part], self.content[part], left_out)
         ]
         if differences:
             raise RunFileError(
                 f"{self.path} cannot be gone on with, for what was measured there differs from what would be measured "
                 f"now; name another file. {'; '.join(differences)}"
             )
-        self.content |= {"roofs": found["roofs"], "providers": found["providers"], "cases": found["cases"]}
+        self.content |= {name: earlier[name] for name in ("roofs", "providers", "cases")}
 
     @property
     def run(self) -> Run:
@@ -79,7 +79,7 @@ class Record:
     def add(self, case: Mapping[str, Any]) -> None:
         """Put a case in, in the place of an earlier one of its id, and write the file."""
         cases = self.content["cases"]
-        places = [i for i, other in enumerate(cases) if other["id"] == case["id"]]
+        places = [i for i, present in enumerate(cases) if present["id"] == case["id"]]
         if places:
             cases[places[0]] = dict(case)
         else:
@@ -105,13 +105,13 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     """Objects inside objects by dotted names."""
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for name, value in content.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            fields |= flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            fields[f"{prefix}{name}"] = value
+    return fields
 
 
 def _different(

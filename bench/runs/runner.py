@@ -13,7 +13,7 @@ from ..measuring.clocks import Call, CaptureFailedError, clock_for, is_usable, o
 from ..measuring.intervals import least_samples
 from ..measuring.rounds import Timing, interleave, peak_memory
 from ..problems.cases import DTYPES, FORMATS, BenchCase, ProblemKey
-from ..problems.checking import Case, Finding, Problem, Setting, check
+from ..problems.checking import Finding, Problem, ReadyModule, Setting, check
 from ..problems.providers import Provider
 from ..terminal import first_line
 from .budget import Budget
@@ -70,7 +70,7 @@ class Checked:
 
     is_complete: bool = False
 
-    cases: dict[str, Case] = field(default_factory=dict)
+    ready: dict[str, ReadyModule] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     seconds: float = 0.0
@@ -140,9 +140,9 @@ class Runner:
         return [provider.name for provider in case.providers(self.providers)]
 
     def _given_up(self, case: BenchCase) -> dict[str, Row]:
-        """What an earlier process has found of providers that are not to be tried again."""
+        """The results, in an earlier process, of providers that are not to be tried again."""
         earlier = self.record.results(case.id)
-        return {name: found for name, found in earlier.items() if found["status"] in GIVEN_UP}
+        return {name: result for name, result in earlier.items() if result["status"] in GIVEN_UP}
 
     def _leave(self, case: BenchCase, rows: Mapping[str, Row], why: str) -> None:
         """Put a case into the file that another process goes on with."""
@@ -170,15 +170,15 @@ class Runner:
                     checked.rows[provider.name] = row("skipped", why_not)
                     continue
                 torch.compiler.reset()
-            finding, case = check(problem, provider)
+            finding, ready = check(problem, provider)
             if finding.first_call_seconds is not None:
                 if provider.compiled:
                     compiling += finding.first_call_seconds
                     self.budget.was_compiled(first.problem, finding.first_call_seconds)
                 else:
                     checked.seconds += finding.first_call_seconds
-            if case is not None:
-                checked.cases[provider.name], checked.findings[provider.name] = case, finding
+            if ready is not None:
+                checked.ready[provider.name], checked.findings[provider.name] = ready, finding
                 continue
             checked.rows[provider.name] = row(finding.status, finding.why, finding.figures())
             if not is_usable(self.device):
@@ -221,7 +221,7 @@ class Runner:
     ) -> dict[str, Call]:
         """What is to be timed of those providers that are not in ``rows``, whose memory is measured here."""
         calls: dict[str, Call] = {}
-        for name, module in checked.cases.items():
+        for name, module in checked.ready.items():
             if name in rows:
                 continue
             try:

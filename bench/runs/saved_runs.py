@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,8 @@ class Case:
     name: str
     stages: tuple[tuple[int, int, int], ...]
     batch: int
-    what: str
-    """The pass: inference, forward, backward or training."""
+    pass_: str
+    """Inference, forward, backward or training."""
     condition: Condition
     flop: float
     bytes: float
@@ -162,7 +163,7 @@ class Run:
 
     @property
     def device(self) -> str:
-        """The device's name as it was found."""
+        """The device's name, as the file has it."""
         device = self.environment.get("device")
         return str(device.get("name") if isinstance(device, Mapping) else device or "unknown device")
 
@@ -230,7 +231,8 @@ def run_of(path: Path, content: Any) -> Run:
         fields = top.inside("providers", name)
         providers[name] = ProviderInfo(name, fields.get("title", TEXT), fields.get("role", one_of(ROLES)))
     cases = tuple(_case(Fields(path, f"cases[{i}]", c), providers) for i, c in enumerate(top.get("cases", LIST)))
-    if duplicates := sorted({case.id for case in cases if sum(other.id == case.id for other in cases) > 1}):
+    counts = Counter(case.id for case in cases)
+    if duplicates := sorted(name for name, count in counts.items() if count > 1):
         raise RunFileError(f"{path}: several cases are called {', '.join(duplicates)}")
     return Run(
         path=path,
@@ -267,7 +269,7 @@ def _case(fields: Fields, providers: Mapping[str, ProviderInfo]) -> Case:
         name=fields.get("name", TEXT),
         stages=tuple(map(tuple, fields.get("stages", STAGES))),
         batch=fields.get("batch", POSITIVE),
-        what=fields.get("pass", one_of(PASSES)),
+        pass_=fields.get("pass", one_of(PASSES)),
         condition=condition,
         flop=fields.get("flop", POSITIVE),
         bytes=fields.get("bytes", POSITIVE),
@@ -350,9 +352,9 @@ class Fields:
         """A field that may be missing or null."""
         return None if self.content.get(name) is None else self.get(name, check)
 
-    def wrong(self, name: str, given: object, allowed: str) -> RunFileError:
-        """The error that names file, place, what was found and what is allowed."""
-        shown = repr(given) if len(repr(given)) < 60 else f"{repr(given)[:57]}..."
+    def wrong(self, name: str, value: object, allowed: str) -> RunFileError:
+        """The error that names file, place, the value there and what is allowed."""
+        shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."
         return RunFileError(f"{self.path}: {self._place(name)} is {shown}, allowed is {allowed}")
 
     def inside(self, *names: str) -> Fields:

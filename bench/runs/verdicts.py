@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..measuring.intervals import Estimate, Interval, least_samples, median_interval, ratio_samples
@@ -16,17 +16,17 @@ LEAST_ROUNDS = least_samples()
 
 
 @dataclass(frozen=True)
-class Standing:
+class Speedup:
     """One of ours against the fastest baseline of a case: how many times as fast it is.
 
-    ``interval`` is that of the ratio. The verdict asks for more: that the two medians' own intervals have nothing in
+    ``interval`` is that of ``factor``. The verdict asks for more: that the two medians' own intervals have nothing in
     common.
     """
 
     case: Case
     own: Result
     baseline: Result
-    speedup: float
+    factor: float
     interval: Interval
     verdict: str
 
@@ -50,74 +50,74 @@ def fastest_baseline(run: Run, case: Case) -> Result | None:
     return min(timed, key=lambda result: result.median, default=None)
 
 
-def standing(run: Run, case: Case, provider: str) -> Standing | None:
-    """How a provider stands in a case; None if it or every baseline has no time."""
+def speedup_of(run: Run, case: Case, provider: str) -> Speedup | None:
+    """A provider against the fastest baseline of a case; None if it or every baseline has no time."""
     own, baseline = case.result(provider), fastest_baseline(run, case)
     if own is None or not own.ok or baseline is None:
         return None
-    return Standing(case, own, baseline, *relative(run, baseline, own), verdict(own, baseline))
+    return Speedup(case, own, baseline, *relative(run, baseline, own), verdict(own, baseline))
 
 
-def verdict(own: Result, other: Result) -> str:
+def verdict(own: Result, baseline: Result) -> str:
     """One of ``VERDICTS``, about ``own``."""
-    if own.interval is None or other.interval is None or min(own.rounds, other.rounds) < LEAST_ROUNDS:
+    if own.interval is None or baseline.interval is None or min(own.rounds, baseline.rounds) < LEAST_ROUNDS:
         return "undecided"
-    if not own.interval.is_apart_from(other.interval):
+    if not own.interval.is_apart_from(baseline.interval):
         return "undecided"
-    return "faster" if own.interval.high < other.interval.low else "slower"
+    return "faster" if own.interval.high < baseline.interval.low else "slower"
 
 
-def standings(run: Run, cases: Iterable[Case]) -> list[Standing]:
-    """Everything that can be said about ours, in the order of the cases."""
+def speedups_of(run: Run) -> list[Speedup]:
+    """Those of each path of ours in each case, in the order of the cases."""
     ours = [provider.name for provider in run.of_role("ours")]
-    return [found for case in cases for name in ours if (found := standing(run, case, name)) is not None]
+    return [speedup for case in run.cases for name in ours if (speedup := speedup_of(run, case, name)) is not None]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All standings of one provider for one kind of workload, pass and condition."""
+    """All speed-ups of one provider for one kind of workload, pass and condition."""
 
     provider: str
     kind: str
-    what: str
+    pass_: str
     condition: Condition | None
     """None for all conditions."""
-    standings: tuple[Standing, ...]
+    speedups: tuple[Speedup, ...]
     over_floor: tuple[float, ...]
     """Its time over the floor's, for each case in which both have one."""
 
     def count(self, verdict: str) -> int:
-        return sum(standing.verdict == verdict for standing in self.standings)
+        return sum(speedup.verdict == verdict for speedup in self.speedups)
 
     @property
-    def speedups(self) -> tuple[float, float, float] | None:
-        """Least, median, most."""
-        return _three([standing.speedup for standing in self.standings])
+    def speedup_range(self) -> tuple[float, float, float] | None:
+        """Least, median, most of the speed-ups."""
+        return _range([speedup.factor for speedup in self.speedups])
 
     @property
-    def floors(self) -> tuple[float, float, float] | None:
+    def over_floor_range(self) -> tuple[float, float, float] | None:
         """Least, median, most of the times over the floor's."""
-        return _three(self.over_floor)
+        return _range(self.over_floor)
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float] | None:
+def _range(values: Sequence[float]) -> tuple[float, float, float] | None:
     return (min(values), statistics.median(values), max(values)) if values else None
 
 
 def summaries(run: Run, by_condition: bool = True) -> list[Summary]:
     """One for each provider of ours, kind and pass that has a time, for each condition or for all of them."""
-    found = []
+    summarised = []
     for condition in run.conditions() if by_condition else [None]:
         cases = run.cases if condition is None else run.under(condition)
-        for kind, what in dict.fromkeys((case.kind, case.what) for case in cases):
-            chosen = [case for case in cases if (case.kind, case.what) == (kind, what)]
+        for kind, pass_ in dict.fromkeys((case.kind, case.pass_) for case in cases):
+            chosen = [case for case in cases if (case.kind, case.pass_) == (kind, pass_)]
             for provider in run.of_role("ours"):
                 timed = [case for case in chosen if (own := case.result(provider.name)) is not None and own.ok]
-                stands = tuple(s for case in timed if (s := standing(run, case, provider.name)) is not None)
+                speedups = tuple(s for case in timed if (s := speedup_of(run, case, provider.name)) is not None)
                 ratios = tuple(r for case in timed if (r := over_floor(run, case, provider.name)) is not None)
                 if timed:
-                    found.append(Summary(provider.name, kind, what, condition, stands, ratios))
-    return found
+                    summarised.append(Summary(provider.name, kind, pass_, condition, speedups, ratios))
+    return summarised
 
 
 def over_floor(run: Run, case: Case, provider: str) -> float | None:
@@ -128,8 +128,8 @@ def over_floor(run: Run, case: Case, provider: str) -> float | None:
 
 def floor_of(run: Run, case: Case) -> Result | None:
     """The floor's time in a case; None if it has none."""
-    found = case.result(floor_name(run))
-    return found if found is not None and found.ok else None
+    floor = case.result(floor_name(run))
+    return floor if floor is not None and floor.ok else None
 
 
 def floor_name(run: Run) -> str:

@@ -17,7 +17,7 @@ import torch
 from sdn_triton.bench.measuring.environment import fingerprint, settle
 from sdn_triton.bench.measuring.roofs import measure_roofs
 from sdn_triton.bench.problems.cases import DTYPES, FORMATS, BenchCase
-from sdn_triton.bench.problems.checking import Case, Finding, Problem, Setting, check
+from sdn_triton.bench.problems.checking import Finding, Problem, ReadyModule, Setting, check
 from sdn_triton.bench.problems.providers import PROVIDERS, Provider
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,7 +39,7 @@ def problem_of(case_problem: tuple[Any, ...]) -> Problem:
 
 
 @lru_cache(maxsize=len(PROVIDERS))
-def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Finding, Case | None]:
+def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Finding, ReadyModule | None]:
     """A provider's results against float64."""
     if PROVIDERS[name].compiled:
         torch.compiler.reset()
@@ -47,7 +47,7 @@ def checked(case_problem: tuple[Any, ...], name: str) -> tuple[Finding, Case | N
 
 
 @pytest.fixture
-def prepared(case: BenchCase, provider: Provider) -> tuple[Case, Finding]:
+def prepared(case: BenchCase, provider: Provider) -> tuple[ReadyModule, Finding]:
     """What may be timed, and how exact it is; skips or fails where nothing may be."""
     if why_not := provider.unavailable(DEVICE, DTYPES[case.dtype]):
         _give_up(case, provider, Finding("unavailable", why_not))

@@ -24,7 +24,7 @@ from ..runs.saved_runs import SCHEMA
 
 
 def record_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same figures in the other form.
+    """The same figures as ``sdn-triton bench run`` writes them.
 
     Raises:
         ValueError: the file is none of ``bench/suite``.

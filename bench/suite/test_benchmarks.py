@@ -12,7 +12,7 @@ import torch
 
 from sdn_triton.bench.measuring.rounds import peak_memory
 from sdn_triton.bench.problems.cases import BenchCase
-from sdn_triton.bench.problems.checking import Case, Finding
+from sdn_triton.bench.problems.checking import Finding, ReadyModule
 from sdn_triton.bench.problems.providers import PROVIDERS, Provider
 from sdn_triton.bench.problems.suites import common
 
@@ -24,7 +24,7 @@ PAIRS = [(case, provider) for case in CASES for provider in case.providers(list(
 @pytest.mark.benchmark(min_rounds=8, max_time=0.5, min_time=0.003)
 @pytest.mark.parametrize(("case", "provider"), PAIRS, ids=[f"{case.id}-{p.name}" for case, p in PAIRS])
 def test_time(
-    benchmark: Any, case: BenchCase, provider: Provider, prepared: tuple[Case, Finding], device: torch.device
+    benchmark: Any, case: BenchCase, provider: Provider, prepared: tuple[ReadyModule, Finding], device: torch.device
 ) -> None:
     ready, finding = prepared
     call = ready.step(case.pass_)

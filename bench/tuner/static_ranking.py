@@ -21,7 +21,7 @@ from sdn_triton.tuning.resources import estimate
 from sdn_triton.tuning.shapes import LayerShape
 from sdn_triton.tuning.spaces import candidates
 
-from ..machine_code.examination import Case, examine
+from ..machine_code.examination import KernelCase, examine
 from ..machine_code.kernel_work import KERNELS
 from ..terminal import FAINT, Table
 from .trials import Unit
@@ -46,14 +46,14 @@ def why_not_static(arch: str, shape: LayerShape) -> str | None:
         return "needs Triton's compiler, but TRITON_INTERPRET is set: unset it"
     plain = LayerShape(c=shape.c, h=shape.h, w=shape.w)
     names = ("kernel", "stride", "dilation", "similarity", "diffusivity")
-    others = [name for name in names if getattr(shape, name) != getattr(plain, name)]
-    others += ["groups"] if shape.groups not in (1, shape.c) else []
-    others += ["cg"] if shape.guidance_channels != shape.c else []
-    others += ["r"] if shape.op == "block" and shape.responses != shape.c else []
-    if others:
+    differing = [name for name in names if getattr(shape, name) != getattr(plain, name)]
+    differing += ["groups"] if shape.groups not in (1, shape.c) else []
+    differing += ["cg"] if shape.guidance_channels != shape.c else []
+    differing += ["r"] if shape.op == "block" and shape.responses != shape.c else []
+    if differing:
         return (
             "--static predicts for 3x3 kernels at stride 1, charbonnier, with as many channels everywhere, dense or "
-            f"depthwise; {shape} has another {', '.join(others)}"
+            f"depthwise; {shape} has another {', '.join(differing)}"
         )
     return None
 
@@ -94,13 +94,13 @@ def rank(
 
     The resource model has left out what cannot run. The heuristic's configuration is looked at in any case.
     """
-    found = varied(candidates(unit.kernel, unit.work, TARGETS[arch]))
+    configs = varied(candidates(unit.kernel, unit.work, TARGETS[arch]))
     if unit.kernel not in KERNELS:
-        return [Ranked(config, None) for config in found], len(found)
+        return [Ranked(config, None) for config in configs], len(configs)
     until = time.perf_counter() + seconds
     ranked: list[Ranked] = []
     running: dict[Future[dict[str, Any]], KernelConfig] = {}
-    left = iter(found)
+    left = iter(configs)
     while True:
         while len(running) < cores() and (time.perf_counter() < until or not (ranked or running)):
             config = next(left, None)
@@ -108,16 +108,16 @@ def rank(
                 break
             running[executor.submit(examine, case_of(unit, arch, config), with_range=False)] = config
         if not running:
-            return sorted(ranked, key=lambda one: one.order), len(found)
+            return sorted(ranked, key=lambda one: one.order), len(configs)
         for done in wait(running, return_when=FIRST_COMPLETED).done:
             ranked.append(Ranked(running.pop(done), done.result()))
-        doing(f"{unit.title}: {len(ranked)} of {len(found)}")
+        doing(f"{unit.title}: {len(ranked)} of {len(configs)}")
 
 
-def case_of(unit: Unit, arch: str, config: KernelConfig) -> Case:
+def case_of(unit: Unit, arch: str, config: KernelConfig) -> KernelCase:
     """What is compiled: the kernel with this configuration, for the shape that was asked for."""
     shape = unit.shape
-    return Case(
+    return KernelCase(
         unit.kernel,
         arch,
         unit.work.arithmetic,
@@ -130,13 +130,13 @@ def case_of(unit: Unit, arch: str, config: KernelConfig) -> Case:
     ).configured(config)
 
 
-def varied(found: Sequence[KernelConfig]) -> list[KernelConfig]:
+def varied(configs: Sequence[KernelConfig]) -> list[KernelConfig]:
     """First one of each tile, then what differs from these in warps, stages, splits and the tile's width alone."""
     first: dict[tuple[int, int, int, bool], KernelConfig] = {}
-    for config in found:
+    for config in configs:
         first.setdefault((config.block_p, config.block_c, config.block_o, config.pairs), config)
     chosen = set(first.values())
-    return sorted(found, key=lambda config: config not in chosen)
+    return sorted(configs, key=lambda config: config not in chosen)
 
 
 def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Table:
@@ -154,8 +154,8 @@ def ranking_table(unit: Unit, arch: str, ranked: list[Ranked], total: int) -> Ta
             str(config.splits),
         ]
         if row is None:
-            found = estimate(unit.kernel, unit.work.arithmetic, config, TARGETS[arch])
-            cells += ["", "", f">={found.registers}", "", f"<={found.shared_bytes}", f"<={found.blocks}", ""]
+            needs = estimate(unit.kernel, unit.work.arithmetic, config, TARGETS[arch])
+            cells += ["", "", f">={needs.registers}", "", f"<={needs.shared_bytes}", f"<={needs.blocks}", ""]
         elif row["error"] is not None:
             cells += ["", "", "", "", "", "", row["error"][:40]]
         else:

@@ -68,20 +68,20 @@ def units_of(shapes: list[LayerShape], target: Target) -> list[Unit]:
 
     The device decides, too: whether images are copied so that channels can be read packed, for one.
     """
-    found: dict[tuple[str, Bucket], Unit] = {}
+    units: dict[tuple[str, Bucket], Unit] = {}
     for shape in shapes:
         for unit in _units_of_shape(shape, target):
-            found.setdefault((unit.kernel, unit.bucket), unit)
-    return list(found.values())
+            units.setdefault((unit.kernel, unit.bucket), unit)
+    return list(units.values())
 
 
 def _units_of_shape(shape: LayerShape, target: Target) -> list[Unit]:
     tensors = _Tensors(shape, torch.device("meta"))
     with precision_of(shape), recorded_launches(target) as launches:
         if shape.op == "fusion":
-            work = launch_fusion.work_of(tensors.input, tensors.other, tensors.weight)
+            work = launch_fusion.work_of(tensors.input, tensors.second, tensors.weight)
             return [Unit(shape, kernel, work) for kernel in _launched(shape, tensors, launches)]
-        arguments = DifferenceArguments(tensors.input, tensors.other, tensors.weight, tensors.bias, tensors.contrast)
+        arguments = DifferenceArguments(tensors.input, tensors.second, tensors.weight, tensors.bias, tensors.contrast)
         layout = DifferenceCall.of(arguments, shape.options, None).layout
         learned = isinstance(tensors.contrast, Tensor)
         if shape.op == "block":
@@ -120,7 +120,8 @@ class _Tensors:
             return draw(shape.n, channels, rows, columns).contiguous(memory_format=shape.memory_format)
 
         self.input = image(shape.c, shape.h, shape.w)
-        self.other = image(shape.guidance_channels, shape.h, shape.w)
+        self.second = image(shape.guidance_channels, shape.h, shape.w)
+        """The guidance, or the response that a fusion takes."""
         self.bias = draw(shape.outputs)
         self.contrast: float | Tensor = 0.7
         if shape.op == "fusion":
@@ -143,12 +144,12 @@ class _Tensors:
 
     def double(self) -> _Tensors:
         """The same numbers in float64."""
-        other = object.__new__(_Tensors)
+        wide = object.__new__(_Tensors)
         for name, value in vars(self).items():
             is_list = isinstance(value, list)
             doubles = [x.double() if isinstance(x, Tensor) else x for x in (value if is_list else [value])]
-            setattr(other, name, doubles if is_list else doubles[0])
-        return other
+            setattr(wide, name, doubles if is_list else doubles[0])
+        return wide
 
 
 def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs: Any) -> Results:
@@ -159,25 +160,25 @@ def _run(path: str, shape: LayerShape, kernel: str, tensors: _Tensors, *configs:
     if shape.op == "block":
         module: Any = launch_block if path == "triton" else eager_block
         mean, variance = t.norm
-        difference = DifferenceArguments(t.input, t.other, t.weight, None, t.contrast)
+        difference = DifferenceArguments(t.input, t.second, t.weight, None, t.contrast)
         whole = BlockArguments(*difference, mean, variance, None, None, t.fusion_weight, t.bias)
         return {"output": module.forward(whole, BlockOptions(shape.options, EPS), *configs)}
     if shape.op == "fusion":
         module = launch_fusion if path == "triton" else eager_fusion
-        fused = FusionArguments(t.input, t.other, t.weight, t.bias, t.scale, t.shift)
+        fused = FusionArguments(t.input, t.second, t.weight, t.bias, t.scale, t.shift)
         if kernel == "fusion_forward":
             return {"output": module.forward(fused, shape.activation, *configs)}
         needs: Any = FusionNeeds(is_data, is_data, is_weight, is_weight, is_data, is_data)
-        found = module.backward(fused, shape.activation, t.grad, needs, *configs)
+        gradients = module.backward(fused, shape.activation, t.grad, needs, *configs)
     else:
         module = launch_difference if path == "triton" else eager_difference
-        arguments = DifferenceArguments(t.input, t.other, t.weight, t.bias, t.contrast)
+        arguments = DifferenceArguments(t.input, t.second, t.weight, t.bias, t.contrast)
         if not (is_data or is_weight):
             return {"output": module.forward(arguments, shape.options, *configs)}
         learned = is_data and isinstance(t.contrast, Tensor)
         needs = DifferenceNeeds(is_data, is_data, is_weight, is_weight, learned)
-        found = module.backward(arguments, shape.options, t.grad, needs, *configs)
-    named = zip(found._fields, found)
+        gradients = module.backward(arguments, shape.options, t.grad, needs, *configs)
+    named = zip(gradients._fields, gradients)
     return {f"gradient of {name}": gradient for name, gradient in named if gradient is not None}
 
 
@@ -250,16 +251,16 @@ class Trial:
         exact = _run("eager", unit.shape, unit.kernel, self.tensors.double())
         peers = _run("eager", unit.shape, unit.kernel, self.tensors)
         eps = TF32_EPS if unit.shape.dtype == "tf32" else torch.finfo(unit.shape.torch_dtype).eps
-        found = {}
+        expected = {}
         for name, value in exact.items():
             size = max(value.abs().max().item(), self._terms(name, exact), torch.finfo(torch.float32).tiny)
             peer = (peers[name].double() - value).abs().max().item() / size
-            found[name] = value, bound_of(peer, floor_of(eps)), size
-        return found
+            expected[name] = value, bound_of(peer, floor_of(eps)), size
+        return expected
 
     def _terms(self, name: str, exact: Results) -> float:
         """How large the terms of a gradient are that may cancel; only those of the contrast do."""
         if name != "gradient of contrast":
             return 0.0
         # Guidance and contrast scaled together change nothing: k dL/dk is minus the sum of these.
-        return (self.tensors.other.double() * exact["gradient of guidance"]).norm().item()
+        return (self.tensors.second.double() * exact["gradient of guidance"]).norm().item()

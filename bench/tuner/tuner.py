@@ -201,9 +201,9 @@ class Tuner:
         """Put an entry where it belongs and write the file."""
         for part in ("entries", "unfinished"):
             self.content[part] = [
-                other
-                for other in self.content[part]
-                if (other["kernel"], other["bucket"]) != (entry["kernel"], entry["bucket"])
+                kept
+                for kept in self.content[part]
+                if (kept["kernel"], kept["bucket"]) != (entry["kernel"], entry["bucket"])
             ]
         self.content["entries" if entry.get("verified") else "unfinished"].append(entry)
         write_json(self.path, self.content)

@@ -32,7 +32,7 @@ from sdn_triton.tuning.precision import convolutions_in
 from sdn_triton.tuning.pretended import pretended
 
 from .. import RESULTS, arguments
-from ..machine_code.examination import Case, examine
+from ..machine_code.examination import KernelCase, examine
 from ..machine_code.kernel_work import COLUMNS, IMAGES, KERNELS, ROWS
 from ..measuring.environment import package_version
 from ..measuring.revision import git_revision
@@ -115,7 +115,7 @@ def _kernels(layer: Layer, launches: Sequence[Launch]) -> Iterator[dict[str, Any
             continue
         if len({launch.config for launch in own}) > 1:
             raise ValueError(f"{layer}: {name} is launched with several configurations, of which one is examined")
-        case = Case(name, layer.arch, layer.arithmetic, layer.channels, layer.channels, layer.memory_format)
+        case = KernelCase(name, layer.arch, layer.arithmetic, layer.channels, layer.channels, layer.memory_format)
         row = examine(case.configured(own[0].config), with_range=False, launch=own[0])
         if row["error"] or row["hazards"] or not row["fits"]:
             raise ValueError(f"{layer}: {name}: {row['error'] or 'its code cannot be trusted, or does not fit'}")

@@ -42,8 +42,8 @@ def our_ratios(cell: Mapping[str, Any]) -> dict[str, float]:
 def ahead(cell: Mapping[str, Any]) -> dict[str, list[str]]:
     """By other ways that would be faster somewhere, the passes in which they would."""
     own = our_ratios(cell)
-    found = {way: [name for name in own if cell["others"][way][name] < own[name]] for way in WAYS}
-    return {way: names for way, names in found.items() if names}
+    faster_passes = {way: [name for name in own if cell["others"][way][name] < own[name]] for way in WAYS}
+    return {way: names for way, names in faster_passes.items() if names}
 
 
 def missed(cell: Mapping[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ class Part(NamedTuple):
 def parts_of(cell: Mapping[str, Any], aim: str) -> list[Part]:
     """The kernels of a forward or of a training step; copies that both gradients share stand once."""
     passes = PASSES if aim == TRAINING else (aim,)
-    found = [
+    parts = [
         Part(
             kernel["kernel"],
             kernel["ratio"],
@@ -57,8 +57,8 @@ def parts_of(cell: Mapping[str, Any], aim: str) -> list[Part]:
         for kernel in cell["ours"][name]["kernels"]
     ]
     if aim == TRAINING and cell["shared"]:
-        found.append(Part("copies made once for both gradients", -cell["shared"], -cell["shared"], "memory", None))
-    return found
+        parts.append(Part("copies made once for both gradients", -cell["shared"], -cell["shared"], "memory", None))
+    return parts
 
 
 class Reason(NamedTuple):
@@ -73,7 +73,7 @@ class Reason(NamedTuple):
 
 def reasons(cells: Sequence[Mapping[str, Any]]) -> list[Reason]:
     """Those of every aim that is missed; and of a layer without aims, where another way would train faster."""
-    found = []
+    explained = []
     for cell in cells:
         aims = aims_of(cell)
         limits = {aim: (aims[aim], f"{aims[aim]:.2f}") for aim in missed(cell)}
@@ -84,8 +84,8 @@ def reasons(cells: Sequence[Mapping[str, Any]]) -> list[Reason]:
             for limit, title in sorted(faster)[:1]:
                 limits[TRAINING] = limit, f"{title} {limit:.2f}"
         for aim, (limit, limit_is) in limits.items():
-            found.append(Reason(layer_of(cell), aim, limit_is, our_ratios(cell)[aim], reason(cell, aim, limit)))
-    return found
+            explained.append(Reason(layer_of(cell), aim, limit_is, our_ratios(cell)[aim], reason(cell, aim, limit)))
+    return explained
 
 
 def reason(cell: Mapping[str, Any], aim: str, limit: float) -> str:

@@ -18,7 +18,7 @@ from sdn_triton.aot.assembler import assembler_version
 from sdn_triton.aot.compile import TARGETS, ToolError, compile_launch, disassembly
 from sdn_triton.aot.examples import example_launches
 from sdn_triton.bench.machine_code.control_flow import UnreadableCodeError
-from sdn_triton.bench.machine_code.examination import Case, examine
+from sdn_triton.bench.machine_code.examination import KernelCase, examine
 from sdn_triton.bench.machine_code.hazards import Hazard, find_hazards, main
 from sdn_triton.bench.machine_code.registers import registers_of
 from sdn_triton.bench.machine_code.sass import read_sass
@@ -221,7 +221,7 @@ def test_what_is_run_where_a_default_does_not(kernel):
 
 def test_machine_code_counts_them():
     """The figure of sdn_triton.bench.machine_code is that of the check."""
-    case = Case("fusion_forward", "sm_90", "bf16", 256, 256)
+    case = KernelCase("fusion_forward", "sm_90", "bf16", 256, 256)
     row = examine(case)
     assert row["error"] is None
     assert row["assembler"] == assembler_version(SM_90)
@@ -263,7 +263,7 @@ def test_no_disassembler_is_said():
     ):
         tried.why_not_run(config, SM_90)
     with mock.patch("sdn_triton.aot.compile.disassembly", side_effect=ToolError("no nvdisasm")):
-        assert examine(Case("fusion_forward", "sm_90", "bf16", 256, 256))["error"] == "ToolError: no nvdisasm"
+        assert examine(KernelCase("fusion_forward", "sm_90", "bf16", 256, 256))["error"] == "ToolError: no nvdisasm"
 
 
 def test_a_binary_that_is_none(tmp_path, capsys):

@@ -17,12 +17,12 @@ from triton.compiler import ASTSource
 from sdn_triton.aot.compile import TARGETS, Compiled
 from sdn_triton.bench.machine_code.__main__ import main
 from sdn_triton.bench.machine_code.control_flow import ControlFlow
-from sdn_triton.bench.machine_code.examination import Case, examine, read_code
+from sdn_triton.bench.machine_code.examination import KernelCase, examine, read_code
 from sdn_triton.bench.machine_code.kernel_cost import Block, cost_of, hot_loop
-from sdn_triton.bench.machine_code.kernel_work import KERNELS, Work
+from sdn_triton.bench.machine_code.kernel_work import KERNELS, KernelWork
 from sdn_triton.bench.machine_code.throughput import MULTIPROCESSORS, WARP
 from sdn_triton.bench.machine_code.timeline.hopper import Hopper
-from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
+from sdn_triton.bench.machine_code.timeline.simulation import SimulatedMultiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, trips_of
 from sdn_triton.bench.yardstick.other_ways import PRODUCT_SHARE
 from sdn_triton.tuning.kernels import DEPTHWISE_KERNELS
@@ -82,7 +82,7 @@ LEAST = 3.0
 @pytest.mark.parametrize(("kernel", "arch"), PINS, ids=lambda name: name)
 @pytest.mark.sampled(6)
 def test_the_default_kernels_issue_no_more_than_they_did(kernel, arch, channels):
-    check_pin(Case(kernel, arch, "bf16", channels, channels), PINS[kernel, arch][channels == 128])
+    check_pin(KernelCase(kernel, arch, "bf16", channels, channels), PINS[kernel, arch][channels == 128])
 
 
 @pytest.mark.skipif(not triton.__version__.startswith("3.7."), reason="the pins are those of triton 3.7")
@@ -91,7 +91,7 @@ def test_the_default_kernels_issue_no_more_than_they_did(kernel, arch, channels)
 @pytest.mark.sampled(3)
 def test_the_default_kernels_issue_no_more_than_they_did_for_other_tensors(pinned, channels):
     kernel, arch, arithmetic, memory_format = pinned
-    case = Case(kernel, arch, arithmetic, channels, channels, memory_format)
+    case = KernelCase(kernel, arch, arithmetic, channels, channels, memory_format)
     check_pin(case, PINS_OF_OTHERS[pinned][channels == 128])
 
 
@@ -109,7 +109,7 @@ def check_pin(case, pin):
 @pytest.mark.parametrize("channels", sample([256, 128], lambda channels: channels == 256), ids="C{}".format)
 def test_the_forward_target(channels):
     """On sm_90 nothing in local memory, all outputs up to 256 in one tile, and weights that are prefetched."""
-    row = examine(Case("difference_forward", "sm_90", "bf16", channels, channels))
+    row = examine(KernelCase("difference_forward", "sm_90", "bf16", channels, channels))
     config = row["config"]
     assert row["spill_bytes"] == 0
     assert config["block_o"] == channels
@@ -131,7 +131,7 @@ def test_the_forward_target(channels):
 )
 def test_products_run_under_the_next_differences(kernel, arithmetic, most):
     """On Hopper, by the simulation, outside of the loop included."""
-    row = examine(Case(kernel, "sm_90", arithmetic, 256, 256), with_range=False)
+    row = examine(KernelCase(kernel, "sm_90", arithmetic, 256, 256), with_range=False)
     assert row["error"] is None
     assert row["spill_bytes"] == 0
     assert row["hazards"] == 0
@@ -150,7 +150,7 @@ def test_products_run_under_the_next_differences(kernel, arithmetic, most):
 )
 def test_what_older_tensor_cores_are_kept_waiting(kernel, arithmetic, most):
     """The bound on an A100."""
-    row = examine(Case(kernel, "sm_80", arithmetic, 256, 256))
+    row = examine(KernelCase(kernel, "sm_80", arithmetic, 256, 256))
     assert row["error"] is None
     assert row["spill_bytes"] == 0
     assert row["ratio"] <= most
@@ -160,7 +160,7 @@ def test_what_older_tensor_cores_are_kept_waiting(kernel, arithmetic, most):
 def test_depthwise_kernels_load_16_bytes_at_a_time(kernel):
     """Of a number of channels, too, of which the compiler knows nothing."""
     words = {"pairs": True, "block_p": 32, "block_c": 32, "block_o": 32, "num_warps": 4}
-    row = examine(Case(kernel, "sm_90", "bf16", 40, 40, overrides=tuple(words.items())))
+    row = examine(KernelCase(kernel, "sm_90", "bf16", 40, 40, overrides=tuple(words.items())))
     assert row["error"] is None
     assert row["load_bits"].keys() == {"128"}
 
@@ -172,18 +172,20 @@ def test_a_plain_product_is_simulated_as_it_is_known_to_run(stages, l2_bytes, re
     m, n, k = 128, 256, 64
     code = code_of(products_kernel, "sm_90", 8, dtype="bf16", num_stages=stages, M=m, N=n, K=k, ROOTS=False)
     block = Block(256, pixels=m, channels=k, outputs=n)
-    work = Work(block=k, products=1, steps=16, repeats=1, memory=0.0, streamed=0.0, has_differences=False)
+    work = KernelWork(block=k, products=1, steps=16, repeats=1, memory=0.0, streamed=0.0, has_differences=False)
     hot = hot_loop(code, work, block)
-    played = Multiprocessor(trips_of(hot.way, code, 8, Tiles()), 8, 1, 4096.0, Hopper(l2_bytes=l2_bytes)).run(16, 16)
+    played = SimulatedMultiprocessor(trips_of(hot.way, code, 8, Tiles()), 8, 1, 4096.0, Hopper(l2_bytes=l2_bytes)).run(
+        16, 16
+    )
     assert hot.steps * 2 * m * n * k / 4096 / played == pytest.approx(reached, abs=0.02)
 
 
 def test_a_block_moves_the_least_there_is():
     """Two inputs and an output once; in two kernels the response too, out and in, and the input a second time."""
-    row = {k: examine(Case(k, "sm_90", "bf16", 64, 96)) for k in ("block_forward", "difference_forward")}
+    row = {k: examine(KernelCase(k, "sm_90", "bf16", 64, 96)) for k in ("block_forward", "difference_forward")}
     assert row["block_forward"]["least_bytes_per_pixel"] == (2 * 64 + 96) * 2
     assert row["difference_forward"]["least_bytes_per_pixel"] == (2 * 64 + 96) * 2
-    fusion = examine(Case("fusion_forward", "sm_90", "bf16", 64, 96))
+    fusion = examine(KernelCase("fusion_forward", "sm_90", "bf16", 64, 96))
     assert fusion["least_bytes_per_pixel"] == (64 + 64 + 96) * 2  # the instrument's fusion has R = C
     for figures in (*row.values(), fusion):
         assert figures["l2_bytes_per_pixel"] > figures["least_bytes_per_pixel"]
@@ -195,7 +197,7 @@ def test_a_block_moves_the_least_there_is():
 @pytest.mark.sampled(12)
 def test_every_kernel_is_understood_on_every_target(kernel, arch):
     channels = 128 if kernel == "block_forward" else 256  # as many responses as a tile holds everywhere
-    row = examine(Case(kernel, arch, "bf16", channels, channels))
+    row = examine(KernelCase(kernel, arch, "bf16", channels, channels))
     assert row["error"] is None
     assert row["issued_per_element"] > LEAST
     assert row["ratio"] >= row["floor_ratio"] > 0.5
@@ -280,7 +282,7 @@ def test_a_loop_that_can_be_counted_by_hand(arch):
         assert {load.global_bits for load in loads} == {128}
         assert sum(load.l1_bytes for load in loads) == 16 * threads * len(loads)
         assert len(roots) == 4 * len(loads)
-    work = Work(block=1, products=0, steps=8, repeats=1, memory=0.0, streamed=0.0)
+    work = KernelWork(block=1, products=0, steps=8, repeats=1, memory=0.0, streamed=0.0)
     cost = cost_of(flow.code, work, Block(threads, pixels=4 * threads, channels=1, outputs=1))
     assert cost.elements_per_trip % 4 == 0
     assert cost.counts["special"] == 1
@@ -315,7 +317,7 @@ def test_products_in_an_inner_loop(arch):
     code = code_of(products_kernel, arch, M=64, N=64, K=64, ROOTS=True)
     threads = 4 * WARP
     block = Block(threads, pixels=64, channels=64, outputs=64)
-    cost = cost_of(code, Work(block=64, products=8, steps=8, repeats=1, memory=0.0, streamed=0.0), block)
+    cost = cost_of(code, KernelWork(block=64, products=8, steps=8, repeats=1, memory=0.0, streamed=0.0), block)
     assert cost.elements_per_trip == 64 * 64 / threads
     assert cost.flop == 8 * 2 * 64
     assert cost.l1_bytes == 8 * 2 * (64 + 64) * 64 / (64 * 64)
@@ -343,7 +345,7 @@ def test_bulk_copies_go_past_the_first_cache(arch):
 
 def test_what_does_not_fit_is_reported():
     overrides = (("block_p", 128), ("block_c", 128), ("block_o", 256), ("num_warps", 8), ("num_stages", 4))
-    row = examine(Case("difference_forward", "sm_120", "bf16", 256, 256, overrides=overrides))
+    row = examine(KernelCase("difference_forward", "sm_120", "bf16", 256, 256, overrides=overrides))
     assert row["error"] is None
     assert row["shared_bytes"] > row["shared_limit"] == 101_376
     assert not row["fits"]

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from sdn_triton.bench.machine_code.examination import Case, examine
+from sdn_triton.bench.machine_code.examination import KernelCase, examine
 from sdn_triton.bench.yardstick import __main__ as yardstick
 from sdn_triton.bench.yardstick.other_ways import PASSES, WAYS, Layer
 
@@ -19,7 +19,7 @@ def test_a_pass_takes_what_its_kernels_take():
     found = yardstick.ours(layer, "data_gradient")
     names = ["edge_products", "difference_data_gradient"]
     assert [kernel["kernel"] for kernel in found["kernels"]] == names
-    rows = [examine(Case(name, "sm_90", "bf16", 256, 256), with_range=False) for name in names]
+    rows = [examine(KernelCase(name, "sm_90", "bf16", 256, 256), with_range=False) for name in names]
     for kernel, row in zip(found["kernels"], rows):
         assert {key: kernel[key] for key in yardstick.KEPT} == {key: row[key] for key in yardstick.KEPT}
     assert found["ratio"] == pytest.approx(sum(row["ratio"] for row in rows))
@@ -39,7 +39,7 @@ def test_the_command_writes_every_figure_of_a_layer(tmp_path, monkeypatch, capsy
         products = ["tap_products"] if name == "data_gradient" else []
         assert [kernel["kernel"] for kernel in kernels] == [*products, f"difference_{name}"]
         for kernel in kernels:
-            row = examine(Case(kernel["kernel"], "sm_80", "tf32", 64, 64, "contiguous"), with_range=False)
+            row = examine(KernelCase(kernel["kernel"], "sm_80", "tf32", 64, 64, "contiguous"), with_range=False)
             assert kernel["ratio"] == row["ratio"]
             assert kernel["ratio_is"] == "bound"
         assert cell["ours"][name]["ratio"] == pytest.approx(sum(kernel["ratio"] for kernel in kernels))

@@ -9,7 +9,7 @@ from support.bench_example import drawing
 
 from sdn_triton.bench.reports.page_tables import answer
 from sdn_triton.bench.runs.saved_runs import read_run
-from sdn_triton.bench.runs.verdicts import standings
+from sdn_triton.bench.runs.verdicts import speedups_of
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def run(tmp_path):
 
 def test_the_answer_counts_and_names_the_fastest_baseline(run):
     (line,) = answer(run)  # Triton was not timed
-    found = standings(run, run.cases)
-    count = Counter(s.verdict for s in found)
+    speedups = speedups_of(run)
+    count = Counter(s.verdict for s in speedups)
     assert line.startswith(
-        f"eager: of {len(found)} cases faster than the fastest baseline in {count['faster']}, slower"
+        f"eager: of {len(speedups)} cases faster than the fastest baseline in {count['faster']}, slower"
     )
     assert f"slower in {count['slower']}, undecided in {count['undecided']};" in line
-    speedups = [s.speedup for s in found]
-    assert f"{min(speedups):.2f}x at worst" in line
-    assert f"{max(speedups):.2f}x at best" in line
+    factors = [s.factor for s in speedups]
+    assert f"{min(factors):.2f}x at worst" in line
+    assert f"{max(factors):.2f}x at best" in line
     assert line.endswith("The fastest baseline was compile in 19, unfold in 1.")  # compile was refused in one
 
 
@@ -54,6 +54,6 @@ def test_no_panel_is_empty_and_two_are_side_by_side(run):
     charts, _ = drawing()
     (condition, *_) = run.conditions()
     figure, panels = charts._panels(run.under(condition))
-    assert set(panels) == {(case.kind, case.what) for case in run.under(condition)}
+    assert set(panels) == {(case.kind, case.pass_) for case in run.under(condition)}
     assert list(figure.axes) == list(panels.values())
     assert {axes.get_gridspec().ncols for axes in panels.values()} == {min(2, len(panels))}

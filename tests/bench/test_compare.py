@@ -71,7 +71,7 @@ def test_providers_are_right(workload, dtype, device):
     for provider in PROVIDERS.values():
         if provider.compiled or workload.kind not in provider.kinds or provider.unavailable(device, dtype):
             continue
-        errors = problem.errors(provider, problem.case(provider).answers(backward=True))
+        errors = problem.errors(provider, problem.make_ready(provider).answers(backward=True))
         assert not violations(errors, problem.bounds(provider)), provider.name
         checked.append(provider.name)
     assert {"conv2d", "central", "eager", "unfold"} <= set(checked)

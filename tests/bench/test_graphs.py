@@ -117,11 +117,11 @@ def test_every_pass_of_every_provider_is_captured_on_the_stream_it_ran_on(gpu, p
 
 def test_a_failed_capture_says_so(gpu, provider):
     clock = GraphClock(torch.device("cuda"), cold=False)
-    case = Problem(WORKLOADS[0], Setting(CPU, torch.float32)).case(PROVIDERS[provider("new", gpu.uncapturable)])
+    ready = Problem(WORKLOADS[0], Setting(CPU, torch.float32)).make_ready(PROVIDERS[provider("new", gpu.uncapturable)])
     with on_stream_of(clock):
         assert gpu.current is clock.stream
         with pytest.raises(CaptureFailedError, match="not captured: RuntimeError: operation not permitted"):
-            clock.warm_up("new", case.forward)
+            clock.warm_up("new", ready.forward)
     assert gpu.is_spoiled
 
 

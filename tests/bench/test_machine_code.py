@@ -14,9 +14,9 @@ from support.listings import listing
 from sdn_triton.aot.compile import TARGETS
 from sdn_triton.bench.machine_code.__main__ import main
 from sdn_triton.bench.machine_code.control_flow import ControlFlow, UnreadableCodeError
-from sdn_triton.bench.machine_code.examination import Case
+from sdn_triton.bench.machine_code.examination import KernelCase
 from sdn_triton.bench.machine_code.kernel_cost import Block, Cost, cost_of
-from sdn_triton.bench.machine_code.kernel_work import COLUMNS, IMAGES, KERNELS, ROWS, Shape, Work, work_of
+from sdn_triton.bench.machine_code.kernel_work import COLUMNS, IMAGES, KERNELS, ROWS, KernelWork, Shape, work_of
 from sdn_triton.bench.machine_code.prediction import floor_of
 from sdn_triton.bench.machine_code.sass import bulk_copy_bytes, read_sass
 from sdn_triton.bench.machine_code.tables import COUNTS, PIXEL, against_table, clock_table, count_table, resource_table
@@ -143,7 +143,7 @@ WARP = Block(threads=32, pixels=4, channels=16, outputs=32)
 
 
 def work(**changes):
-    return Work(**{**dict(block=16, products=1, steps=8, repeats=1, memory=0.0, streamed=0.0), **changes})
+    return KernelWork(**{**dict(block=16, products=1, steps=8, repeats=1, memory=0.0, streamed=0.0), **changes})
 
 
 def counted(inside, **changes):
@@ -434,5 +434,5 @@ def test_what_is_examined_is_what_a_launch_takes(op, channels):
     shape = LayerShape.parse(f"op={op},n={IMAGES},c={channels},h={ROWS},w={COLUMNS},dtype=bf16")
     for arch in ("sm_80", "sm_90", "sm_100"):
         for unit in units_of([shape], TARGETS[arch]):
-            examined = Case(unit.kernel, arch, "bf16", channels, channels).config()
+            examined = KernelCase(unit.kernel, arch, "bf16", channels, channels).config()
             assert examined == default_config(unit.kernel, unit.work, TARGETS[arch]), unit.kernel

@@ -33,7 +33,7 @@ from sdn_triton.bench.reports import run_tables
 from sdn_triton.bench.runs import runner
 from sdn_triton.bench.runs.record import Record, read_record
 from sdn_triton.bench.runs.saved_runs import RunFileError, run_of
-from sdn_triton.bench.runs.verdicts import standing
+from sdn_triton.bench.runs.verdicts import speedup_of
 from sdn_triton.bench.suite import pytest_results
 
 
@@ -143,42 +143,42 @@ def test_a_call_that_fails_later_is_left_out_too():
 def test_operations_are_those_that_torch_counts(workload):
     """PyTorch's counter sees the products of every operator on the way, those of the library by their own formulas."""
     for pass_ in PASSES:
-        case = Problem(workload, Setting(CPU, torch.float32)).case(PROVIDERS["eager"])
-        case.module.train(pass_ != "inference")
-        outputs = case.recorded() if pass_ == "backward" else ()
+        ready = Problem(workload, Setting(CPU, torch.float32)).make_ready(PROVIDERS["eager"])
+        ready.module.train(pass_ != "inference")
+        outputs = ready.recorded() if pass_ == "backward" else ()
         # Not autograd.grad, as the harness does: the counter's hooks do not work there.
         with FlopCounterMode(display=False) as counter:
             if pass_ != "backward":
-                outputs = case.recorded()
+                outputs = ready.recorded()
             if pass_ in ("backward", "training"):
-                torch.autograd.backward(outputs, case.grads)
+                torch.autograd.backward(outputs, ready.grads)
         assert workload.flop(pass_) == counter.get_total_flops(), pass_
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.kind)
 def test_traffic_is_that_of_the_tensors(workload):
-    case = Problem(workload, Setting(CPU, torch.float32)).case(PROVIDERS["eager"])
-    outputs = sum(y.numel() for y in case.forward())
-    leaves = sum(x.numel() for x in case.leaves.values())
-    gradients = sum(x.numel() for x in case.forward_backward() if x is not None)
+    ready = Problem(workload, Setting(CPU, torch.float32)).make_ready(PROVIDERS["eager"])
+    outputs = sum(y.numel() for y in ready.forward())
+    leaves = sum(x.numel() for x in ready.leaves.values())
+    gradients = sum(x.numel() for x in ready.forward_backward() if x is not None)
     assert workload.least_bytes("inference", 2) == workload.least_bytes("forward", 2) == 2 * (leaves + outputs)
     assert workload.least_bytes("backward", 2) == 2 * (outputs + leaves + gradients)
     assert workload.least_bytes("training", 2) == 2 * (2 * outputs + 2 * leaves + gradients)
 
 
 def test_the_backward_alone_is_the_rest_of_training():
-    case = Problem(WORKLOADS[0], Setting(CPU, torch.float32)).case(PROVIDERS["eager"])
-    step, retained = case.step("backward"), case.step("backward", retain=True)
+    ready = Problem(WORKLOADS[0], Setting(CPU, torch.float32)).make_ready(PROVIDERS["eager"])
+    step, retained = ready.step("backward"), ready.step("backward", retain=True)
     for found in (step(), step(), retained(), retained()):
-        for own, other in zip(found, case.forward_backward(), strict=True):
+        for own, other in zip(found, ready.forward_backward(), strict=True):
             torch.testing.assert_close(own, other)
 
 
 def test_only_inference_is_in_evaluation_mode():
-    case = Problem(WORKLOADS[-1], Setting(CPU, torch.float32)).case(PROVIDERS["eager"])
+    ready = Problem(WORKLOADS[-1], Setting(CPU, torch.float32)).make_ready(PROVIDERS["eager"])
     for pass_ in PASSES:
-        step = case.step(pass_)
-        assert case.module.training is (pass_ != "inference")
+        step = ready.step(pass_)
+        assert ready.module.training is (pass_ != "inference")
         if pass_ in ("inference", "forward"):
             assert all(y.requires_grad is (pass_ == "forward") for y in step())
 
@@ -193,9 +193,9 @@ def test_the_central_difference_is_the_constant_diffusivity():
 def test_the_unfused_block_is_the_same_block(workload):
     """Held against float64 on the eager path, for its own needs a GPU."""
     make = {"block": partial(UnfusedBlock, backend="eager"), "neck": partial(UnfusedNeck, backend="eager")}
-    result, case = check(Problem(workload, Setting(CPU, torch.float32)), replace(PROVIDERS["unfused"], **make))
+    result, ready = check(Problem(workload, Setting(CPU, torch.float32)), replace(PROVIDERS["unfused"], **make))
     assert result.status == "ok", result.why
-    assert not [module for module in case.module.modules() if isinstance(module, SDN)]
+    assert not [module for module in ready.module.modules() if isinstance(module, SDN)]
 
 
 def test_cudnn_tries_no_algorithms_while_results_are_checked(provider, monkeypatch):
@@ -207,10 +207,10 @@ def test_cudnn_tries_no_algorithms_while_results_are_checked(provider, monkeypat
         return unfold(u, v, weight, bias)
 
     name = provider("noting", noting, exact=noting)
-    result, case = check(Problem(WORKLOADS[0], Setting(CPU, torch.float32)), PROVIDERS[name])
+    result, ready = check(Problem(WORKLOADS[0], Setting(CPU, torch.float32)), PROVIDERS[name])
     assert (result.status, seen) == ("ok", [False] * len(seen))
     assert torch.backends.cudnn.benchmark
-    case.forward()
+    ready.forward()
     assert seen[-1]
 
 
@@ -254,10 +254,10 @@ def test_a_slow_provider_is_found_slower(provider):
     run = started(["conv2d", provider("slow", slow, role="ours"), "unfold"])
     run.run(grid([TINY], [(40, 56)], kinds=("layer",), stages=(1,), passes=("inference",)))
     seen = run.record.run
-    own = standing(seen, seen.cases[0], "slow")
-    assert (own.baseline.provider, own.verdict) == ("unfold", "slower")
-    assert own.speedup < 0.5
-    assert own.interval.low <= own.speedup <= own.interval.high
+    speedup = speedup_of(seen, seen.cases[0], "slow")
+    assert (speedup.baseline.provider, speedup.verdict) == ("unfold", "slower")
+    assert speedup.factor < 0.5
+    assert speedup.interval.low <= speedup.factor <= speedup.interval.high
     (summary,) = run_tables.summary_tables(seen)
     assert "slower in 1" in summary.plain()
 
@@ -270,7 +270,7 @@ def test_ours_is_never_held_against_ours():
         results["triton"] = fast
     run = run_of(EXAMPLE, content)
     for case in run.cases:
-        assert standing(run, case, "eager").baseline.provider in ("compile", "unfold-compile", "unfold")
+        assert speedup_of(run, case, "eager").baseline.provider in ("compile", "unfold-compile", "unfold")
 
 
 def test_every_result_has_what_readers_look_for(tmp_path):

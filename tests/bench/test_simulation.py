@@ -14,7 +14,7 @@ from sdn_triton.bench.machine_code.timeline import simulation
 from sdn_triton.bench.machine_code.timeline.first_touch import first_touches, share
 from sdn_triton.bench.machine_code.timeline.hopper import ALTERNATIVES, Hopper
 from sdn_triton.bench.machine_code.timeline.overlap import least_clocks
-from sdn_triton.bench.machine_code.timeline.simulation import Multiprocessor
+from sdn_triton.bench.machine_code.timeline.simulation import SimulatedMultiprocessor
 from sdn_triton.bench.machine_code.timeline.trip import Tiles, Unit, trips_of
 
 FLOP = 4096.0
@@ -57,7 +57,7 @@ def trips(text, warps=4, tiles=None):
 
 
 def clocks(text, warps=4, blocks=1, tiles=None, **model):
-    played = Multiprocessor(trips(text, warps, tiles), warps, blocks, FLOP, Hopper(**model))
+    played = SimulatedMultiprocessor(trips(text, warps, tiles), warps, blocks, FLOP, Hopper(**model))
     return played.run(4, 32)
 
 

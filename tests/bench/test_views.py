@@ -1,4 +1,4 @@
-"""Runs are read or refused, standings are right, and Markdown shows what the file says."""
+"""Runs are read or refused, speed-ups are right, and Markdown shows what the file says."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from support.bench_example import one_case, run_of, timed
 
 from sdn_triton.bench.reports import markdown, page_tables
 from sdn_triton.bench.runs.saved_runs import RunFileError, read_run
-from sdn_triton.bench.runs.verdicts import share_of_roof, standing, standings, summaries, verdict
+from sdn_triton.bench.runs.verdicts import share_of_roof, speedup_of, speedups_of, summaries, verdict
 
 # Reading
 
@@ -86,7 +86,7 @@ def test_what_is_no_run_is_named(tmp_path, text):
         read_run(tmp_path / "not there.json")
 
 
-# Standing
+# Speed-ups
 
 
 def test_speedup_is_against_the_fastest_baseline_and_never_the_floor(tmp_path):
@@ -97,15 +97,15 @@ def test_speedup_is_against_the_fastest_baseline_and_never_the_floor(tmp_path):
         "compile": timed(3.0, 2.8, 3.2),
     }
     run = run_of(tmp_path, one_case(results))
-    found = standing(run, run.cases[0], "eager")
-    assert found.baseline.provider == "compile"
-    assert found.speedup == 1.5
-    assert found.interval == pytest.approx((2.8 / 2.1, 3.2 / 1.9))
-    assert found.verdict == "faster"
+    speedup = speedup_of(run, run.cases[0], "eager")
+    assert speedup.baseline.provider == "compile"
+    assert speedup.factor == 1.5
+    assert speedup.interval == pytest.approx((2.8 / 2.1, 3.2 / 1.9))
+    assert speedup.verdict == "faster"
 
 
 @pytest.mark.parametrize(
-    ("own", "other", "expected"),
+    ("own", "baseline", "expected"),
     [
         ((1, 0.9, 1.1), (2, 1.9, 2.1), "faster"),
         ((2, 1.9, 2.1), (1, 0.9, 1.1), "slower"),
@@ -115,16 +115,16 @@ def test_speedup_is_against_the_fastest_baseline_and_never_the_floor(tmp_path):
     ],
     ids=["apart", "apart the other way", "overlap", "touch", "too few rounds"],
 )
-def test_verdict(tmp_path, own, other, expected):
-    run = run_of(tmp_path, one_case({"eager": timed(*own), "compile": timed(*other)}))
+def test_verdict(tmp_path, own, baseline, expected):
+    run = run_of(tmp_path, one_case({"eager": timed(*own), "compile": timed(*baseline)}))
     assert verdict(run.cases[0].result("eager"), run.cases[0].result("compile")) == expected
 
 
-def test_no_standing_without_a_baseline_or_a_time(tmp_path):
+def test_no_speedup_without_a_baseline_or_a_time(tmp_path):
     alone = run_of(tmp_path, one_case({"eager": timed(1, 1, 1), "conv2d": timed(1, 1, 1)}))
-    assert standings(alone, alone.cases) == []
+    assert speedups_of(alone) == []
     refused = run_of(tmp_path, one_case({"eager": bench_example.no_result("refused", "w"), "unfold": timed(1, 1, 1)}))
-    assert standings(refused, refused.cases) == []
+    assert speedups_of(refused) == []
     assert summaries(refused) == []
 
 
@@ -135,20 +135,20 @@ def test_a_baseline_that_was_refused_is_no_baseline(tmp_path):
         "compile": bench_example.no_result("refused", "wrong"),
     }
     run = run_of(tmp_path, one_case(results))
-    assert standing(run, run.cases[0], "eager").baseline.provider == "unfold"
+    assert speedup_of(run, run.cases[0], "eager").baseline.provider == "unfold"
 
 
 def test_share_of_the_roof(tmp_path):
     # 1e9 operations at 1e11 a second take 10 ms, 5e7 bytes at 1e10 a second 5 ms: half of the 20 ms that were taken.
     run = run_of(tmp_path, one_case({"eager": timed(20.0, 20, 20)}, flop=1e9, bytes=5e7))
     assert share_of_roof(run, run.cases[0], run.cases[0].result("eager")) == pytest.approx(0.5)
-    other = run_of(tmp_path, one_case({"eager": timed(20.0, 20, 20)}, flop=1e9, bytes=5e7, dtype="bfloat16"))
-    assert share_of_roof(other, other.cases[0], other.cases[0].result("eager")) is None
+    bfloat16 = run_of(tmp_path, one_case({"eager": timed(20.0, 20, 20)}, flop=1e9, bytes=5e7, dtype="bfloat16"))
+    assert share_of_roof(bfloat16, bfloat16.cases[0], bfloat16.cases[0].result("eager")) is None
 
 
 def test_losing_and_winning_are_listed_alike(tmp_path):
     run = run_of(tmp_path)
-    slower, undecided, faster = page_tables.standing_sheets(run)
+    slower, undecided, faster = page_tables.speedup_tables(run)
     assert len(slower.rows) + len(undecided.rows) + len(faster.rows) == len(run.cases)
     assert len(slower.rows) >= 2
     assert len(faster.rows) >= 2
@@ -160,7 +160,7 @@ def test_losing_and_winning_are_listed_alike(tmp_path):
 
 
 def test_who_was_not_timed_has_a_reason(tmp_path):
-    rows = {row[0]: row for row in page_tables.absent_sheet(run_of(tmp_path)).rows}
+    rows = {row[0]: row for row in page_tables.untimed_table(run_of(tmp_path)).rows}
     assert rows["triton"][1:5] == ["unavailable", "Triton kernels need a GPU", "20", "all"]
     assert rows["unfold"][1:4] == ["failed", "RuntimeError: out of memory", "1"]
     assert rows["compile"][1] == "refused"

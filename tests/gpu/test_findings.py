@@ -25,7 +25,7 @@ from sdn_triton.bench.gpu import (
     timings,
     tuning,
 )
-from sdn_triton.bench.machine_code.examination import Case
+from sdn_triton.bench.machine_code.examination import KernelCase
 from sdn_triton.bench.problems.suites import SUITES
 from sdn_triton.bench.runs.record import read_record
 from sdn_triton.bench.runs.saved_runs import run_of
@@ -244,7 +244,7 @@ def test_times_of_kernels_add_up(monkeypatch):
     block = predictions.predict(case_of("block", "inference"), predictions.Kernels())
     assert block["ratio"] == pytest.approx(1.0)  # a 3x3 and a 1x1 over twice the channels, as the floor is
     block = predictions.predict(case_of("block", "training"), predictions.Kernels())
-    fused = predictions.reference_ms(Case("fusion_forward", "sm_90", "bf16", 256, 256, images=1))
+    fused = predictions.reference_ms(KernelCase("fusion_forward", "sm_90", "bf16", 256, 256, images=1))
     assert block["ms"] == pytest.approx(5 * layer["convolution_ms"] + (5 + 2) * fused)
     assert block["not_predicted"] == ["merge_moments_kernel", "moments_gradient_kernel"]
 

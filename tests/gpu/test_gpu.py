@@ -108,8 +108,8 @@ def test_time_is_kept_for_later_steps_and_slack_goes_to_who_takes_it(folders, mo
 
 def test_what_is_urgent_comes_first(folders):
     (folders.first / "smoke.jsonl").write_text('{"family": "block"}\n')
-    later = Step("later", 9, FINE, is_urgent=lambda f: 1 / 0 if not f.found("smoke.jsonl") else False)
-    urgent = replace(later, name="urgent", is_urgent=lambda f: any(read_lines(f.found("smoke.jsonl"))))
+    later = Step("later", 9, FINE, is_urgent=lambda f: 1 / 0 if not f.result("smoke.jsonl") else False)
+    urgent = replace(later, name="urgent", is_urgent=lambda f: any(read_lines(f.result("smoke.jsonl"))))
     assert list(Run(folders, [later, urgent], 50.0).run()) == ["urgent", "later"]
     (folders.first / "smoke.jsonl").unlink()
     assert list(Run(folders, [later, urgent], 50.0).run()) == ["later", "urgent"]  # who cannot say so is not
@@ -236,10 +236,10 @@ def test_a_file_that_cannot_be_replaced_is_an_error(folders, monkeypatch):
 
 
 def test_a_result_of_this_run_comes_before_one_of_part_1(folders):
-    assert folders.found(files.SMOKE) is None
+    assert folders.result(files.SMOKE) is None
     for folder in (folders.first, folders.out):
         (folder / files.SMOKE).write_text("")
-        assert folders.found(files.SMOKE) == folder / files.SMOKE
+        assert folders.result(files.SMOKE) == folder / files.SMOKE
 
 
 def test_what_is_being_written_lies_on_the_disk_of_the_results(folders, monkeypatch, tmp_path):

@@ -14,12 +14,12 @@ def first_touches(block_h: int, block_w: int, taps: Sequence[tuple[int, int]] = 
     A tile of ``block_h`` x ``block_w`` pixels is read where it stands, and then once for each tap, moved by it.
     """
     touched: set[tuple[int, int]] = set()
-    found = []
+    touches = []
     for dy, dx in ((0, 0), *taps):
         moved = [(row + dy, column + dx) for row in range(block_h) for column in range(block_w)]
-        found.append([pixel not in touched for pixel in moved])
+        touches.append([pixel not in touched for pixel in moved])
         touched.update(moved)
-    return found
+    return touches
 
 
 def share(touches: Sequence[bool], begin: float, end: float) -> float:

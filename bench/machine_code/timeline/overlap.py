@@ -102,19 +102,19 @@ def _closes(instruction: Instruction) -> bool:
 
 def _address(instruction: Instruction, way: Sequence[Instruction]) -> str:
     """The barrier in shared memory that an instruction names, with a constant that was added before written out."""
-    found = re.search(r"\[(?P<register>UR\d+)(?P<offset>\+0x[0-9a-f]+)?\]", instruction.operands)
-    if found is None:
+    match = re.search(r"\[(?P<register>UR\d+)(?P<offset>\+0x[0-9a-f]+)?\]", instruction.operands)
+    if match is None:
         return ""
-    register = found["register"]
+    register = match["register"]
     for before in reversed(way[: way.index(instruction)]):
         if before.operands.split(",")[0].strip() == register:
             added = re.fullmatch(r"UR\d+, (?:UPT, UPT, )?(UR\d+), (0x[0-9a-f]+), URZ", before.operands)
             return (
                 f"{added[1]}+{added[2]}"
-                if added and before.opcode == "UIADD3" and not found["offset"]
-                else found[0][1:-1]
+                if added and before.opcode == "UIADD3" and not match["offset"]
+                else match[0][1:-1]
             )
-    return found[0][1:-1]
+    return match[0][1:-1]
 
 
 def _clocks(stretch: Stretch, device: Multiprocessor, flop_a_clock: float, warps: int) -> float:

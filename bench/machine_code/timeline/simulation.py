@@ -100,7 +100,7 @@ def nothing() -> None:
     """The action of an access that nobody waits for."""
 
 
-class Multiprocessor:
+class SimulatedMultiprocessor:
     """``blocks`` resident blocks of ``warps`` warps; block number n starts n * ``offset`` clocks after the first."""
 
     def __init__(
@@ -277,7 +277,7 @@ class Multiprocessor:
 
     def _arrive(self, warp: Warp) -> None:
         warp.waits_at_barrier = True
-        mates = [other for other in self.warps if other.block == warp.block]
+        mates = [mate for mate in self.warps if mate.block == warp.block]
         if all(mate.waits_at_barrier for mate in mates):
 
             def go_on() -> None:

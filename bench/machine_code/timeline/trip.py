@@ -168,14 +168,14 @@ def _bytes(instruction: Instruction, warps: int) -> float:
 
 def _selected_from(way: Sequence[Instruction]) -> set[int]:
     """The guarded loads whose values are only selected from, as those of centres that mostly stay what they were."""
-    found = set()
+    selected_from = set()
     for number, load in enumerate(way):
         if load.opcode.startswith("LDG") and load.guard:
             register = _operands(load)[0]
             reader = next((i for i in (*way[number + 1 :], *way[:number]) if _reads(i, register)), None)
             if reader is not None and reader.opcode.split(".")[0] == "SEL":
-                found.add(number)
-    return found
+                selected_from.add(number)
+    return selected_from
 
 
 def _reads(instruction: Instruction, register: str) -> bool:
@@ -187,13 +187,13 @@ def _reads(instruction: Instruction, register: str) -> bool:
 def _with_skipped(way: Sequence[Instruction], rare: set[int], code: Code) -> tuple[list[Instruction], set[int]]:
     """The way with the loads that it jumps over, where nothing is loaded in their place; and where rare loads stand."""
     at = {instruction.address: number for number, instruction in enumerate(code.instructions)}
-    found: list[Instruction] = []
+    executed: list[Instruction] = []
     loaded: set[int] = set()
     replaced: set[str] = set()
     for number, (here, following) in enumerate(zip(way, [*way[1:], None], strict=True)):
         if number in rare:
-            loaded.add(len(found))
-        found.append(here)
+            loaded.add(len(executed))
+        executed.append(here)
         replaced -= set(_predicates_written(here))
         if here.opcode.startswith("LDG"):
             replaced.add(here.guard.lstrip("!"))
@@ -202,11 +202,11 @@ def _with_skipped(way: Sequence[Instruction], rare: set[int], code: Code) -> tup
         skipped = code.instructions[at[here.address] + 1 : at[following.address]]
         if here.guard.lstrip("!") in replaced or any(instruction.targets for instruction in skipped):
             continue
-        loads = {len(found) + n for n, instruction in enumerate(skipped) if instruction.opcode.startswith("LDG")}
+        loads = {len(executed) + n for n, instruction in enumerate(skipped) if instruction.opcode.startswith("LDG")}
         if loads:
             loaded |= loads
-            found += skipped
-    return found, loaded
+            executed += skipped
+    return executed, loaded
 
 
 def _with_guards(steps: list[Step], idle: set[int]) -> list[Step]:
@@ -230,7 +230,7 @@ def _with_guards(steps: list[Step], idle: set[int]) -> list[Step]:
             values.setdefault(key, wanted)
         for predicate in _predicates_written(here):
             versions[predicate] = versions.get(predicate, 0) + 1
-    found = []
+    guarded = []
     for number, (step, key) in enumerate(zip(steps, keys, strict=True)):
         guard = step.instruction.guard
         true = guard not in ("!PT", "!UPT") and number not in idle
@@ -238,8 +238,8 @@ def _with_guards(steps: list[Step], idle: set[int]) -> list[Step]:
             true = true and values[key] != guard.startswith("!")
         if step.unit is Unit.JUMP:
             true = _is_taken(steps, number)
-        found.append(replace(step, executed=true))
-    return found
+        guarded.append(replace(step, executed=true))
+    return guarded
 
 
 def _is_taken(steps: Sequence[Step], number: int) -> bool:
@@ -271,19 +271,19 @@ def _with_misses(steps: list[Step], centres: set[int], warps: int, trip: int, ti
     cached = [n for n in loads if tiles.touches and n not in streamed]
     at = _placed([n for n in cached if n in centres], range(1))
     at |= _placed([n for n in cached if n not in centres], _positions(trip, tiles))
-    found = list(steps)
+    with_misses = list(steps)
     for number in loads:
         size = steps[number].bytes
         if number not in at:
-            found[number] = replace(steps[number], missing=(size,) * warps, is_streamed=True)
+            with_misses[number] = replace(steps[number], missing=(size,) * warps, is_streamed=True)
             continue
         position, begin, end = at[number]
         touches = tiles.touches[position]
-        found[number] = replace(
+        with_misses[number] = replace(
             steps[number],
             missing=tuple(size * share(touches, (w + begin) / warps, (w + end) / warps) for w in range(warps)),
         )
-    return found
+    return with_misses
 
 
 def _positions(trip: int, tiles: Tiles) -> range:
@@ -295,19 +295,19 @@ def _positions(trip: int, tiles: Tiles) -> range:
 
 def _placed(loads: Sequence[int], positions: range) -> dict[int, tuple[int, float, float]]:
     """For each load the tap that it belongs to, and the part of a warp's pixels, input before guidance."""
-    found = {}
+    places = {}
     each = len(loads) / len(positions) if loads else 0.0
     for order, number in enumerate(loads):
         position = positions[min(int(order / each), len(positions) - 1)]
         of_tensor = max(each / 2, 1.0)
         begin = order % each % of_tensor / of_tensor
-        found[number] = position, begin, min(begin + 1 / of_tensor, 1.0)
-    return found
+        places[number] = position, begin, min(begin + 1 / of_tensor, 1.0)
+    return places
 
 
 def _stored_as_they_are(steps: Sequence[Step]) -> set[int]:
     """The loads whose values go to shared memory unchanged: weights, and all operands of a plain product."""
-    found: set[int] = set()
+    stored: set[int] = set()
     holds: dict[str, int] = {}
     for number, step in enumerate(steps):
         operands = _operands(step.instruction)
@@ -315,7 +315,7 @@ def _stored_as_they_are(steps: Sequence[Step]) -> set[int]:
             holds[operands[0]] = number
         elif step.instruction.opcode.startswith("STS"):
             if operands[-1] in holds:
-                found.add(holds[operands[-1]])
+                stored.add(holds[operands[-1]])
         elif operands[0] in holds:
             del holds[operands[0]]
-    return found
+    return stored
