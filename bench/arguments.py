@@ -40,6 +40,18 @@ def count(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> tuple[int, ...]:
+    """Positive whole numbers with commas between them."""
+    return tuple(count(part) for part in text.split(","))
+
+
+def count_or_zero(text: str) -> int:
+    """A whole number that may be zero."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from zero on")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """A positive number of seconds."""
     try:

@@ -234,4 +234,4 @@ def error_size(value: float) -> str:
 
 def first_line(error: Exception) -> str:
     """The error's type and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

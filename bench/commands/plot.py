@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out {args.out}: cannot be made: {error.strerror}")
-    written = 0
+    total = 0
     for name, run in zip(names(runs), runs, strict=True):
+        written = 0
         if not run.complete:
             print(f"{run.path}: incomplete: the run was cut off, the pictures show what it has")
         for stem, chart, condition in pictures(run):
@@ -51,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
                     path.write_bytes(render(run, chart, condition, THEMES[theme], kind))
                     print(path)
                     written += 1
+        total += written
         if not written:
             print(f"{run.path}: no case has a time, there is nothing to draw")
-    return int(written == 0)
+    return int(total == 0)
 
 
 def read_or_stop(args: argparse.Namespace) -> list[Run]:

@@ -15,7 +15,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from sdn_triton import semantic_difference_conv2d
 from sdn_triton.streams import guarded
 
+from .. import arguments
 from ..measuring.environment import cpp_compiler, fingerprint
 from ..measuring.intervals import median_interval, ratio_samples
 from ..measuring.rounds import Timing, interleave, peak_memory
@@ -211,15 +211,17 @@ def line(row: dict[str, Any]) -> str:
     return "".join(cells)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run all shapes, print a line each and write the figures."""
     parser = argparse.ArgumentParser(
         prog="python -m sdn_triton.bench.experiments.eager_forward", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=arguments.writable_file, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="two shapes, in a few seconds")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for a shape (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    parser.add_argument(
+        "--seconds", type=arguments.seconds, default=4.0, help="time for a shape (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
     environment = fingerprint(CPU)
     device = environment["device"]
     print(
@@ -241,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(("slower than another way to the same result:", *missed)) if missed else "nothing is faster")
     if args.json:
         content = {
-            "command": "sdn_triton.bench.experiments.eager_forward",
+            "command": "python -m sdn_triton.bench.experiments.eager_forward",
             "seconds": 2.0 if args.quick else args.seconds,
             "capability": torch.backends.cpu.get_cpu_capability(),
             **environment,

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,6 +32,7 @@ from sdn_triton.options import Backend
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import Target
 
+from .. import arguments
 from ..measuring.environment import fingerprint, package_version
 from ..measuring.saving import save
 
@@ -187,14 +187,16 @@ def measure(work: str, calls: Mapping[str, Pair], device: torch.device, seconds:
     return figures
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Time everything that can run here, print a line each and write the figures."""
     parser = argparse.ArgumentParser(
         prog="python -m sdn_triton.bench.experiments.host_cost", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time for a pair of calls (default: %(default)s)")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--json", type=arguments.writable_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument(
+        "--seconds", type=arguments.seconds, default=2.0, help="time for a pair of calls (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(f"{'work':12}{'call':28}{'conv2d us':>10}{'ours us':>10}{'ratio':>8}")
     figures: list[Figure] = []

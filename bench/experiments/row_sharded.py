@@ -28,6 +28,7 @@ from sdn_triton import SDNNeck
 from sdn_triton.distributed import RowSharded, from_own_rows, own_rows
 from sdn_triton.streams import guarded
 
+from .. import arguments
 from ..measuring.environment import fingerprint
 from ..measuring.rounds import peak_memory
 from ..measuring.saving import save
@@ -59,10 +60,15 @@ def step(run: Run, neck: torch.nn.Module, device: torch.device) -> Any:
     return outputs
 
 
+def device_of(rank: int) -> torch.device:
+    """Where a rank computes."""
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def measure_rank(rank: int, run: Run, folder: str) -> None:
     """What one rank takes, written to a file of its own."""
     torch.set_num_threads(run.threads)
-    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = device_of(rank)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=run.ranks)
     torch.manual_seed(0)
@@ -73,6 +79,8 @@ def measure_rank(rank: int, run: Run, folder: str) -> None:
         dist.barrier()
         start = time.perf_counter()
         step(run, neck, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         dist.barrier()
         seconds.append(time.perf_counter() - start)
     Path(folder, f"{rank}.json").write_text(json.dumps({"peak_bytes": peak, "seconds": seconds}))
@@ -98,27 +106,27 @@ def report(row: dict[str, Any]) -> str:
     return f"{row['ranks']:>5}  {min(peaks):>8.0f} to {max(peaks):.0f} MiB  {seconds:>10}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sdn_triton.bench.experiments.row_sharded", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--image", default="4096x8192", help="rows x columns of the image")
-    parser.add_argument("--channels", default="32,64,160,256", help="of each stage, fine to coarse")
-    parser.add_argument("--ranks", default="1,2,4", help="numbers of ranks")
-    parser.add_argument("--threads", type=int, default=1, help="of each rank")
-    parser.add_argument("--times", type=int, default=1, help="how often to time, 0 for memory alone")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    args = parser.parse_args(arguments)
-    height, width = map(int, args.image.split("x"))
-    channels = tuple(map(int, args.channels.split(",")))
-    print(f"{height}x{width} image, stages of {args.channels} channels from stride {FINEST_STRIDE} on")
+    add = parser.add_argument
+    add("--image", type=arguments.size, default="4096x8192", metavar="HxW", help="rows and columns of the image")
+    add("--channels", type=arguments.counts, default="32,64,160,256", metavar="N,N", help="of stages, fine to coarse")
+    add("--ranks", type=arguments.counts, default="1,2,4", metavar="N,N", help="numbers of ranks")
+    add("--threads", type=arguments.count, default=1, metavar="N", help="of each rank")
+    add("--times", type=arguments.count_or_zero, default=1, metavar="N", help="how often to time, 0 for memory alone")
+    add("--json", type=arguments.writable_file, metavar="FILE", help="write all figures there")
+    args = parser.parse_args(argv)
+    names = ", ".join(map(str, args.channels))
+    print(f"{'x'.join(map(str, args.image))} image, stages of {names} channels from stride {FINEST_STRIDE} on")
     print("ranks  peak of a rank        forward + backward")
     rows = []
-    for ranks in map(int, args.ranks.split(",")):
-        rows.append(measure(Run((height, width), channels, ranks, args.threads, args.times)))
+    for ranks in args.ranks:
+        rows.append(measure(Run(args.image, args.channels, ranks, args.threads, args.times)))
         print(report(rows[-1]), flush=True)
     if args.json:
-        return int(args.json != save(args.json, {"environment": fingerprint(torch.device("cpu")), "rows": rows}))
+        return int(args.json != save(args.json, {"environment": fingerprint(device_of(0)), "rows": rows}))
     return 0
 
 

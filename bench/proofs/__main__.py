@@ -29,7 +29,7 @@ from sdn_triton.extras import how_to_install
 from sdn_triton.streams import guarded
 from sdn_triton.tuning.configs import KernelConfig
 
-from .. import RESULTS, ROOT
+from .. import RESULTS, ROOT, arguments
 from ..measuring.environment import package_version
 from ..measuring.revision import git_revision
 from ..measuring.saving import save
@@ -289,8 +289,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--kernel", action="append", choices=list(LAUNCHES), help="may be repeated (default: all)")
     add("--arch", action="append", choices=ARCHITECTURES, help="may be repeated (default: all)")
-    add("--seconds", type=float, default=300.0, help="for one claim (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write the verdicts")
+    add("--seconds", type=arguments.seconds, default=300.0, help="for one claim (default: %(default)s)")
+    add("--json", type=arguments.writable_file, metavar="FILE", help="write the verdicts")
     args = parser.parse_args(argv)
     for package in ("triton", "sentryward"):
         if find_spec(package) is None:

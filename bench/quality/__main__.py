@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from .. import arguments
 from ..reports.images import MissingExtraError
 from ..terminal import Report
 from . import map_summary, summary
@@ -32,7 +33,7 @@ from .training import Setting
 COMMAND = "python -m sdn_triton.bench.quality"
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, checked."""
     opening, _, rest = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(prog=COMMAND, description=opening, epilog=rest)
@@ -41,14 +42,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="two seeds of a seventh of the steps, no sweeps: a few minutes")
     add("--json", type=Path, metavar="FILE", help="results, carried on if there are any (default: in build/quality/)")
     add("--device", choices=["cpu", "cuda"], help="default: the GPU if there is one")
-    add("--workers", type=int, metavar="N", help="processes of one thread each (default: 2; 1 on a GPU)")
+    add("--workers", type=arguments.count, metavar="N", help="processes of one thread each (default: 2; 1 on a GPU)")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--table", type=Path, metavar="FILE", help="run nothing; print the tables of results in Markdown"
     )
     shown.add_argument("--docs", type=Path, metavar="FILE", help="run nothing; put the tables into their page")
     shown.add_argument("--figures", type=Path, metavar="FILE", help="run nothing; draw the pictures beside the results")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     for path in (args.table, args.docs, args.figures):
         if path is not None and not path.is_file():
             parser.error(f"there is no file {path}")
@@ -64,9 +65,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing and print the tables; 1 if the paths on a GPU do not train alike."""
-    args = parse(arguments)
+    args = parse(argv)
     if args.table:
         print(tables(summary.load(args.table))[1])
         return 0

@@ -66,7 +66,7 @@ def provider_table(run: Run) -> Table:
     for provider in run.providers.values():
         results = [r for case in run.cases if (r := case.result(provider.name)) is not None]
         timed = sum(result.ok for result in results)
-        missing = len(run.cases) - timed
+        missing = len(results) - timed
         table.add(
             [
                 provider.name,
@@ -157,7 +157,7 @@ def untimed_table(run: Run) -> Table:
             if not result.ok:
                 cases_of.setdefault((result.provider, result.status, result.why or ""), []).append(case)
     for (provider, status, why), cases in cases_of.items():
-        everywhere = len(cases) == len(run.cases)
+        everywhere = len(cases) == sum(case.result(provider) is not None for case in run.cases)
         which = "all" if everywhere else "; ".join(_place(run, c) for c in cases[:3])
         more = "" if everywhere or len(cases) <= 3 else f"; and {len(cases) - 3} more"
         mark = "bad" if status in ("refused", "failed") else "faint"

@@ -37,7 +37,8 @@ from ..machine_code.kernel_work import COLUMNS, IMAGES, KERNELS, ROWS
 from ..measuring.environment import package_version
 from ..measuring.revision import git_revision
 from ..measuring.saving import save
-from .other_ways import NEEDS, OPTIONS, PASSES, WAYS, Layer, Operators, Tally, describe, ratio_of
+from .aims import PASSES
+from .other_ways import NEEDS, OPTIONS, WAYS, Layer, Operators, Tally, describe, ratio_of
 
 DEFAULT = RESULTS / "machine-code/yardstick.json"
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")

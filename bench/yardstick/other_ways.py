@@ -34,9 +34,8 @@ from ..machine_code.prediction import SIMULATED
 from ..machine_code.throughput import MULTIPROCESSORS, Multiprocessor
 from ..problems.cases import FORMATS
 from ..problems.providers import unfold
+from .aims import PASSES, TRAINING
 
-PASSES = ("forward", "weight_gradient", "data_gradient")
-TRAINING = "training"
 OPTIONS = DifferenceOptions((3, 3), padding=(1, 1))
 NEEDS = {
     "weight_gradient": DifferenceNeeds(input=False, guidance=False, weight=True, bias=True, contrast=False),

@@ -96,6 +96,11 @@ def test_a_provider_that_raises_is_reported_with_its_first_line():
     assert (finding.status, finding.why) == ("failed", "RuntimeError: this provider is broken")
 
 
+@pytest.mark.parametrize(("text", "line"), [("", ""), (" \n ", ""), ("one\ntwo", "one")])
+def test_the_first_line_of_an_error(text, line):
+    assert terminal.first_line(ValueError(text)) == f"ValueError: {line}"
+
+
 def test_running_out_of_memory_is_no_error_of_the_provider():
     def hungry(u, v, weight, bias):
         raise torch.OutOfMemoryError("no")

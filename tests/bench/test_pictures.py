@@ -177,6 +177,14 @@ def test_plot_of_a_run_without_times(tmp_path, capsys):
     assert "nothing to draw" in shown
 
 
+def test_a_run_without_times_after_one_with_some(tmp_path, capsys):
+    _, plot = drawing()
+    drawn = bench_example.write(tmp_path / "drawn.json", bench_example.small())
+    empty = bench_example.write(tmp_path / "empty.json", bench_example.example(cases=[]))
+    assert command(plot, drawn, empty, "--format", "svg", "--theme", "light", "--out", tmp_path) == 0
+    assert f"{empty}: no case has a time, there is nothing to draw" in capsys.readouterr().out
+
+
 def test_missing_matplotlib_names_the_extra(tmp_path, capsys, monkeypatch):
     from sdn_triton.bench.commands import plot
 

@@ -167,6 +167,22 @@ def test_who_was_not_timed_has_a_reason(tmp_path):
     assert "layer stage 4: 256x16x16" in rows["compile"][4]
 
 
+def test_cases_that_are_not_for_a_provider_are_not_counted_as_not_timed(tmp_path):
+    content = bench_example.example()
+    for case in content["cases"]:
+        if case["kind"] == "neck":
+            del case["results"]["unfold"]
+    run = run_of(tmp_path, content)
+    rows = {row[0]: row for row in page_tables.provider_table(run).rows}
+    assert rows["unfold"][3:] == ["16", "0"]
+    assert rows["conv2d"][3:] == ["20", "0"]
+    for case in content["cases"]:
+        if case["kind"] != "neck":
+            case["results"]["unfold"] = bench_example.no_result("failed", "no")
+    rows = {row[0]: row for row in page_tables.untimed_table(run_of(tmp_path, content)).rows}
+    assert rows["unfold"][3:5] == ["16", "all"]
+
+
 # Markdown
 
 
