@@ -53,8 +53,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for path in (args.table, args.docs, args.figures):
         if path is not None and not path.is_file():
             parser.error(f"there is no file {path}")
-    if args.workers is not None and args.workers < 1:
-        parser.error(f"--workers must be at least 1, got {args.workers}")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -347,7 +347,7 @@ def test_table_command(results, capsys):
     ("arguments", "message"),
     [
         (["--table", "nowhere.json"], "there is no file nowhere.json"),
-        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--workers", "0"], "argument --workers: '0' is not a positive whole number"),
         (["--table", "a", "--docs", "b"], "not allowed with"),
         (["--json", "{results}", "--quick"], "another setting or device"),
     ],
