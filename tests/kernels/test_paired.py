@@ -1,5 +1,7 @@
 """The kernels that take channels in words against float64: values and every gradient, on the GPU or interpreted."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -203,6 +205,21 @@ def test_what_does_not_lie_in_pairs(name, device) -> None:
     call = call_of(u, v, weight[:, : u.shape[1]], options())
     assert not call.layout.can_pair
     assert call.in_pairs.layout.can_pair
+
+
+@pytest.mark.parametrize("name", ["packed already", "contiguous"])
+def test_a_call_frees_its_tensors_without_the_collector(name, device) -> None:
+    """A call that referred to itself would keep images of a training step until Python looks for cycles."""
+    u, v, weight, *_ = tensors_of(Case(1, 32, 8, (6, 7)), torch.float16, device)
+    call = call_of(*LIES_OTHERWISE[name](u, v) if name in LIES_OTHERWISE else (u, v), weight, options())
+    assert call.in_pairs.layout.can_pair
+    there = weakref.ref(call)
+    gc.disable()
+    try:
+        del call
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_paired(device) -> None:
