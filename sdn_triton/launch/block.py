@@ -132,7 +132,7 @@ def _fused(
     def rest() -> Rest:
         constants = layout.constants(output, guidance)
         if config.pairs:
-            del constants["INT64"]  # see DifferenceCall.can_pair
+            del constants["INT64"]  # see DifferenceLayout.can_pair
             n, _, h, w = layout.word_strides
             constants |= {"stride_un": n, "stride_uh": h, "stride_uw": w, **call.pair_constants()}
         else:

@@ -218,7 +218,7 @@ def _gather(
         tensors=tensors,
         config=config,
         rest=rest,
-        facts=(call.input.shape[0], cut._replace(first_image=0), edges),
+        facts=(cut._replace(first_image=0), edges),
         tuned="depthwise_data_gradient" if layout.is_depthwise else "difference_data_gradient",
     )
 
@@ -241,7 +241,7 @@ def _gather_pairs(
 
     def rest() -> Rest:
         constants = {**geometry, **layout.constants()}
-        del constants["INT64"]  # see DifferenceCall.can_pair
+        del constants["INT64"]  # see DifferenceLayout.can_pair
         tiles = count_tiles(cut.images, cut.rows, call.input.shape[3], config)
         return (tiles * cdiv(layout.channels, config.block_c),), dict(
             C=layout.channels,

@@ -48,18 +48,22 @@ class DifferenceCall:
         """A tensor for the output, with nothing in it."""
         return empty_output((self.input.shape[0], self.weight.shape[0], *self.layout.output_size), like=self.input)
 
-    @cached_property
+    @property
     def in_pairs(self) -> DifferenceCall:
-        """This call if its channels can be read packed, else the same call on copies, made at the first use.
+        """This call if its channels can be read packed, else the same call on copies."""
+        # Were the property kept, the call would refer to itself, and its tensors stay until a garbage collection.
+        return self if self.layout.can_pair else self._copied
+
+    @cached_property
+    def _copied(self) -> DifferenceCall:
+        """This call on channels-last copies, made at the first use.
 
         Channels that were added have differences of 0, whatever their weight; that is 0, too.
         """
-        if self.layout.can_pair:
-            return self
         channels = self.layout.copied_channels
         added = channels // self.layout.groups - self.layout.channels
         input = in_channels_last(self.input, channels)
-        guidance = input if self.guidance is self.input else in_channels_last(self.guidance, channels)
+        guidance = input if self.layout.is_one_image else in_channels_last(self.guidance, channels)
         contrast, weight = self.contrast, self.weight
         if added:
             weight = F.pad(weight, (0, 0, 0, 0, 0, added))
@@ -106,7 +110,7 @@ class DifferenceCall:
         tuned: str,
         facts: tuple[Hashable, ...] = (),
     ) -> None:
-        """Launch ``kernel``; ``facts`` are what ``rest`` depends on besides the layout."""
+        """Launch ``kernel``; ``facts`` are what ``rest`` depends on besides layout and tensors."""
         launch(kernel=kernel, tensors=tensors, config=config, rest=rest, facts=(self.layout, *facts), tuned=tuned)
 
     def pair_constants(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _paired_forward(call: DifferenceCall, output: Tensor, moments: Tensor | None
 
     def rest() -> Rest:
         constants = layout.constants(output)
-        del constants["INT64"]  # see DifferenceCall.can_pair
+        del constants["INT64"]  # see DifferenceLayout.can_pair
         words = layout.word_strides
         return _forward_grid(call, output, config), dict(
             C=layout.channels,

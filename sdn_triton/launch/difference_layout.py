@@ -1,7 +1,7 @@
 """What the launches of a difference convolution depend on besides values: sizes, strides, options, and what follows.
 
-A network makes the same calls in every step. Of calls that look alike only the first has to be thought about: the
-others find its layout, and in it all that was ever asked.
+A network makes the same calls in every step. Calls of equal layout share one object, which remembers what was derived
+from it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from sdn_triton.kernels.arguments import Strides
 from sdn_triton.launch.image_layout import (
     LOADED_BYTES,
+    MOST_LAYOUTS,
     WORD_BYTES,
     Image,
     Layout,
@@ -32,9 +33,8 @@ from sdn_triton.tuning.configs import PAIRED_CHANNELS, KernelConfig, Target
 from sdn_triton.tuning.defaults import Work, edges_pay, has_pairs
 from sdn_triton.tuning.kernels import KERNELS
 
-MOST_LAYOUTS = 4096
 MOST_TILE_ROWS = 64
-"""Of pixels, in a tile."""
+"""Of pixels in a tile, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,9 @@ class DifferenceLayout:
     arithmetic: str
     target: Target
     start_at_words: bool
-    """Whether input and guidance do."""
+    """Whether input and guidance both start at a whole word."""
     is_one_image: bool
-    """Whether input and guidance are."""
+    """Whether input and guidance are the same tensor."""
 
     @staticmethod
     def of(input: Tensor, guidance: Tensor, weight: Tensor, options: DifferenceOptions) -> DifferenceLayout:
@@ -165,10 +165,11 @@ class DifferenceLayout:
         )
 
     def can_pair_in(self, kernel: str, needs_contrast: bool) -> bool:
-        """Whether they can in ``kernel``: a data gradient's knows no groups, and no gradient of the contrast.
+        """Whether channels can be read packed in ``kernel``.
 
-        It writes packed channels, too. The gradient of an image whose pixels share memory is larger than that image,
-        and where they share all of it (a stride of 0) ``empty_like`` need not put its channels together.
+        That of a data gradient knows no groups, and no gradient of the contrast. It writes packed channels, too: the
+        gradient of an image whose pixels share memory is larger than that image, and where they share all of it (a
+        stride of 0) ``empty_like`` need not put its channels together.
         """
         if not has_pairs(kernel, self.arithmetic):
             return False
@@ -193,7 +194,7 @@ class DifferenceLayout:
         return numbers // self.in_word < 2**31
 
     def can_pair_copies(self, kernel: str, needs_contrast: bool) -> bool:
-        """Whether they could in channels-last copies, which have more channels where these are no multiple of 32.
+        """Whether they could be in channels-last copies, which have more channels where these are no multiple of 32.
 
         Channels are added to one group only: to many small ones it would be many times what they have. To those of a
         depthwise convolution, which are groups themselves, none are.
@@ -294,6 +295,4 @@ class DifferenceLayout:
         }
 
 
-@lru_cache(maxsize=MOST_LAYOUTS)
-def _layout(*facts: Any) -> DifferenceLayout:
-    return DifferenceLayout(*facts)
+_layout = lru_cache(maxsize=MOST_LAYOUTS)(DifferenceLayout)

@@ -245,11 +245,11 @@ def _affine_tensors(scale: Tensor | None, shift: Tensor | None) -> dict[str, Ten
     }
 
 
-def _config(kernel: str, image: Layout, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:
-    """The configuration of a kernel over the pixels of ``image``: the caller's, or the one for this size."""
+def _config(kernel: str, rows: Layout, arguments: FusionArguments, configs: Configs | None) -> KernelConfig:
+    """The configuration of a kernel over the pixels of ``rows``: the caller's, or the one for this size."""
     if configs is not None and kernel in configs:
         return configs[kernel]
-    work = _work(image, arguments.input.shape[1], arguments.response, arguments.weight)
+    work = _work(rows, arguments.input.shape[1], arguments.response, arguments.weight)
     return config_for(kernel, work, target_of(arguments.input.device))
 
 
@@ -259,13 +259,13 @@ def work_of(input: Tensor, response: Tensor, weight: Tensor) -> Work:
     return _work(input_rows, input.shape[1], response, weight)
 
 
-def _work(image: Layout, channels: int, response: Tensor, weight: Tensor) -> Work:
+def _work(rows: Layout, channels: int, response: Tensor, weight: Tensor) -> Work:
     return Work(
         arithmetic=arithmetic_of(weight.dtype),
-        images=image.shape[0],
-        rows=image.shape[2],
-        columns=image.shape[3],
+        images=rows.shape[0],
+        rows=rows.shape[2],
+        columns=rows.shape[3],
         channels=max(channels, response.shape[1]),
         outputs=weight.shape[0],
-        channels_last=image.stride(1) == 1,
+        channels_last=rows.stride(1) == 1,
     )

@@ -15,15 +15,18 @@ WORD_BYTES = 4
 """What two channels of a half type take."""
 LOADED_BYTES = 16
 """What a thread loads at once."""
+MOST_LAYOUTS = 4096
+"""That are remembered."""
 
 
 class Layout(NamedTuple):
-    """Sizes and strides, which are read as a tensor's are."""
+    """Sizes and strides of an image."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     def stride(self, axis: int) -> int:
+        """As a tensor says it."""
         return self.strides[axis]
 
     @staticmethod
@@ -81,7 +84,7 @@ def as_long_rows(*images: Tensor) -> tuple[Layout, ...]:
     return _long_rows(tuple([Layout.of(image) for image in images]))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_LAYOUTS)
 def _long_rows(images: tuple[Layout, ...]) -> tuple[Layout, ...]:
     if all(x.stride(2) == x.shape[3] * x.stride(3) or x.shape[2] == 1 for x in images):
         images = tuple(

@@ -90,7 +90,6 @@ def fill_weight_gradients(
     call: DifferenceCall, grad: Tensor, dweight: Tensor | None, dbias: Tensor | None, config: KernelConfig
 ) -> None:
     """Fill the parts of the gradients of weight and bias that are there."""
-
     layout = call.layout
 
     def rest() -> Rest:
@@ -125,7 +124,7 @@ def fill_weight_gradients(
 def _arguments(call: DifferenceCall, config: KernelConfig) -> dict[str, object]:
     """What all three kernels are told alike."""
     constants = call.layout.constants()
-    del constants["INT64"]  # see DifferenceCall.can_pair
+    del constants["INT64"]  # see DifferenceLayout.can_pair
     return {
         **call.layout.geometry(),
         "u_quads": _quads(call.input),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
 from typing import Any
 
 import torch
@@ -60,8 +61,12 @@ class Plan:
         return Launch(self.kernel, self.grid, {**self.arguments, **tensors}, self.config, self.tuned)
 
     def _first(self, tensors: Tensors, alignment: tuple[Any, ...]) -> None:
-        """Launch by way of Triton's look-up, and keep what it finds."""
-        kernel = self.launch(tensors).start()
+        """Launch by way of Triton's look-up, and keep what it finds.
+
+        One thread at a time: Python 3.11 fails now and then where several threads make syntax trees, as Triton does.
+        """
+        with _looking_up:
+            kernel = self.launch(tensors).start()
         if _is_callable(kernel):
             names = self.kernel.arg_names
             self._values = [self.arguments.get(name) for name in names]
@@ -69,6 +74,7 @@ class Plan:
             self._compiled[alignment] = kernel
 
 
+_looking_up = RLock()
 _plans: dict[tuple[Any, ...], Plan] = {}
 
 

@@ -46,17 +46,14 @@ class Places(NamedTuple):
     @staticmethod
     def of(call: DifferenceCall, kernel: str) -> Places:
         """Those of the products that ``kernel`` makes."""
-        (rows, columns), (row, column), (reach_h, reach_w) = (
-            call.layout.output_size,
-            call.layout.options.origin,
-            call.layout.options.reach,
-        )
+        layout, options = call.layout, call.layout.options
+        (rows, columns), (row, column), (reach_h, reach_w) = layout.output_size, options.origin, options.reach
         if kernel == "tap_products":
-            step = call.layout.options.stride[0]
-            return Places(False, rows, columns, (row, column), step, reach_h, reach_h, call.layout.taps - 1)
+            step = options.stride[0]
+            return Places(False, rows, columns, (row, column), step, reach_h, reach_h, layout.taps - 1)
         # Edges belong to the end that they leave up or to the left.
         places = rows + reach_h, columns + 2 * reach_w
-        return Places(True, *places, (row, column - reach_w), 1, 0, reach_h, call.layout.taps // 2)
+        return Places(True, *places, (row, column - reach_w), 1, 0, reach_h, layout.taps // 2)
 
     def geometry(self) -> dict[str, int]:
         """What the gathering kernels take for the outputs."""

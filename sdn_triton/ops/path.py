@@ -138,10 +138,8 @@ class PathOperator(ABC, Generic[A, Options]):
         """The same, with what the eager path keeps for its backward, if it can keep something."""
         note_call(arguments, options)
         path, _ = self.choose(arguments, options, backend)
-        if path == "triton" or not self.keeps or torch.are_deterministic_algorithms_enabled():
+        if path == "triton" or not self.keeps or is_empty(arguments) or torch.are_deterministic_algorithms_enabled():
             return self._run(path, "forward", arguments, options, backend), ()
-        if is_empty(arguments):
-            return self.empty_output(arguments, options), ()
         output_and_kept: tuple[Any, tuple[Tensor, ...]] = path_module(path, self.module).forward_and_keep(
             arguments, options
         )

@@ -1,5 +1,6 @@
 """Launches that repeat call the compiled kernel with what Triton's own look-up would have called it with."""
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
@@ -127,3 +128,24 @@ def test_plans_hold_no_tensor():
     assert plans._plans
     for plan in plans._plans.values():
         assert not any(isinstance(value, Tensor) for value in flat((*plan.arguments.values(), *plan._values)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.sampled(4)
+def test_memory_is_free_as_soon_as_nobody_needs_it(name, layout):
+    """What refers to itself is there until Python looks for cycles, and with it all images of a training step."""
+    with pretended_gpu() as launches:
+        CALLS[name](layout)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            CALLS[name](layout)
+            launches.clear()
+            gc.collect()
+            assert not [thing for thing in gc.garbage if isinstance(thing, Tensor)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
