@@ -15,7 +15,7 @@ def diffusivity(a, DIFFUSIVITY: tl.constexpr):
         root = tl.rsqrt(1.0 + a)  # fewer instructions and registers than a division
         g = root * root
     else:
-        tl.static_assert(DIFFUSIVITY == "constant", "unknown diffusivity")
+        tl.static_assert(DIFFUSIVITY == "constant", "kernels/diffusivity.py: no formula of this diffusivity")
         g = tl.full(a.shape, 1.0, tl.float32)
     return g
 
@@ -30,6 +30,6 @@ def diffusivity_slope(g, DIFFUSIVITY: tl.constexpr):
     elif DIFFUSIVITY == "rational":
         slope = -2.0 * g * g
     else:
-        tl.static_assert(DIFFUSIVITY == "constant", "unknown diffusivity")
+        tl.static_assert(DIFFUSIVITY == "constant", "kernels/diffusivity.py: no slope of this diffusivity")
         slope = tl.zeros(g.shape, tl.float32)
     return slope

@@ -2,12 +2,14 @@
 
 import importlib
 import pkgutil
+from dataclasses import replace
 
 import pytest
 
 import sdn_triton.kernels
 from emulator.examples import CASES, assert_right, run_example
 from sdn_triton.bench.problems.launches import EXAMPLES, Example
+from sdn_triton.options import DIFFUSIVITIES
 
 PARAMETERS = [
     pytest.param(*case.values, id=case.id, marks=pytest.mark.long) if case.values[2] == "fp16" else case
@@ -21,6 +23,15 @@ def test_every_kernel(example: Example, architecture: str, arithmetic: str) -> N
     arguments, results, emulation = run_example(example, architecture, arithmetic)
     assert emulation.kernels >= set(example.kernels)
     assert_right(example, arithmetic, arguments, results)
+
+
+@pytest.mark.parametrize("name", DIFFUSIVITIES)
+def test_every_diffusivity(name: str) -> None:
+    """Its formula and its slope, in the smallest example that has both; the interpreter takes what no compiler does."""
+    (depthwise,) = (example for example in EXAMPLES if example.name == "depthwise")
+    example = replace(depthwise, options=replace(depthwise.options, diffusivity=name))
+    arguments, results, _ = run_example(example, "sm_90", "ieee")
+    assert_right(example, "ieee", arguments, results)
 
 
 def test_no_kernel_is_left_out() -> None:

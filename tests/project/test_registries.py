@@ -49,11 +49,15 @@ def test_every_diffusivity_has_kernels(name, similarity, device):
     tensors = [torch.randn(shape, device=device) for shape in ((1, 2, 3, 5), (1, 2, 3, 5), (3, 2, 1, 3), (3,))]
     call = [*tensors, 0.7, torch.randn(1, 3, 3, 5, device=device)]
     expected = oracle.sdc(*(x.cpu().numpy() for x in tensors), padding=(0, 1), g=name, k=0.7, similarity=similarity)
+
+    def assert_close(found, expected, where):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=lambda m: f"{where} of {name!r}: {m}")
+
     output, *gradients = run(launch, call, options)
-    torch.testing.assert_close(output.cpu(), torch.from_numpy(expected).float(), rtol=1e-4, atol=1e-4)
+    assert_close(output.cpu(), torch.from_numpy(expected).float(), "kernels/diffusivity.py has another formula")
     _, *others = run(eager, call, options)
     for gradient, other in zip(gradients, others, strict=True):
-        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4)
+        assert_close(gradient, other, "kernels/ and sdn_triton/eager/diffusivity.py have other slopes")
 
 
 def operators() -> list[type[PathOperator]]:
@@ -77,7 +81,8 @@ def test_every_operator_has_both_paths(operator):
 
 def test_every_tuned_kernel_has_its_work():
     """``bench/machine_code/kernel_work.py``; bench/README.md says that those of vector similarity have none."""
-    assert {*kernel_work.KERNELS, "similarity", "similarity_gradient"} == set(KERNELS)
+    found = {*kernel_work.KERNELS, "similarity", "similarity_gradient"}
+    assert found == set(KERNELS), "bench/machine_code/kernel_work.py and tuning/kernels.py name other kernels"
 
 
 def test_every_tuned_kernel_has_its_tiles():
