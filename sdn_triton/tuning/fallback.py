@@ -48,6 +48,8 @@ def failure_of_configuration(error: Exception) -> str | None:
     from triton.runtime import errors
 
     kinds = [CompilationError, *(getattr(errors, name, None) for name in ("OutOfResources", "PTXASError"))]
+    while isinstance(error.__cause__, CompilationError):
+        error = error.__cause__  # says why; those around it only say where the function was called
     text = " ".join(str(error).split())
     if isinstance(error, tuple(kind for kind in kinds if kind is not None)):
         return text[-300:]

@@ -231,6 +231,9 @@ def test_what_counts_as_a_configuration_s_failure():
 
     assert "Required: 9" in (failure_of_configuration(OutOfResources(9, 8, "shared memory")) or "")
     assert failure_of_configuration(CompilationError("x = 1", None, "no such layout")) is not None
+    caller = CompilationError("y = called(x)", None)
+    caller.__cause__ = CompilationError("x = 1", None, "no such layout")
+    assert "no such layout" in (failure_of_configuration(caller) or "")
     assert failure_of_configuration(RuntimeError("PassManager::run failed")) is not None
     assert failure_of_configuration(InterpreterError("IndexError")) is None
     assert failure_of_configuration(RuntimeError("Triton Error [CUDA]: invalid argument")) is None
