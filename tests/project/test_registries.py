@@ -12,6 +12,7 @@ from support.places import README
 
 from sdn_triton import SemanticDifferenceConv2d, anisotropic_diffusion, ops, semantic_difference_conv2d
 from sdn_triton.bench.machine_code import kernel_work
+from sdn_triton.bench.proofs import __main__ as proofs
 from sdn_triton.eager import difference_conv as eager
 from sdn_triton.eager.diffusivity import FORMULAS
 from sdn_triton.ops.operator import Operator
@@ -83,6 +84,12 @@ def test_every_tuned_kernel_has_its_work():
     """``bench/machine_code/kernel_work.py``; bench/README.md says that those of vector similarity have none."""
     found = {*kernel_work.KERNELS, "similarity", "similarity_gradient"}
     assert found == set(KERNELS), "bench/machine_code/kernel_work.py and tuning/kernels.py name other kernels"
+
+
+def test_every_tuned_kernel_has_its_proof():
+    """What ``make prove`` says something of."""
+    assert {*proofs.LAUNCHES} == set(KERNELS), "bench/proofs/__main__.py and tuning/kernels.py name other kernels"
+    assert {*proofs.PACKED_LAUNCHES} <= set(KERNELS)
 
 
 def test_every_tuned_kernel_has_its_tiles():
