@@ -10,9 +10,10 @@ import torch
 from emulator import MODES, Emulation, KernelFaultError, Mode, emulated
 from sdn_triton.aot.examples import DTYPES
 from sdn_triton.bench.problems.launches import EXAMPLES
-from sdn_triton.ops.path import path_module
+from sdn_triton.launch import fusion
+from sdn_triton.options import FusionArguments
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.sampled(3)
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def run(architecture: str, mode: Mode, edit: Callable[[str], str] = str) -> tupl
     example = next(example for example in EXAMPLES if example.name == "fusion")
     with torch.no_grad(), emulated(architecture, mode, edit=edit, is_strict=False) as emulation:
         a = example.arguments(DTYPES["bf16"], torch.device("cpu"))
-        given = a.input, a.response, a.fusion_weight, a.fusion_bias, a.scale, a.shift, "relu"
+        arguments = FusionArguments(a.input, a.response, a.fusion_weight, a.fusion_bias, a.scale, a.shift)
         try:
-            return path_module("triton", "fusion").forward(*given), emulation
+            return fusion.forward(arguments, "relu"), emulation
         except (KernelFaultError, NotImplementedError):
             return None, emulation
 

@@ -44,7 +44,8 @@ def test_one_right_line_each(family, tmp_path):
         assert row["shares"]
         assert all(0 <= share <= 1 for share in row["shares"].values())
         assert row["seconds"] > 0
-        assert set(row["kernels"]) >= set(example.kernels) or row["shape"] == "aligned"
+        if row["shape"] != "aligned" and (not example.architectures or 90 in example.architectures):
+            assert set(row["kernels"]) >= set(example.kernels)
 
 
 def test_a_family_in_a_process_of_its_own(tmp_path):
